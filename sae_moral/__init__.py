@@ -1,0 +1,75 @@
+"""How a language model's inside represents morality, and how far each number can be trusted.
+
+The public names. Everything is imported when first used, so that `from sae_moral import diagnose` costs nothing until
+it is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sae_moral._errors import DataError, SaeMoralWarning
+    from sae_moral.capture import Representations, load_model
+    from sae_moral.data import MoralData, load_data
+    from sae_moral.diagnosis import Diagnosis, diagnose
+    from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, moral_vector
+    from sae_moral.metrics import Metric, Statistic, metric, register
+    from sae_moral.protocol import AUDITED, PAPER, Protocol
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DataError": "_errors",
+    "SaeMoralWarning": "_errors",
+    "Representations": "capture",
+    "load_model": "capture",
+    "MoralData": "data",
+    "load_data": "data",
+    "Diagnosis": "diagnosis",
+    "diagnose": "diagnosis",
+    "DIMENSIONS": "foundations",
+    "FOUNDATIONS": "foundations",
+    "moral_vector": "foundations",
+    "Metric": "metrics",
+    "Statistic": "metrics",
+    "metric": "metrics",
+    "register": "metrics",
+    "AUDITED": "protocol",
+    "PAPER": "protocol",
+    "Protocol": "protocol",
+}
+
+__all__ = [
+    "AUDITED",
+    "DIMENSIONS",
+    "FOUNDATIONS",
+    "PAPER",
+    "DataError",
+    "Diagnosis",
+    "Metric",
+    "MoralData",
+    "Protocol",
+    "Representations",
+    "SaeMoralWarning",
+    "Statistic",
+    "diagnose",
+    "load_data",
+    "load_model",
+    "metric",
+    "moral_vector",
+    "register",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sae_moral' has no attribute {name!r}")
+    value = getattr(import_module(f"sae_moral.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,38 @@
+"""The project's warning category, its data error, and the "did you mean" of every unknown name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class SaeMoralWarning(UserWarning):
+    """Something the reader of a result should know. The tests turn it into an error."""
+
+
+class DataError(ValueError):
+    """A source of scenarios that cannot be read as it is: says file, row, column and what would be right."""
+
+    def __init__(
+        self, problem: str, *, file: str | Path | None = None, row: int | None = None, column: str | None = None
+    ) -> None:
+        """`row` counts from 1 and is the line of a text file, the record of a binary one."""
+        places = ((file, "{}"), (row, "row {}"), (column, "column {!r}"))
+        where = [template.format(value) for value, template in places if value is not None]
+        super().__init__(f"{', '.join(where)}: {problem}" if where else problem)
+        self.file, self.row, self.column = file, row, column
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """The sentence that ends an unknown-name error: the nearest valid name, if one is near, and all of them."""
+    valid = list(valid)
+    by_folded = {name.casefold(): name for name in valid}
+    close = difflib.get_close_matches(str(given).casefold(), list(by_folded), n=1, cutoff=0.5)
+    hint = f"did you mean {by_folded[close[0]]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(valid) if valid else '(none)'}"
+
+
+def unknown(kind: str, given: str, valid: Iterable[str]) -> ValueError:
+    """The error for a name that is not one of `valid`."""
+    return ValueError(f"unknown {kind} {given!r}; {nearest(given, valid)}")

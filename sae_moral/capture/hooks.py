@@ -1,0 +1,88 @@
+"""Run a model's body and pool inside its hooks: resolve the names, stop after the deepest block, fire exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_moral._errors import nearest
+from sae_moral.capture.pooling import Pooling, Tokens, pool
+
+
+class _DeepestBlockReached(Exception):
+    """Leaves the forward pass: the remaining blocks and the unembedding (three quarters of a small Gemma's forward)
+    are not needed, and TransformerBridge's `stop_at_layer` does not skip the latter."""
+
+
+def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
+    """Hook names of the residual stream after each block, checked against the model.
+
+    Raises:
+        ValueError: a layer the model does not have, or a hook name it does not know (TransformerBridge itself is
+            silent about those).
+    """
+    n_layers = model.cfg.n_layers
+    outside = [layer for layer in layers if not 0 <= layer < n_layers]
+    if outside:
+        raise ValueError(f"layers {outside} of a model with {n_layers} blocks; expected numbers from 0 to {n_layers - 1}")
+    known = model.hook_dict
+    names = {layer: f"blocks.{layer}.hook_resid_post" for layer in layers}
+    for layer, name in names.items():
+        if name not in known:
+            attached = [key for key in getattr(model, "acts_to_saes", {}) if key.startswith(f"blocks.{layer}.")]
+            hint = (
+                f"SAEs are attached at {attached}: call model.reset_saes() to measure the model without them"
+                if attached
+                else nearest(name, [key for key in known if key.startswith(f"blocks.{layer}.")][:20])
+            )
+            raise ValueError(f"{type(model).__name__} has no hook {name!r}; {hint}")
+    return names
+
+
+def run_pooled(
+    model: Any, tokens: Tokens, hooks: dict[int, str], pooling: Pooling
+) -> dict[int, tuple[Float[Tensor, "batch d"], Float[Tensor, "batch"]]]:
+    """One batch through the body of the model: per layer the pooled vectors (on the device) and the sink ratio.
+
+    The sink ratio is the norm of the first token over the mean norm of the other real ones; NaN for a prompt of one
+    token. Other hooks on the model stay active: a steered model is measured as it is.
+
+    Raises:
+        RuntimeError: a hook that did not fire exactly once, or vectors that are not finite.
+    """
+    weights = pooling(tokens)
+    deepest = max(hooks)
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    fired = dict.fromkeys(hooks, 0)
+
+    def make_hook(layer: int) -> Callable[..., None]:
+        def hook(hidden: Tensor, hook: Any = None) -> None:
+            fired[layer] += 1
+            results[layer] = pool(hidden, weights), _sink_ratio(hidden, tokens)
+            if layer == deepest:
+                raise _DeepestBlockReached
+
+        return hook
+
+    with torch.inference_mode(), model.hooks(fwd_hooks=[(name, make_hook(layer)) for layer, name in hooks.items()]):
+        try:
+            model(tokens.ids, attention_mask=tokens.real.long(), return_type=None)
+        except _DeepestBlockReached:
+            pass
+    wrong = {hooks[layer]: count for layer, count in fired.items() if count != 1}
+    if wrong:
+        raise RuntimeError(f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each")
+    for layer, (vectors, _) in results.items():
+        if not torch.isfinite(vectors).all():
+            raise RuntimeError(f"{hooks[layer]} gave values that are not finite; try dtype float32")
+    return results
+
+
+def _sink_ratio(hidden: Float[Tensor, "batch pos d"], tokens: Tokens) -> Float[Tensor, "batch"]:
+    norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    others = tokens.real[:, 1:].to(norms.device)
+    return norms[:, 0] * others.sum(dim=1) / (norms[:, 1:] * others).sum(dim=1)

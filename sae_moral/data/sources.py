@@ -1,0 +1,130 @@
+"""`load_data`: whatever names scenarios -> `MoralData`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_moral._errors import DataError, nearest, unknown
+from sae_moral.data import moralstrength, social_chem, vignettes
+from sae_moral.data.moral_data import MoralData
+from sae_moral.data.provenance import SourceInfo
+from sae_moral.data.readers import SUFFIXES, Rows, arrow_rows, read_rows
+from sae_moral.data.table import ExtraColumns, table_data
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_data(
+    source: MoralData | Dataset | str | os.PathLike[str],
+    *,
+    path: str | os.PathLike[str] | None = None,
+    text_column: str | None = None,
+    extra_columns: ExtraColumns | None = None,
+) -> MoralData:
+    """Scenarios with human labels, from wherever they are.
+
+    Args:
+        source: a `MoralData` (returned as it is), a `datasets.Dataset` with the columns of `MoralData.to_dataset` or
+            of a table, a name of `list_sources`, or a file: a source's own .jsonl, recognised by its columns, or the
+            user's table (.jsonl, .csv, .tsv, .parquet; layouts in `sae_moral.data.table`).
+        path: for a name only, where its file is (`moralstrength`: the folder with its files, if not the package's).
+        text_column: for a table or Dataset only, the column of the texts; by default `text`.
+        extra_columns: for a table or Dataset only, what to do with columns that no layout has: `error` (the default)
+            or `ignore`.
+
+    Raises:
+        ValueError: an unknown name (with the nearest valid one), a name that needs a `path`, or an option that does
+            not apply.
+        DataError: data that cannot be read as they are; names file, row and column.
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: a source that is a Python package which is not installed.
+        TypeError: a source of another type.
+    """
+    options: dict[str, Any] = {"text_column": text_column, "extra_columns": extra_columns}
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(source, MoralData):
+        _refuse("a MoralData", path=path, **options)
+        return source
+    if isinstance(source, str) and source in _NAMED:
+        _refuse(f"the source {source!r}", **options)
+        return _NAMED[source][1](None if path is None else Path(path))
+    if isinstance(source, str | os.PathLike):
+        _refuse("a file", path=path)
+        return _load_file(source, options)
+    _refuse("a Dataset", path=path)
+    data = table_data(_dataset_rows(source), source="datasets.Dataset", **options)
+    return replace(data, provenance={**data.provenance, "file": None, "sha256": data.sha256})
+
+
+def list_sources() -> tuple[SourceInfo, ...]:
+    """What `load_data` knows by name: name, what it is, licence, citation, and how to get it."""
+    return tuple(info for info, _ in _NAMED.values())
+
+
+def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> MoralData:
+    path = Path(source)
+    if not path.exists():
+        looks_like_a_file = not isinstance(source, str) or path.suffix or len(path.parts) > 1
+        suffixes = ", ".join(SUFFIXES)
+        if looks_like_a_file:
+            hint = f"or the name of a source; {nearest(str(source), _NAMED)}"
+            raise FileNotFoundError(f"no file {str(source)!r}; expected an existing file ({suffixes}) {hint}")
+        raise ValueError(f"{unknown('data source', str(source), _NAMED)}; or an existing file ({suffixes})")
+    rows = read_rows(path)
+    if path.suffix.casefold() == ".jsonl":
+        for fields, info, read in _RECOGNISED:
+            if set(fields) <= rows.columns.keys():
+                _refuse(f"{path.name}, recognised as {info.name!r}", **options)
+                return read(rows)
+    return table_data(rows, **options)
+
+
+def _dataset_rows(dataset: Any) -> Rows:
+    # A Dataset can only be here if its library was imported; if not, don't load it to say so.
+    datasets = sys.modules.get("datasets")
+    if datasets is not None and isinstance(dataset, datasets.DatasetDict):
+        splits = ", ".join(map(repr, dataset))
+        raise DataError(f"a DatasetDict with the splits {splits}; expected one Dataset: choose a split")
+    if datasets is None or not isinstance(dataset, datasets.Dataset):
+        sources = ", ".join(_NAMED)
+        given = type(dataset).__name__
+        raise TypeError(f"a {given}; expected a MoralData, a datasets.Dataset, a file, or a source: {sources}")
+    return arrow_rows(dataset.with_format("arrow")[:], "Dataset", sha256="")
+
+
+def _needs_path(info: SourceInfo, load: Callable[[Path], MoralData]) -> Callable[[Path | None], MoralData]:
+    def checked(path: Path | None) -> MoralData:
+        if path is None:
+            raise ValueError(
+                f"the source {info.name!r} is not shipped with this package (licence: {info.licence}); {info.obtain}, "
+                "or as the source itself"
+            )
+        return load(path)
+
+    return checked
+
+
+def _refuse(what: str, **options: Any) -> None:
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{' and '.join(given)} given for {what}, to which it does not apply; leave it out")
+
+
+_NAMED: dict[str, tuple[SourceInfo, Callable[[Path | None], MoralData]]] = {
+    info.name: (info, load)
+    for info, load in (
+        (moralstrength.INFO, moralstrength.load_moralstrength),
+        (social_chem.INFO, _needs_path(social_chem.INFO, social_chem.load_social_chem_sample)),
+        (vignettes.INFO, _needs_path(vignettes.INFO, vignettes.load_vignettes)),
+    )
+}
+_RECOGNISED: tuple[tuple[tuple[str, ...], SourceInfo, Callable[[Rows], MoralData]], ...] = (
+    (social_chem.SAMPLE_FIELDS, social_chem.INFO, social_chem.sample_data),
+    (vignettes.FIELDS, vignettes.INFO, vignettes.vignettes_data),
+)

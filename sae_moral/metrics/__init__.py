@@ -1,0 +1,16 @@
+"""One file per type of indifference, and the registry."""
+
+from sae_moral.metrics.base import FunctionMetric, Metric, Statistic, evaluate
+from sae_moral.metrics.registry import get_metric, metric, metric_names, register, resolve_metrics
+
+__all__ = [
+    "FunctionMetric",
+    "Metric",
+    "Statistic",
+    "evaluate",
+    "get_metric",
+    "metric",
+    "metric_names",
+    "register",
+    "resolve_metrics",
+]

@@ -1,0 +1,103 @@
+"""Preprocessing of one layer's vectors, and what it says about them.
+
+All steps are blind to the moral labels, so they are fitted on all scenarios: they cannot carry a label into a held-out
+item, and under permuted labels they stay what they are. Everything that sees a label is cross-fitted instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_moral._errors import unknown
+
+
+def centre(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
+    """Subtract the mean over the sample (arXiv 2603.15615)."""
+    return x - x.mean(dim=0)
+
+
+def standardise(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
+    """Each dimension to mean 0 and variance 1; one that does not vary becomes 0. A few rogue dimensions otherwise own
+    every cosine (Timkey & van Schijndel 2021)."""
+    centred = x - x.mean(dim=0)
+    scale = centred.square().mean(dim=0).sqrt()
+    varies = scale > 1e-7 * x.abs().amax(dim=0)
+    return torch.where(varies, centred / torch.where(varies, scale, 1.0), 0.0)
+
+
+def remove_length(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
+    """Residual of each dimension's least-squares fit on length (see `length_design`)."""
+    return x - length_fit(x, length)
+
+
+def length_design(length: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n k"]:
+    """Orthonormal columns spanning 1, n, log n and 1/n of the token counts n: linear effects, and the 1/n that the
+    share of an attention sink in a mean follows. Fewer where lengths take few values."""
+    n = length.astype(np.float64)
+    columns = np.stack([np.ones_like(n), n, np.log(n), 1 / n], axis=1)
+    columns[:, 1:] = (columns[:, 1:] - columns[:, 1:].mean(axis=0)) / np.maximum(columns[:, 1:].std(axis=0), 1e-12)
+    basis, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    return basis[:, singular > 1e-8 * singular[0]]
+
+
+def length_fit(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
+    """The part of x that length predicts by least squares, without the mean."""
+    design = torch.from_numpy(length_design(length)).to(x.device, x.dtype)
+    return design @ (design.T @ x) - x.mean(dim=0)
+
+
+STEPS: dict[str, Callable[[Float[Tensor, "n d"], Int[np.ndarray, "n"]], Float[Tensor, "n d"]]] = {
+    "centre": centre,
+    "standardise": standardise,
+    "remove_length": remove_length,
+}
+"""Steps by name; `length` is the number of tokens a vector is the mean of."""
+
+
+def preprocess(
+    x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"], steps: Sequence[str]
+) -> tuple[Float[Tensor, "n d"], dict[str, float]]:
+    """Apply the steps in order, in float64, and say what length and the first principal component hold.
+
+    Returns:
+        The vectors, and `pc1_share` (the first principal component's share of the variance as captured),
+        `pc1_length_r` (correlation, without sign, of its scores with one over the length) and `length_share` (share
+        of the variance that length explains: of the captured vectors, or of those that `remove_length` is given).
+
+    Raises:
+        ValueError: unknown step.
+    """
+    x = x.double()
+    facts = {"length_share": _length_share(x, length), **_first_component(x, length)}
+    for step in steps:
+        if step not in STEPS:
+            raise unknown("preprocessing step", step, STEPS)
+        if step == "remove_length":
+            facts["length_share"] = _length_share(x, length)
+        x = STEPS[step](x, length)
+    return x, facts
+
+
+def _length_share(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> float:
+    total = (x - x.mean(dim=0)).square().sum()
+    return float(length_fit(x, length).square().sum() / total) if total > 0 else 0.0
+
+
+def _first_component(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> dict[str, float]:
+    x = x - x.mean(dim=0)
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    total = float(values.clamp(min=0).sum())
+    scores = vectors[:, -1] if wide else x @ vectors[:, -1]
+    inverse = torch.from_numpy(1 / length).to(x.device)
+    inverse = inverse - inverse.mean()
+    scale = float(scores.norm() * inverse.norm())
+    return {
+        "pc1_share": float(values[-1]) / total if total > 0 else 0.0,
+        "pc1_length_r": float((scores @ inverse).abs()) / scale if scale > 1e-12 else 0.0,
+    }

@@ -1,0 +1,109 @@
+"""The registry of metrics: entry points of the group `sae_moral.metrics`, the decorator, and plain instances.
+
+An entry names either a metric or a function from `Protocol` to a metric. The four built-ins are declared in the
+project's own pyproject.toml through the same entry points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from sae_moral._errors import unknown
+from sae_moral.data import MoralData
+from sae_moral.metrics.base import FunctionMetric, Metric, Results
+from sae_moral.protocol import Protocol
+
+GROUP = "sae_moral.metrics"
+_registered: dict[str, Metric] = {}
+
+
+def _declared() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise ValueError(f"two packages declare the metric {entry.name!r}: {other.value} and {entry.value}; uninstall one")
+    return found
+
+
+def metric_names() -> list[str]:
+    """Names of all metrics, declared and registered."""
+    return sorted({*_declared(), *_registered})
+
+
+def register(metric: Metric) -> Metric:
+    """Make a metric available by its name in this process; returns it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if metric.name in _registered or metric.name in _declared():
+        raise ValueError(f"a metric named {metric.name!r} exists already; choose another name (taken: {', '.join(metric_names())})")
+    _registered[metric.name] = metric
+    return metric
+
+
+def metric(
+    *, headline: str, name: str | None = None, **attributes: Any
+) -> Callable[[Callable[[Any, MoralData], Results]], FunctionMetric]:
+    """Decorator: turn a function (representation, data) → statistics into a registered metric.
+
+    Args:
+        headline: the statistic that stands for the metric in summaries.
+        name: the function's name by default.
+        **attributes: `means`, `does_not_prove`, `chance`, `higher_is`, `raw` (see `Metric`).
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(function: Callable[[Any, MoralData], Results]) -> FunctionMetric:
+        made = FunctionMetric(name or function.__name__, headline, function, **attributes)
+        register(made)
+        return made
+
+    return decorate
+
+
+def get_metric(name: str, protocol: Protocol) -> Metric:
+    """The metric of that name, in the form the protocol asks for.
+
+    Raises:
+        ValueError: unknown name.
+        TypeError: the entry point names something that is no metric.
+    """
+    if name in _registered:
+        return _registered[name]
+    declared = _declared()
+    if name not in declared:
+        raise unknown("metric", name, metric_names())
+    loaded = declared[name].load()
+    made = loaded if isinstance(loaded, Metric) else loaded(protocol)
+    if not isinstance(made, Metric):
+        raise TypeError(f"entry point {name!r} ({declared[name].value}) gave {made!r}; expected a metric or a function from Protocol to one")
+    return made
+
+
+def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) -> list[Metric]:
+    """Names and instances → metrics; None is all declared and registered ones, built-ins first.
+
+    Raises:
+        ValueError: unknown name, or two metrics of one name.
+        TypeError: something that is neither a name nor a metric.
+    """
+    if metrics is None:
+        metrics = sorted(metric_names(), key=lambda name: (BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN), name))
+    resolved: list[Metric] = []
+    for item in metrics:
+        if not isinstance(item, str | Metric):
+            raise TypeError(f"{item!r} is not a metric: expected a name, or an object with name, headline and __call__(representation, data)")
+        resolved.append(get_metric(item, protocol) if isinstance(item, str) else item)
+    names = [item.name for item in resolved]
+    if len(set(names)) != len(names):
+        raise ValueError(f"metrics given twice: {sorted({name for name in names if names.count(name) > 1})}")
+    return resolved
+
+
+BUILT_IN = ("categorical", "gradient", "structural", "dimensional")

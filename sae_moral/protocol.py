@@ -1,0 +1,66 @@
+"""Protocols: every choice that shapes a measurement, under one name.
+
+`paper` is arXiv 2603.15615 to the letter, to compare with published numbers. `audited` is what we trust. A third one is
+`dataclasses.replace(AUDITED, name="mine", ...)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sae_moral._errors import unknown
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Attributes:
+    name: what provenance calls it.
+    template: the prompt, with `{text}` for the scenario.
+    pooling: which tokens a vector is the mean of (`sae_moral.capture.POOLINGS`).
+    bos: `tokenizer` (whatever it adds by itself) or `prepend` (exactly one, in front).
+    preprocessing: steps applied to every layer's vectors, in order (`sae_moral.metrics.preprocess`).
+    estimators: `paper` or `audited`: which form of each built-in metric is used.
+    folds: number of cross-fitting folds, grouped by text.
+    seed: of the folds and of everything else that draws.
+    """
+
+    name: str
+    template: str
+    pooling: str
+    bos: str
+    preprocessing: tuple[str, ...]
+    estimators: str
+    folds: int = 5
+    seed: int = 0
+
+
+PAPER = Protocol(
+    name="paper",
+    template="{text} is morally",
+    pooling="all",
+    bos="tokenizer",
+    preprocessing=("centre",),
+    estimators="paper",
+)
+AUDITED = Protocol(
+    name="audited",
+    template="{text}",
+    pooling="scenario",
+    bos="prepend",
+    preprocessing=("standardise", "remove_length"),
+    estimators="audited",
+)
+PROTOCOLS: dict[str, Protocol] = {"paper": PAPER, "audited": AUDITED}
+
+
+def get_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of that name, or the given one.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol]

@@ -1,0 +1,56 @@
+"""Numbers as a reader should see them. What was not computed is an en dash, never 0 and never a float's own word."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MISSING = "–"
+
+
+def number(value: Any) -> str:
+    """A number with three decimals (whole numbers and large ones without), a true minus sign, MISSING for None/NaN."""
+    if value is None or isinstance(value, bool):
+        return MISSING if value is None else "yes" if value else "no"
+    try:
+        real = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    if math.isnan(real):
+        return MISSING
+    if math.isinf(real):
+        return "∞" if real > 0 else "−∞"
+    if abs(real) >= 1000 or (isinstance(value, int) and not isinstance(value, bool)):
+        text = f"{real:,.0f}"
+    elif real and abs(real) < 0.0005:
+        text = f"{real:.1e}"
+    else:
+        text = f"{real:.3f}"
+    return text.replace("-", "−")
+
+
+def count(value: Any) -> str:
+    """A count, without decimals."""
+    return number(value if value is None or not math.isfinite(float(value)) else int(value))
+
+
+def p_value(value: Any) -> str:
+    """A p value with three decimals, `<0.001` below."""
+    return "<0.001" if value is not None and 0 <= float(value) < 0.001 else number(value)
+
+
+def interval(low: Any, high: Any) -> str:
+    """`0.660 to 0.750`, or MISSING when either end is."""
+    ends = [number(low), number(high)]
+    return MISSING if MISSING in ends else " to ".join(ends)
+
+
+def detail(value: Any) -> str:
+    """A provenance value in full precision: floats as Python writes them, None and NaN as `not computed`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not computed"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value) if math.isinf(value) else repr(value).replace("-", "−")
+    return str(value)
