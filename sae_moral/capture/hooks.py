@@ -30,9 +30,14 @@ def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
     if outside:
         raise ValueError(f"layers {outside} of a model with {n_layers} blocks; expected numbers from 0 to {n_layers - 1}")
     known = model.hook_dict
-    names = {layer: f"blocks.{layer}.hook_resid_post" for layer in layers}
-    for layer, name in names.items():
-        if name not in known:
+    names: dict[int, str] = {}
+    for layer in layers:
+        # SAETransformerBridge lists a bridge's own names only, of which hook_resid_post is an alias.
+        candidates = [name for end in ("hook_resid_post", "hook_out") if (name := f"blocks.{layer}.{end}") in known]
+        if candidates:
+            names[layer] = candidates[0]
+        else:
+            name = f"blocks.{layer}.hook_resid_post"
             attached = [key for key in getattr(model, "acts_to_saes", {}) if key.startswith(f"blocks.{layer}.")]
             hint = (
                 f"SAEs are attached at {attached}: call model.reset_saes() to measure the model without them"

@@ -1,6 +1,6 @@
 """Pooling strategies: which tokens of a prompt a scenario's vector is the mean of.
 
-A strategy is a function from a batch of `Tokens` to a weight per token; the pooled vector is the weighted sum of the
+A strategy is a function from a batch of `Tokens` to a weight per token; the pooled vector is the weighted mean of the
 token vectors. A researcher's own strategy is a plain function of the same shape, passed as `pooling=`.
 """
 
@@ -34,19 +34,15 @@ class Tokens:
 Pooling = Callable[[Tokens], Float[Tensor, "batch pos"]]
 
 
-def _mean(mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-    return mask.float() / mask.sum(dim=1, keepdim=True)
-
-
 def all_tokens(tokens: Tokens) -> Float[Tensor, "batch pos"]:
     """Mean over every token, the first included (arXiv 2603.15615). The first token is an attention sink of huge
     norm whose share is one over the prompt's length, so these vectors are mostly a measure of length."""
-    return _mean(tokens.real)
+    return tokens.real.float()
 
 
 def scenario_tokens(tokens: Tokens) -> Float[Tensor, "batch pos"]:
     """Mean over the scenario's own tokens, without special tokens and the template's words."""
-    return _mean(tokens.own)
+    return tokens.own.float()
 
 
 def last_token(tokens: Tokens) -> Float[Tensor, "batch pos"]:
@@ -77,8 +73,11 @@ def pooling_name(pooling: str | Pooling) -> str:
     return pooling if isinstance(pooling, str) else f"{pooling.__module__}.{pooling.__qualname__}"
 
 
-def pool(
-    hidden: Float[Tensor, "batch pos d"], weights: Float[Tensor, "batch pos"]
-) -> Float[Tensor, "batch d"]:
-    """Weighted sum over positions, accumulated in float32."""
-    return torch.einsum("bp,bpd->bd", weights.to(hidden.device), hidden.float())
+def pool(hidden: Float[Tensor, "batch pos d"], weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch d"]:
+    """Weighted mean over positions, accumulated in float32.
+
+    Sum first, divide after: near an attention sink of a hundred times the other norms the order of the two is
+    visible in the last digits, and HDBSCAN under the paper's protocol sees them (1 to 3 of 2,786 points change side).
+    """
+    weights = weights.to(hidden.device)
+    return (hidden.float() * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)

@@ -108,7 +108,10 @@ class MoralData:
     @cached_property
     def group(self) -> Int[np.ndarray, "n"]:
         """Index of each record's normalised text: records of one group never fall on both sides of a split."""
-        return np.unique([normalise(text) for text in self.text], return_inverse=True)[1].astype(np.int64)
+        key = {text: normalise(text) for text in set(self.text)}
+        # Not np.unique: as a numpy array every text would take the room of the longest.
+        index = {name: i for i, name in enumerate(sorted(set(key.values())))}
+        return np.fromiter((index[key[text]] for text in self.text), dtype=np.int64, count=len(self))
 
     @cached_property
     def sha256(self) -> str:

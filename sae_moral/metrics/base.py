@@ -82,8 +82,10 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     if isinstance(results, Mapping):
         named = [(key if isinstance(key, tuple) else (key, OVERALL), value) for key, value in results.items()]
         statistics = [Statistic(name, value, group, n=len(data), n_dropped=0) for (name, group), value in named]
-    else:
+    elif isinstance(results, Iterable):
         statistics = list(results)
+    else:
+        raise TypeError(f"metric {metric.name!r} returned {results!r}; expected Statistic objects or a mapping to numbers")
     for i, statistic in enumerate(statistics):
         if not isinstance(statistic, Statistic):
             raise TypeError(f"metric {metric.name!r} returned {statistic!r}; expected Statistic objects or a mapping to numbers")

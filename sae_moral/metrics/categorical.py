@@ -56,7 +56,8 @@ class PaperCategorical:
             value = None
             if all(mask.any() for mask in masks):
                 virtue, vice = (representation[torch.from_numpy(mask)].mean(dim=0) for mask in masks)
-                value = float(cosine(virtue[None], vice)[0])
+                # A prototype without length (a layer that does not vary) has no direction to compare.
+                value = float(cosine(virtue[None], vice)[0]) if virtue.any() and vice.any() else None
             statistics.append(Statistic("cosine", value, foundation, int(sum(mask.sum() for mask in masks)), 0))
         return statistics
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sae_moral.data import MoralData
@@ -24,6 +24,8 @@ def folds(data: MoralData, k: int, seed: int) -> Int[np.ndarray, "n"]:
     if not 2 <= k <= groups:
         raise ValueError(f"{k} folds for {groups} distinct texts; expected 2 to {groups}: give more scenarios or fewer folds")
     cell = data.foundation * 3 + data.pole
+    if np.unique(cell, return_counts=True)[1].max() < k:
+        cell = np.zeros_like(cell)  # the splitter refuses cells that are all smaller than k: only texts are spread then
     fold = np.zeros(len(data), dtype=np.int64)
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
@@ -65,7 +67,7 @@ def auroc(score: Float[np.ndarray, "m"], positive: np.ndarray) -> tuple[float, f
     return float(u / pairs), float(pairs)
 
 
-def spearman(a: Float[np.ndarray, "m"], b: Float[np.ndarray, "m"]) -> tuple[float, float] | None:
+def spearman(a: Real[np.ndarray, "m"], b: Real[np.ndarray, "m"]) -> tuple[float, float] | None:
     """Spearman's rank correlation (ties averaged), and its degrees of freedom; None under three items or for a
     constant."""
     from scipy.stats import rankdata

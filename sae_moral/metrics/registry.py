@@ -67,6 +67,11 @@ def metric(
     return decorate
 
 
+def _is_metric(made: object) -> bool:
+    """Whether it is a metric: a metric's class has the same attributes, and one built from a protocol a name that is none."""
+    return isinstance(made, Metric) and not isinstance(made, type) and isinstance(made.name, str)
+
+
 def get_metric(name: str, protocol: Protocol) -> Metric:
     """The metric of that name, in the form the protocol asks for.
 
@@ -80,8 +85,8 @@ def get_metric(name: str, protocol: Protocol) -> Metric:
     if name not in declared:
         raise unknown("metric", name, metric_names())
     loaded = declared[name].load()
-    made = loaded if isinstance(loaded, Metric) else loaded(protocol)
-    if not isinstance(made, Metric):
+    made = loaded if _is_metric(loaded) else loaded(protocol)
+    if not _is_metric(made):
         raise TypeError(f"entry point {name!r} ({declared[name].value}) gave {made!r}; expected a metric or a function from Protocol to one")
     return made
 
@@ -97,8 +102,8 @@ def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) 
         metrics = sorted(metric_names(), key=lambda name: (BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN), name))
     resolved: list[Metric] = []
     for item in metrics:
-        if not isinstance(item, str | Metric):
-            raise TypeError(f"{item!r} is not a metric: expected a name, or an object with name, headline and __call__(representation, data)")
+        if not isinstance(item, str) and not _is_metric(item):
+            raise TypeError(f"{item!r} is not a metric: expected a name, or an instance with name, headline and __call__(representation, data)")
         resolved.append(get_metric(item, protocol) if isinstance(item, str) else item)
     names = [item.name for item in resolved]
     if len(set(names)) != len(names):

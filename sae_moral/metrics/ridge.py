@@ -39,6 +39,8 @@ def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int
     Returns:
         Predictions with an intercept per training part.
     """
+    # Moments about 0 lose the digits of an input far from it; float32 has too few for their differences.
+    x = x.double() - x.double().mean(dim=0)
     if x.shape[1] > x.shape[0]:
         u, s, _ = torch.linalg.svd(x, full_matrices=False)
         x = u * s

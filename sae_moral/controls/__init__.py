@@ -1,0 +1,1 @@
+"""What says how far a number can be trusted: ceilings, nulls, baselines."""

