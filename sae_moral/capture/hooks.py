@@ -28,7 +28,9 @@ def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
     n_layers = model.cfg.n_layers
     outside = [layer for layer in layers if not 0 <= layer < n_layers]
     if outside:
-        raise ValueError(f"layers {outside} of a model with {n_layers} blocks; expected numbers from 0 to {n_layers - 1}")
+        raise ValueError(
+            f"layers {outside} of a model with {n_layers} blocks; expected numbers from 0 to {n_layers - 1}"
+        )
     known = model.hook_dict
     names: dict[int, str] = {}
     for layer in layers:
@@ -80,7 +82,9 @@ def run_pooled(
             pass
     wrong = {hooks[layer]: count for layer, count in fired.items() if count != 1}
     if wrong:
-        raise RuntimeError(f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each")
+        raise RuntimeError(
+            f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each"
+        )
     for layer, (vectors, _) in results.items():
         if not torch.isfinite(vectors).all():
             raise RuntimeError(f"{hooks[layer]} gave values that are not finite; try dtype float32")

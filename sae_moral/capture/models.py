@@ -100,7 +100,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     # The weights are dequantised already; the leftover quantisation record only makes save_pretrained refuse them.
-    model.hf_quantizer.remove_quantization_config(model)
+    quantizer: Any = model.hf_quantizer
+    quantizer.remove_quantization_config(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -47,12 +47,17 @@ class Prompts:
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)[self.row]
 
     def batches(self, budget: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of consecutive prompts whose padded size stays within `budget` tokens (one prompt at least)."""
-        start = 0
+        """(start, stop) of consecutive prompts whose padded size stays within `budget` tokens (one prompt at least).
+
+        A batch also ends where the next prompt would make more than a tenth of it padding, once it has an eighth of
+        the budget: few texts of many lengths would otherwise spend their time on padding.
+        """
+        start, real = 0, 0
         for i, ids in enumerate(self.ids):
-            if i > start and (i - start + 1) * len(ids) > budget:
+            padded, real = (i - start + 1) * len(ids), real + len(ids)
+            if i > start and (padded > budget or (padded > 1.1 * real and padded > budget / 8)):
                 yield start, i
-                start = i
+                start, real = i, len(ids)
         yield start, len(self.ids)
 
     def tokens(self, start: int, stop: int, device: torch.device | str) -> Tokens:
@@ -159,9 +164,9 @@ def unaltered_tokenizer(tokenizer: Any) -> Any:
         return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} cannot "
-            f"be loaded again to see ({str(error).splitlines()[0]}); use bos='prepend', or give the model a tokenizer "
-            "whose add_bos_token is False"
+            f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} "
+            f"cannot be loaded again to see ({str(error).splitlines()[0]}); use bos='prepend', or give the model a "
+            "tokenizer whose add_bos_token is False"
         ) from error
 
 
@@ -192,7 +197,5 @@ def _check(prompts: Prompts, text: Sequence[str], n_ctx: int | None) -> None:
     if n_ctx is not None and len(prompts.ids[-1]) > n_ctx:
         row = int(np.flatnonzero(prompts.total > n_ctx)[0])
         problem = f"{int((prompts.total > n_ctx).sum())} prompts are longer than the model's context of {n_ctx} tokens"
-        raise DataError(
-            f"{problem} (this one has {prompts.total[row]}, the longest {len(prompts.ids[-1])}); shorten or leave them out",
-            row=row + 1,
-        )
+        these = f"this one has {prompts.total[row]}, the longest {len(prompts.ids[-1])}"
+        raise DataError(f"{problem} ({these}); shorten or leave them out", row=row + 1)

@@ -91,13 +91,14 @@ def capture(
         provenance["store"] = on_disk.folder.name
     # A prompt of one token has no other token to compare its first with.
     provenance["sink_norm_ratio"] = [
-        None if median.isnan() else round(float(median), 4)
-        for median in (sinks[layer].nanmedian() for layer in chosen)
+        None if median.isnan() else round(float(median), 4) for median in (sinks[layer].nanmedian() for layer in chosen)
     ]
     return Representations(chosen, prompts.row, prompts.length, prompts.total, provenance, read)
 
 
-def _open_store(model: Any, prompts: Prompts, layers: tuple[int, ...], provenance: dict[str, Any], folder: Path) -> Store:
+def _open_store(
+    model: Any, prompts: Prompts, layers: tuple[int, ...], provenance: dict[str, Any], folder: Path
+) -> Store:
     if active := active_hooks(model):
         raise ValueError(
             f"hooks are active on the model ({', '.join(active[:5])}), and a store's key cannot cover what they do; "
@@ -162,7 +163,9 @@ class _Run:
         try:
             lock = FileLock(store.folder / ".lock").acquire(timeout=0)
         except Timeout:
-            raise RuntimeError(f"another process is writing {store.folder}; wait for it, or choose another store") from None
+            raise RuntimeError(
+                f"another process is writing {store.folder}; wait for it, or choose another store"
+            ) from None
         with lock:
             try:
                 done = store.open()

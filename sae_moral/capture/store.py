@@ -41,7 +41,9 @@ class Store:
         ValueError: the folder holds a store that does not fit its own parameters (a file cut short or swapped).
     """
 
-    def __init__(self, folder: Path, parameters: Mapping[str, Any], layers: tuple[int, ...], shape: tuple[int, int]) -> None:
+    def __init__(
+        self, folder: Path, parameters: Mapping[str, Any], layers: tuple[int, ...], shape: tuple[int, int]
+    ) -> None:
         self.folder = folder / store_key(parameters)
         self.layers, self.shape = layers, shape
         self.parameters = dict(parameters)
@@ -66,7 +68,10 @@ class Store:
         need = len(self.layers) * self._size
         free = shutil.disk_usage(self.folder).free
         if not progress.exists() and free < need:
-            raise OSError(f"{self.folder} has {free / 1e9:.1f} GB free and the store needs {need / 1e9:.1f} GB; choose another disk")
+            raise OSError(
+                f"{self.folder} has {free / 1e9:.1f} GB free and the store needs {need / 1e9:.1f} GB; "
+                "choose another disk"
+            )
         for layer in self.layers:
             path = self.path(layer)
             if not progress.exists():
@@ -83,7 +88,10 @@ class Store:
         """Rows start … of every layer."""
         for layer, (vectors, sink) in batch.items():
             file = self._files[layer]
-            for offset, width, tensor in ((len(self._header), 4 * self.shape[1], vectors), (self._sink_offset, 4, sink)):
+            for offset, width, tensor in (
+                (len(self._header), 4 * self.shape[1], vectors),
+                (self._sink_offset, 4, sink),
+            ):
                 file.seek(offset + start * width)
                 file.write(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
 
@@ -97,7 +105,9 @@ class Store:
         if not last:
             write_json(self.folder / "progress.json", {"batches": batches})
             return
-        write_json(self.folder / "store.json", {"format": FORMAT, "parameters": self.parameters, "shape": list(self.shape)})
+        write_json(
+            self.folder / "store.json", {"format": FORMAT, "parameters": self.parameters, "shape": list(self.shape)}
+        )
         self.tidy()
 
     def tidy(self) -> None:

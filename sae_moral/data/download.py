@@ -1,8 +1,8 @@
 """Download a file once: resumed after a cut, retried, checked, and never half there.
 
-A download grows in `NAME.part` and is renamed when complete, so an interrupted one goes on where it stopped, in the same
-call or in a later one (HTTP Range, with If-Range on the entity tag so that two versions are never joined). What is
-fetched here are tables inside zips whose checksum is known for the table, not for the zip: it is checked on the table.
+A download grows in `NAME.part` and is renamed when complete, so an interrupted one goes on where it stopped, in the
+same call or in a later one (HTTP Range, with If-Range on the entity tag so that two versions are never joined). What
+is fetched here are tables inside zips; the checksum that is known is the table's, so the table is what is checked.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def download(url: str, target: Path, *, attempts: int = ATTEMPTS, pause: float =
         DataError: the server refuses, or `attempts` in a row brought nothing. What came so far stays in `.part`.
     """
     import requests
+    import urllib3
 
     part, failures, reason = Path(f"{target}.part"), 0, ""
     while failures < attempts:
@@ -100,14 +101,16 @@ def download(url: str, target: Path, *, attempts: int = ATTEMPTS, pause: float =
                     _tag(part).unlink(missing_ok=True)
                     return target
             reason = "the connection ended early"
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             reason = str(error)
         except requests.RequestException as error:
             raise DataError(f"{url} cannot be downloaded ({error}); check the address", file=target.name) from None
         failures = 0 if _size(part) > before else failures + 1
     kept = f"; {_size(part)} bytes are kept and the next attempt goes on from there" if _size(part) else ""
     problem = f"{url} could not be downloaded, {attempts} attempts in a row brought nothing ({reason}){kept}"
-    raise DataError(f"{problem}. Try again, or get the file by other means and put it at {str(target)!r}", file=target.name)
+    raise DataError(
+        f"{problem}. Try again, or get the file by other means and put it at {str(target)!r}", file=target.name
+    )
 
 
 def _receive(session: requests.Session, url: str, part: Path) -> bool:
@@ -131,9 +134,15 @@ def _receive(session: requests.Session, url: str, part: Path) -> bool:
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            for chunk in _progress(response.iter_content(_CHUNK), part.name.removesuffix(".part"), start, total):
+            for chunk in _progress(_chunks(response), part.name.removesuffix(".part"), start, total):
                 file.write(chunk)
     return total is None or _size(part) == total
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """What has arrived, as it arrives. (`iter_content` waits for whole chunks, and loses the last one at a cut.)"""
+    while chunk := response.raw.read1(_CHUNK):
+        yield chunk
 
 
 def _later(status: int) -> bool:

@@ -12,8 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sae_moral._errors import DataError, nearest
 
@@ -30,7 +31,7 @@ class Line(NamedTuple):
 
 
 @contextmanager
-def open_table(path: Path, member: str) -> Iterator[IO[bytes]]:
+def open_table(path: Path, member: str) -> Iterator[BufferedIOBase]:
     """The bytes of a table; of a zip, those of `member` (in any of its folders), or of its only .tsv.
 
     Raises:
@@ -44,7 +45,7 @@ def open_table(path: Path, member: str) -> Iterator[IO[bytes]]:
         file.seek(0)
         if not start.strip():
             raise DataError("the file is empty; expected the table or the zip around it", file=path.name)
-        if start.lstrip().startswith(b"<"):
+        if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
             problem = "an HTML or XML page, not data (an error page saved under this name?); get the file again"
             raise DataError(problem, file=path.name, row=1)
         if not start.startswith(b"PK"):
@@ -70,8 +71,8 @@ def _member(archive: zipfile.ZipFile, member: str, file: str) -> str:
     return named[0]
 
 
-def read_lines(stream: IO[bytes], file: str, digest: Any) -> Iterator[Line]:
-    """The lines of a stream, the header first; blank lines at the end are skipped. `digest` takes in every byte.
+def read_lines(stream: BufferedIOBase, file: str, digest: Any) -> Iterator[Line]:
+    """The lines of a stream, the header first; an empty one is one of no fields. `digest` takes in every byte.
 
     Raises:
         DataError: the first block holds no line end or the header is not UTF-8.
@@ -95,7 +96,7 @@ def read_lines(stream: IO[bytes], file: str, digest: Any) -> Iterator[Line]:
             number += len(lines)
     if pending and number == 1:
         yield _header(pending.removeprefix(codecs.BOM_UTF8), file)
-    elif pending.strip():
+    elif pending:
         yield from _parse([pending], pending, number, width)
 
 

@@ -100,7 +100,9 @@ def read_parquet(path: str | Path) -> MoralData:
     except DataError as error:
         raise DataError(str(error), file=path.name) from None
     except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"its columns were changed ({error}); expected a file of write_parquet", file=path.name) from None
+        raise DataError(
+            f"its columns were changed ({error}); expected a file of write_parquet", file=path.name
+        ) from None
 
 
 def _data(table: pyarrow.Table, provenance: Mapping[str, Any]) -> MoralData:

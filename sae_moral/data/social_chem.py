@@ -1,11 +1,13 @@
 """Social-Chemistry-101 (Forbes et al. 2020): everyday actions with moral judgements, as ten-dimensional vectors.
 
-Here: the format of the stratified sample published with ReSO, one JSON object per line. A row is already one record,
-the item of one foundation (`sampled_dimension`); what it says of itself must agree with its vector.
+The whole corpus is read in `social_chem_full`. Here: the format of the stratified sample published with ReSO, one JSON
+object per line. A row is already one record, the item of one foundation (`sampled_dimension`); what it says of itself
+must agree with its vector.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,14 @@ from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, POLARITIES
 
 INFO = SourceInfo(
     name="social-chem-101",
-    what="everyday actions with crowd judgements; the stratified sample by foundation, pole and typicality (.jsonl)",
+    what="everyday actions with crowd judgements: the stratified sample for a diagnosis, about 16,000 records",
     licence="CC BY-SA 4.0",
     citation="Forbes, Hwang, Shwartz, Sap & Choi (2020), Social Chemistry 101: Learning to Reason about Social and "
     "Moral Norms, EMNLP 2020; vectors as in arXiv 2603.15615",
-    obtain="pass the stratified sample's .jsonl file as path=",
+    obtain="downloaded on first use (28 MB); or pass the .tsv, its .zip, a built .parquet or a .jsonl sample as path=",
+)
+FULL = replace(
+    INFO, name="social-chem-101-full", what="everyday actions with crowd judgements: all 251,334 records, not a sample"
 )
 SAMPLE_FIELDS: tuple[str, ...] = (
     "id",

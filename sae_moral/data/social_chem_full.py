@@ -3,10 +3,10 @@
 Kept are annotations with `rot-bad` 0 and `m` 1 whose action, foundations, judgement and agreement are all present. Each
 gets a moral vector (`sae_moral.foundations.moral_vector`) and is expanded into one record per foundation it names.
 
-An annotation's id is `socialchem_` and its place among the kept ones in the order of the file, from 0, with six digits:
-the numbering of the data published with ReSO. It fits the paper's count of 203,431 ids, and the 80/10/10 split of
-those numbers puts 10, 16, 18, 43, 46, 51, 59, … into the validation part, as published. We could not compare every row: the
-full table is not in our test data, so `verify` compares every published count with what was built.
+An annotation's id is `socialchem_` and its place among the kept ones in the order of the file, from 0, with six
+digits: the numbering of the data published with ReSO. It fits the paper's count of 203,431 ids, and the 80/10/10 split
+of those numbers puts 10, 16, 18, 43, 46, 51, 59, … into the validation part, as published. We could not compare every
+row, as the full table is not in our test data; so `verify` compares every published count with what was built.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load_social_chem(
     if path is None:
         return _cached(offline)
     path = Path(path)
-    if is_social_chem(path):
+    if path.is_dir() or is_social_chem(path):
         return records(read_annotations(path, malformed=malformed))
     if path.suffix.casefold() == ".parquet" and has_provenance(path):
         return read_parquet(path)

@@ -45,8 +45,7 @@ _REQUIRED = (
 )
 _RANGES = {_M: (1, 1000), _BAD: (0, 1), _JUDGMENT: (-2, 2), _AGREEMENT: (0, 4)}
 NOTHING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA")
-    + ("NULL", "NaN", "None", "n/a", "nan", "null")
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
 """What pandas reads as a missing value by default."""
 FIRST = 5
@@ -112,13 +111,13 @@ def read_annotations(path: str | Path, *, malformed: Malformed = "refuse") -> An
 
 
 def is_social_chem(path: Path) -> bool:
-    """Whether a file looks like this table (most of its columns in the first line) or is a .zip."""
+    """Whether a file looks like this table (most of its columns in the first line) or like a zip."""
     if path.suffix.casefold() == ".zip":
         return True
     with path.open("rb") as file:
         start = file.read(4096)
     if start.startswith(b"PK\x03\x04"):
-        return path.suffix.casefold() == ".tsv"  # a zip under the table's name
+        return True
     header = start.split(b"\n", 1)[0].decode("utf8", "replace").strip("\ufeff\r").split("\t")
     return len(set(header) & set(COLUMNS)) > len(COLUMNS) // 2
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_moral._errors import DataError, nearest, unknown
-from sae_moral.data import moralstrength, social_chem, vignettes
+from sae_moral.data import moralstrength, reddit_corpus, social_chem, social_chem_full, vignettes
 from sae_moral.data.moral_data import MoralData
+from sae_moral.data.parquet import has_provenance, read_parquet
 from sae_moral.data.provenance import SourceInfo
 from sae_moral.data.readers import SUFFIXES, Rows, arrow_rows, read_rows
+from sae_moral.data.social_chem_tsv import is_social_chem
 from sae_moral.data.table import ExtraColumns, table_data
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ def load_data(
 
     Args:
         source: a `MoralData` (returned as it is), a `datasets.Dataset` with the columns of `MoralData.to_dataset` or
-            of a table, a name of `list_sources`, or a file: a source's own .jsonl, recognised by its columns, or the
-            user's table (.jsonl, .csv, .tsv, .parquet; layouts in `sae_moral.data.table`).
+            of a table, a name of `list_sources`, or a file: a source's own, recognised by its columns, a .parquet of
+            `build`, or the user's table (.jsonl, .csv, .tsv, .parquet; layouts in `sae_moral.data.table`).
         path: for a name only, where its file is (`moralstrength`: the folder with its files, if not the package's).
+            The name `social-chem-101` means the stratified sample a diagnosis measures, drawn from that file or,
+            without one, from the published table, which is downloaded once; `social-chem-101-full` means all
+            records. A file given as the source is always read whole.
         text_column: for a table or Dataset only, the column of the texts; by default `text`.
         extra_columns: for a table or Dataset only, what to do with columns that no layout has: `error` (the default)
             or `ignore`.
@@ -42,7 +47,7 @@ def load_data(
         ValueError: an unknown name (with the nearest valid one), a name that needs a `path`, or an option that does
             not apply.
         DataError: data that cannot be read as they are; names file, row and column.
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file; or one that would be downloaded, offline.
         ModuleNotFoundError: a source that is a Python package which is not installed.
         TypeError: a source of another type.
     """
@@ -71,17 +76,23 @@ def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> Moral
     path = Path(source)
     if not path.exists():
         looks_like_a_file = not isinstance(source, str) or path.suffix or len(path.parts) > 1
-        suffixes = ", ".join(SUFFIXES)
+        suffixes = ", ".join((*SUFFIXES, ".zip"))
         if looks_like_a_file:
             hint = f"or the name of a source; {nearest(str(source), _NAMED)}"
             raise FileNotFoundError(f"no file {str(source)!r}; expected an existing file ({suffixes}) {hint}")
         raise ValueError(f"{unknown('data source', str(source), _NAMED)}; or an existing file ({suffixes})")
+    suffix = path.suffix.casefold()
+    if suffix in (".tsv", ".zip") and path.is_file() and is_social_chem(path):
+        _refuse(f"{path.name}, recognised as {social_chem.INFO.name!r}", **options)
+        return social_chem_full.load_social_chem(path)
+    if suffix == ".parquet" and path.is_file() and has_provenance(path):
+        _refuse(f"{path.name}, which sae_moral built", **options)
+        return read_parquet(path)
     rows = read_rows(path)
-    if path.suffix.casefold() == ".jsonl":
-        for fields, info, read in _RECOGNISED:
-            if set(fields) <= rows.columns.keys():
-                _refuse(f"{path.name}, recognised as {info.name!r}", **options)
-                return read(rows)
+    for kind, fields, info, read in _RECOGNISED:
+        if suffix == kind and set(fields) <= rows.columns.keys():
+            _refuse(f"{path.name}, recognised as {info.name!r}", **options)
+            return read(rows)
     return table_data(rows, **options)
 
 
@@ -120,11 +131,14 @@ _NAMED: dict[str, tuple[SourceInfo, Callable[[Path | None], MoralData]]] = {
     info.name: (info, load)
     for info, load in (
         (moralstrength.INFO, moralstrength.load_moralstrength),
-        (social_chem.INFO, _needs_path(social_chem.INFO, social_chem.load_social_chem_sample)),
+        (social_chem.INFO, social_chem_full.diagnosis_sample),
+        (social_chem.FULL, social_chem_full.load_social_chem),
         (vignettes.INFO, _needs_path(vignettes.INFO, vignettes.load_vignettes)),
+        (reddit_corpus.INFO, _needs_path(reddit_corpus.INFO, reddit_corpus.load_reddit_corpus)),
     )
 }
-_RECOGNISED: tuple[tuple[tuple[str, ...], SourceInfo, Callable[[Rows], MoralData]], ...] = (
-    (social_chem.SAMPLE_FIELDS, social_chem.INFO, social_chem.sample_data),
-    (vignettes.FIELDS, vignettes.INFO, vignettes.vignettes_data),
+_RECOGNISED: tuple[tuple[str, tuple[str, ...], SourceInfo, Callable[[Rows], MoralData]], ...] = (
+    (".jsonl", social_chem.SAMPLE_FIELDS, social_chem.INFO, social_chem.sample_data),
+    (".jsonl", vignettes.FIELDS, vignettes.INFO, vignettes.vignettes_data),
+    (".tsv", reddit_corpus.FIELDS, reddit_corpus.INFO, reddit_corpus.reddit_data),
 )

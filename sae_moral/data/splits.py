@@ -67,7 +67,9 @@ def leaks(data: MoralData, split: Split) -> Leaks:
     held = np.zeros((int(data.group.max()) + 1, len(split)), dtype=bool)
     for column, (name, rows) in enumerate(split.items()):
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(data):
-            raise ValueError(f"the part {name!r} has positions outside 0…{len(data) - 1}; split and data do not belong together")
+            raise ValueError(
+                f"the part {name!r} has positions outside 0…{len(data) - 1}; split and data do not belong together"
+            )
         held[data.group[rows], column] = True
     leaking = held.sum(axis=1) > 1
     records = {name: int(leaking[data.group[rows]].sum()) for name, rows in split.items()}

@@ -45,8 +45,15 @@ class Metric(Protocol):
     `means`, `does_not_prove` (sentences), `chance` (the headline's value without information), `higher_is` (what a
     higher headline means), `raw` (True: gets the vectors before the protocol's preprocessing)."""
 
-    name: str
-    headline: str
+    @property
+    def name(self) -> str:
+        """What it is called in results and on the command line."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """The statistic that stands for it in summaries."""
+        ...
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> Results:
         """The statistics of one layer."""
@@ -85,10 +92,14 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     elif isinstance(results, Iterable):
         statistics = list(results)
     else:
-        raise TypeError(f"metric {metric.name!r} returned {results!r}; expected Statistic objects or a mapping to numbers")
+        raise TypeError(
+            f"metric {metric.name!r} returned {results!r}; expected Statistic objects or a mapping to numbers"
+        )
     for i, statistic in enumerate(statistics):
         if not isinstance(statistic, Statistic):
-            raise TypeError(f"metric {metric.name!r} returned {statistic!r}; expected Statistic objects or a mapping to numbers")
+            raise TypeError(
+                f"metric {metric.name!r} returned {statistic!r}; expected Statistic objects or a mapping to numbers"
+            )
         if statistic.value is not None:
             value = float(statistic.value)
             if not math.isfinite(value):
@@ -100,7 +111,9 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
         twice = sorted({key for key in keys if keys.count(key) > 1})
         raise ValueError(f"metric {metric.name!r} gave {twice} more than once; expected each (statistic, group) once")
     if metric.headline not in {name for name, _ in keys}:
-        raise ValueError(f"metric {metric.name!r} did not give its headline {metric.headline!r}; it gave {sorted({k for k, _ in keys})}")
+        raise ValueError(
+            f"metric {metric.name!r} did not give its headline {metric.headline!r}; it gave {sorted({k for k, _ in keys})}"
+        )
     return statistics
 
 
@@ -108,4 +121,6 @@ def mean_over_groups(name: str, parts: Iterable[Statistic]) -> Statistic:
     """The `overall` statistic: the unweighted mean of the groups that could be computed."""
     known = [part for part in parts if part.value is not None]
     value = sum(part.value for part in known if part.value is not None) / len(known) if known else None
-    return Statistic(name, value, OVERALL, sum(part.n or 0 for part in known), sum(part.n_dropped or 0 for part in known))
+    return Statistic(
+        name, value, OVERALL, sum(part.n or 0 for part in known), sum(part.n_dropped or 0 for part in known)
+    )

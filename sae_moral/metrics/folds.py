@@ -22,7 +22,9 @@ def folds(data: MoralData, k: int, seed: int) -> Int[np.ndarray, "n"]:
     """
     groups = len(np.unique(data.group))
     if not 2 <= k <= groups:
-        raise ValueError(f"{k} folds for {groups} distinct texts; expected 2 to {groups}: give more scenarios or fewer folds")
+        raise ValueError(
+            f"{k} folds for {groups} distinct texts; expected 2 to {groups}: give more scenarios or fewer folds"
+        )
     cell = data.foundation * 3 + data.pole
     if np.unique(cell, return_counts=True)[1].max() < k:
         cell = np.zeros_like(cell)  # the splitter refuses cells that are all smaller than k: only texts are spread then

@@ -115,8 +115,7 @@ class AuditedGradient:
             plain[f, pole] = next(s for s in statistics if s.name == "spearman" and s.group == dimension)
         for f, foundation in enumerate(FOUNDATIONS):
             virtue, vice = plain[f, 0], plain[f, 1]
-            known = virtue.value is not None and vice.value is not None
-            value = vice.value - virtue.value if known else None  # pyright: ignore[reportOptionalOperand]
+            value = None if virtue.value is None or vice.value is None else vice.value - virtue.value
             statistics.append(Statistic("asymmetry", value, foundation, (virtue.n or 0) + (vice.n or 0), 0))
         names = (*PER_DIMENSION, "asymmetry")
         overall = [mean_over_groups(name, (s for s in statistics if s.name == name)) for name in names]

@@ -24,7 +24,9 @@ def _declared() -> dict[str, EntryPoint]:
     for entry in entry_points(group=GROUP):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
-            raise ValueError(f"two packages declare the metric {entry.name!r}: {other.value} and {entry.value}; uninstall one")
+            raise ValueError(
+                f"two packages declare the metric {entry.name!r}: {other.value} and {entry.value}; uninstall one"
+            )
     return found
 
 
@@ -40,7 +42,9 @@ def register(metric: Metric) -> Metric:
         ValueError: the name is taken.
     """
     if metric.name in _registered or metric.name in _declared():
-        raise ValueError(f"a metric named {metric.name!r} exists already; choose another name (taken: {', '.join(metric_names())})")
+        raise ValueError(
+            f"a metric named {metric.name!r} exists already; choose another name (taken: {', '.join(metric_names())})"
+        )
     _registered[metric.name] = metric
     return metric
 
@@ -85,9 +89,11 @@ def get_metric(name: str, protocol: Protocol) -> Metric:
     if name not in declared:
         raise unknown("metric", name, metric_names())
     loaded = declared[name].load()
-    made = loaded if _is_metric(loaded) else loaded(protocol)
+    made = loaded(protocol) if callable(loaded) and not _is_metric(loaded) else loaded
     if not _is_metric(made):
-        raise TypeError(f"entry point {name!r} ({declared[name].value}) gave {made!r}; expected a metric or a function from Protocol to one")
+        raise TypeError(
+            f"entry point {name!r} ({declared[name].value}) gave {made!r}; expected a metric or a function from Protocol to one"
+        )
     return made
 
 
@@ -99,11 +105,15 @@ def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) 
         TypeError: something that is neither a name nor a metric.
     """
     if metrics is None:
-        metrics = sorted(metric_names(), key=lambda name: (BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN), name))
+        metrics = sorted(
+            metric_names(), key=lambda name: (BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN), name)
+        )
     resolved: list[Metric] = []
     for item in metrics:
         if not isinstance(item, str) and not _is_metric(item):
-            raise TypeError(f"{item!r} is not a metric: expected a name, or an instance with name, headline and __call__(representation, data)")
+            raise TypeError(
+                f"{item!r} is not a metric: expected a name, or an instance with name, headline and __call__(representation, data)"
+            )
         resolved.append(get_metric(item, protocol) if isinstance(item, str) else item)
     names = [item.name for item in resolved]
     if len(set(names)) != len(names):

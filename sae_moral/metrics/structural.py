@@ -41,7 +41,7 @@ def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, mi
     """HDBSCAN's clusters, −1 for noise (all noise when there are too few points for one cluster)."""
     if len(points) < max(min_cluster_size, min_samples):
         return np.full(len(points), -1)
-    clusterer = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)
+    clusterer = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)  # pyright: ignore[reportArgumentType]
     return np.asarray(clusterer.fit_predict(points), dtype=np.int64)
 
 
@@ -85,7 +85,12 @@ class PaperStructural:
         kept = cluster >= 0
         n, dropped = int(kept.sum()), int((~kept).sum())
         statistics = [
-            Statistic(f"ari_{name}", float(adjusted_rand_score(label[kept], cluster[kept])) if n else None, n=n, n_dropped=dropped)
+            Statistic(
+                f"ari_{name}",
+                float(adjusted_rand_score(label[kept], cluster[kept])) if n else None,
+                n=n,
+                n_dropped=dropped,
+            )
             for name, label in labels(data).items()
         ]
         return [*statistics, Statistic("noise", dropped / len(data), n=len(data), n_dropped=0)]
@@ -144,7 +149,9 @@ class AuditedStructural:
             statistics += [Statistic(key, value, n=counts[0], n_dropped=counts[1]) for key, value in values.items()]
         return statistics
 
-    def _kmeans(self, points: Float[np.ndarray, "n p"], rows: Int[np.ndarray, "m"], k: int) -> Int[np.ndarray, "n"] | None:
+    def _kmeans(
+        self, points: Float[np.ndarray, "n p"], rows: Int[np.ndarray, "m"], k: int
+    ) -> Int[np.ndarray, "n"] | None:
         """k-means of some rows, −1 for the others; None for one class or fewer distinct points than classes."""
         if k < 2 or len(np.unique(points[rows], axis=0)) < k:
             return None
@@ -153,7 +160,9 @@ class AuditedStructural:
         return cluster
 
 
-def _agreement(clustering: str, partition: str, label: np.ndarray, cluster: np.ndarray | None) -> dict[str, float | None]:
+def _agreement(
+    clustering: str, partition: str, label: np.ndarray, cluster: np.ndarray | None
+) -> dict[str, float | None]:
     scores = {"ari": adjusted_rand_score, "ami": adjusted_mutual_info_score}
     return {
         f"{clustering}_{index}_{partition}": None if cluster is None else float(score(label, cluster))
@@ -188,4 +197,8 @@ def nearest_prototype_accuracy(
 
 def structural(protocol: Protocol) -> Metric:
     """The structural metric under a protocol (entry point)."""
-    return PaperStructural() if protocol.estimators == "paper" else AuditedStructural(folds=protocol.folds, seed=protocol.seed)
+    return (
+        PaperStructural()
+        if protocol.estimators == "paper"
+        else AuditedStructural(folds=protocol.folds, seed=protocol.seed)
+    )

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sae_moral.diagnosis import Diagnosis
+from sae_moral.report.palette import OVERALL
+from sae_moral.report.series import best_layer, headline_of, tracks_by_group
 
-OVERALL = "overall"
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sae_moral.diagnosis import Diagnosis
 
 
 def summary_table(diagnosis: Diagnosis) -> str:
-    """Per metric: the headline at its highest layer, its groups there, and the range over layers; then the warnings."""
-    provenance = diagnosis.provenance
+    """Per metric: the headline at its best layer and its groups there; then the warnings."""
+    provenance, frame = diagnosis.provenance, diagnosis.frame
     model, data, protocol = (provenance[key] for key in ("model", "data", "protocol"))
     lines = [
         f"{model['name']} · {data.get('source', 'data')} (n = {data['n']}, {data['n_texts']} texts) · "
         f"protocol {protocol['name']} · {len(provenance['layers'])} layers",
         "",
-        f"{'metric':<12} {'headline':<18} {'chance':>6} {'highest':>8} {'at layer':>8} {'lowest':>8}  by group at that layer",
+        f"{'metric':<12} {'headline':<18} {'chance':>6} {'best':>8} {'at layer':>8}  by group at that layer",
+        *(_line(frame, name, about) for name, about in provenance["metrics"].items()),
+        "",
+        "The best layer is chosen after the fact: without a null it flatters.",
+        *(f"! {warning}" for warning in provenance["warnings"]),
     ]
-    for name, about in provenance["metrics"].items():
-        rows = [row for row in diagnosis.rows if row["metric"] == name and row["headline"] and row["value"] is not None]
-        lines.append(_line(name, about, rows))
-    lines += ["", "A highest layer is chosen after the fact: without a null it reads high."]
-    if provenance["warnings"]:
-        lines += ["", *(f"! {warning}" for warning in provenance["warnings"])]
     return "\n".join(lines)
 
 
-def _line(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _line(frame: pd.DataFrame, name: str, about: dict[str, Any]) -> str:
+    statistic = headline_of(frame, name, about) or about["headline"]
     chance = "" if about.get("chance") is None else f"{about['chance']:g}"
-    start = f"{name:<12} {about['headline']:<18} {chance:>6}"
-    if not rows:
+    start = f"{name:<12} {statistic:<18} {chance:>6}"
+    tracks = tracks_by_group(frame, name, statistic)
+    best = best_layer(tracks, about)
+    if best is None:
         return f"{start} could not be computed on these scenarios"
-    layers = sorted({row["layer"] for row in rows})
-    profile = {layer: _level([row for row in rows if row["layer"] == layer]) for layer in layers}
-    best = max(layers, key=lambda layer: profile[layer])
-    groups = [f"{row['group']} {row['value']:.2f}" for row in rows if row["layer"] == best and row["group"] != OVERALL]
-    return f"{start} {profile[best]:>8.3f} {best:>8} {min(profile.values()):>8.3f}  {', '.join(groups)}"
-
-
-def _level(rows: list[dict[str, Any]]) -> float:
-    """A layer's overall value, or the mean of its groups where a metric gives none."""
-    overall = [row["value"] for row in rows if row["group"] == OVERALL]
-    values = overall or [row["value"] for row in rows]
-    return sum(values) / len(values)
+    groups = [
+        f"{group} {value:.2f}"
+        for group, track in tracks.items()
+        if group != OVERALL
+        for layer, value in zip(track.layers, track["value"], strict=True)
+        if layer == best.layer and value == value
+    ]
+    return f"{start} {best.value:>8.3f} {best.layer:>8}  {', '.join(groups)}"

@@ -1,7 +1,7 @@
 """Run by test_store: capture into a store, killed over and over, then left to finish.
 
-Usage: python -m tests.capture.killed MODEL FOLDER N_TEXTS KILLS SEED. Prints how often the process was killed. One process loads
-the model and forks the ones that are killed: with a single thread a fork inherits no locks of a thread pool.
+Usage: python -m tests.capture.killed MODEL FOLDER N_TEXTS KILLS SEED. Prints how often a running capture was killed. One
+process loads the model and forks the ones that are killed: with one thread a fork inherits no locks of a thread pool.
 """
 
 from __future__ import annotations

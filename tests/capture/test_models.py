@@ -18,7 +18,11 @@ from tests.conftest import bundled
 def test_description_names_what_shaped_the_numbers(tiny: Any, tiny_folder: Path) -> None:
     described = describe_model(tiny)
     assert described["name"] == tiny_folder.name
-    assert (described["dtype"], described["wrapper"], described["weight_processing"]) == ("float32", "TransformerBridge", "none")
+    assert (described["dtype"], described["wrapper"], described["weight_processing"]) == (
+        "float32",
+        "TransformerBridge",
+        "none",
+    )
     assert (described["n_layers"], described["d_model"]) == (3, 16)
 
 
@@ -41,7 +45,9 @@ def test_active_hooks_are_named(tiny: Any) -> None:
 
 
 def test_unknown_model_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"cannot load 'smollm2-135m': not a bundled model \(did you mean 'smollm2-135m-instruct'"):
+    with pytest.raises(
+        ValueError, match=r"cannot load 'smollm2-135m': not a bundled model \(did you mean 'smollm2-135m-instruct'"
+    ):
         load_model("smollm2-135m")
 
 

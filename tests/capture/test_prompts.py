@@ -41,7 +41,10 @@ def test_tokenizer_mode_adds_nothing_of_its_own(tokenizer: Any) -> None:
 
 def test_a_bos_that_transformerlens_added_does_not_count_as_the_tokenizers(tiny_folder: Path) -> None:
     altered = AutoTokenizer.from_pretrained(tiny_folder, add_bos_token=True)
-    assert altered("hitting").input_ids == [altered.bos_token_id, *altered("hitting", add_special_tokens=False).input_ids]
+    assert altered("hitting").input_ids == [
+        altered.bos_token_id,
+        *altered("hitting", add_special_tokens=False).input_ids,
+    ]
     assert len(build_prompts(["hitting"], altered, bos="tokenizer").ids[0]) == 1
     assert len(build_prompts(["hitting"], altered, bos="prepend").ids[0]) == 2
 
@@ -49,7 +52,7 @@ def test_a_bos_that_transformerlens_added_does_not_count_as_the_tokenizers(tiny_
 def test_an_original_that_cannot_be_loaded_again_is_an_error(tiny_folder: Path) -> None:
     altered = AutoTokenizer.from_pretrained(tiny_folder, add_bos_token=True)
     altered.name_or_path = "no/such/place"
-    with pytest.raises(ValueError, match="cannot\nbe loaded again|cannot be loaded again"):
+    with pytest.raises(ValueError, match="cannot be loaded again"):
         build_prompts(["hitting"], altered, bos="tokenizer")
 
 
@@ -83,7 +86,9 @@ def test_unknown_bos_mode(tokenizer: Any) -> None:
 
 
 def test_longer_than_the_context_names_the_row(tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"row 2: 1 prompts are longer than the model's context of 4 tokens \(this one has 7"):
+    with pytest.raises(
+        DataError, match=r"row 2: 1 prompts are longer than the model's context of 4 tokens \(this one has 7"
+    ):
         build_prompts(["hugging", "hugging the old baker the team"], tokenizer, n_ctx=4)
 
 
@@ -93,7 +98,10 @@ def test_text_without_tokens_names_the_row(tokenizer: Any) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=40), budget=st.integers(1, 60))
+@given(
+    text=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=40),
+    budget=st.integers(1, 60),
+)
 def test_batches_cover_every_prompt_once_within_the_budget(tokenizer: Any, text: list[str], budget: int) -> None:
     prompts = build_prompts(text, tokenizer)
     batches = list(prompts.batches(budget))

@@ -33,7 +33,9 @@ def reference(folder: Path, dtype: torch.dtype, pooling: str, template: str, *, 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     outputs: list[torch.Tensor] = []
     for block in model.model.layers:
-        block.register_forward_hook(lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output))
+        block.register_forward_hook(
+            lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+        )
     vectors: dict[int, list[torch.Tensor]] = {}
     before, after = (tokenizer(part, add_special_tokens=False).input_ids for part in template.split("{text}"))
     for text in TEXTS:
@@ -57,11 +59,23 @@ def relative_error(found: Any, expected: dict[int, torch.Tensor]) -> float:
     )
 
 
-def check(model: Any, folder: Path, *, dtype: torch.dtype = torch.float32, pooling: str, template: str, bos: str, side: str, batch: int) -> None:
+def check(
+    model: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pooling: str,
+    template: str,
+    bos: str,
+    side: str,
+    batch: int,
+) -> None:
     expected = reference(folder, dtype, pooling, template, bos=bos == "prepend")
     model.tokenizer.padding_side = side
     longest = 24
-    found = capture(model, TEXTS, template=template, pooling=pooling, bos=bos, tokens_per_batch=batch * longest if batch > 1 else 1)
+    found = capture(
+        model, TEXTS, template=template, pooling=pooling, bos=bos, tokens_per_batch=batch * longest if batch > 1 else 1
+    )
     assert relative_error(found, expected) < RELATIVE[dtype]
 
 
@@ -74,12 +88,18 @@ CASES = [
 
 
 @pytest.mark.parametrize(("pooling", "template", "bos", "side", "batch"), CASES)
-def test_smollm2_bridge_equals_hugging_face(smollm2: Any, pooling: str, template: str, bos: str, side: str, batch: int) -> None:
-    check(smollm2, bundled("smollm2-135m-instruct"), pooling=pooling, template=template, bos=bos, side=side, batch=batch)
+def test_smollm2_bridge_equals_hugging_face(
+    smollm2: Any, pooling: str, template: str, bos: str, side: str, batch: int
+) -> None:
+    check(
+        smollm2, bundled("smollm2-135m-instruct"), pooling=pooling, template=template, bos=bos, side=side, batch=batch
+    )
 
 
 @pytest.mark.parametrize(("pooling", "template", "bos", "side", "batch"), CASES)
-def test_gemma_bridge_equals_hugging_face(gemma: Any, pooling: str, template: str, bos: str, side: str, batch: int) -> None:
+def test_gemma_bridge_equals_hugging_face(
+    gemma: Any, pooling: str, template: str, bos: str, side: str, batch: int
+) -> None:
     check(gemma, bundled("gemma-3-270m"), pooling=pooling, template=template, bos=bos, side=side, batch=batch)
 
 
@@ -97,7 +117,9 @@ def hooked_gemma() -> Any:
 
 
 @pytest.mark.parametrize(("pooling", "template", "bos", "side", "batch"), CASES)
-def test_hooked_transformer_equals_hugging_face(hooked_gemma: Any, pooling: str, template: str, bos: str, side: str, batch: int) -> None:
+def test_hooked_transformer_equals_hugging_face(
+    hooked_gemma: Any, pooling: str, template: str, bos: str, side: str, batch: int
+) -> None:
     check(hooked_gemma, bundled("gemma-3-270m"), pooling=pooling, template=template, bos=bos, side=side, batch=batch)
 
 
@@ -105,7 +127,16 @@ def test_hooked_transformer_equals_hugging_face(hooked_gemma: Any, pooling: str,
 def test_bfloat16_equals_hugging_face_in_bfloat16(name: str) -> None:
     bundled(name)
     model = load_model(name, dtype="bfloat16", device="cpu")
-    check(model, bundled_path(name), dtype=torch.bfloat16, pooling="scenario", template="{text}", bos="prepend", side="right", batch=7)
+    check(
+        model,
+        bundled_path(name),
+        dtype=torch.bfloat16,
+        pooling="scenario",
+        template="{text}",
+        bos="prepend",
+        side="right",
+        batch=7,
+    )
 
 
 def test_every_layer_subset_is_the_same_as_all(tiny: Any) -> None:
@@ -126,7 +157,12 @@ def test_duplicates_get_the_same_vector_and_order_does_not_matter(tiny: Any) -> 
 def test_excluded_tokens_and_sink_are_reported(tiny: Any) -> None:
     text = ["hitting the team", "hugging"]
     scenario = capture(tiny, text, template="{text} is morally").provenance
-    assert (scenario["n_tokens"], scenario["special_tokens"], scenario["template_tokens"], scenario["excluded_tokens"]) == (10, 2, 4, 6)
+    assert (
+        scenario["n_tokens"],
+        scenario["special_tokens"],
+        scenario["template_tokens"],
+        scenario["excluded_tokens"],
+    ) == (10, 2, 4, 6)
     assert scenario["first_token"] == "<s>"
     assert len(scenario["sink_norm_ratio"]) == 3 and all(ratio > 0 for ratio in scenario["sink_norm_ratio"])
     everything = capture(tiny, text, pooling="all", bos="tokenizer").provenance
@@ -185,7 +221,9 @@ def test_values_that_are_not_finite_are_an_error(tiny: Any) -> None:
 
 
 def test_own_pooling_function(tiny: Any) -> None:
-    first = capture(tiny, ["hitting the team"], pooling=lambda tokens: (tokens.own & (tokens.own.cumsum(1) == 1)).float())
+    first = capture(
+        tiny, ["hitting the team"], pooling=lambda tokens: (tokens.own & (tokens.own.cumsum(1) == 1)).float()
+    )
     alone = capture(tiny, ["hitting"])
     assert torch.allclose(first[2], alone[2], atol=1e-6)  # causal: what follows does not change the first word
     assert first.provenance["pooling"].endswith("<lambda>")

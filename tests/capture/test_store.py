@@ -45,15 +45,21 @@ def test_store_holds_what_memory_holds(tiny: Any, tmp_path: Path) -> None:
     assert torch.equal(files["vectors"][torch.from_numpy(disk.row)], memory[1])
 
 
-def test_complete_store_is_read_without_the_model_running(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_store_is_read_without_the_model_running(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = scenarios(20).text
     first = capture(tiny, text, store=tmp_path)
     monkeypatch.setattr("sae_moral.capture.run.run_pooled", None)
     assert torch.equal(capture(tiny, text, store=tmp_path)[0], first[0])
 
 
-@pytest.mark.parametrize("change", ["template", "pooling", "bos", "layers", "text", "tokens_per_batch", "weights", "dtype"])
-def test_everything_that_shapes_the_numbers_is_in_the_key(change: str, tiny: Any, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["template", "pooling", "bos", "layers", "text", "tokens_per_batch", "weights", "dtype"]
+)
+def test_everything_that_shapes_the_numbers_is_in_the_key(
+    change: str, tiny: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
     text = list(scenarios(20).text)
     capture(tiny, text, store=tmp_path)
     settings: dict[str, Any] = {}
@@ -82,7 +88,9 @@ def test_same_weights_loaded_twice_share_a_store(tiny: Any, tiny_folder: Path, t
 
 def run_killed(model: str, folder: Path, n: int, seed: int) -> None:
     command = [sys.executable, "-m", "tests.capture.killed", model, str(folder), str(n), "10", str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 8  # kills must hit a running capture for the test to mean anything
     assert contents(folder / "killed") == contents(folder / "uninterrupted")
@@ -93,7 +101,10 @@ def test_killed_ten_times_the_bytes_and_the_diagnosis_are_the_same(tmp_path: Pat
     folder = save_tiny_model(tmp_path / "model")
     run_killed(str(folder), tmp_path, 3000, seed=1)
     data = scenarios(3000)
-    killed, whole = (diagnose(str(folder), data, store=tmp_path / name, metrics=["categorical"]) for name in ("killed", "uninterrupted"))
+    killed, whole = (
+        diagnose(str(folder), data, store=tmp_path / name, metrics=["categorical"])
+        for name in ("killed", "uninterrupted")
+    )
     assert killed.rows == whole.rows
 
 
@@ -103,7 +114,9 @@ def test_killed_ten_times_on_a_real_model(tmp_path: Path) -> None:
     run_killed("smollm2-135m-instruct", tmp_path, 400, seed=2)
 
 
-def test_interrupted_store_is_taken_up_where_it_ended(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_store_is_taken_up_where_it_ended(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sae_moral.capture.store.SECONDS_BETWEEN_SYNCS", 0.0)
     text = scenarios(100).text
     from sae_moral.capture import run
@@ -155,7 +168,10 @@ def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monk
 
 
 def test_store_with_active_hooks_is_refused(tiny: Any, tmp_path: Path) -> None:
-    with tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda h, hook: h)]), pytest.raises(ValueError, match="hooks are active"):
+    with (
+        tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda h, hook: h)]),
+        pytest.raises(ValueError, match="hooks are active"),
+    ):
         capture(tiny, ["hugging"], store=tmp_path)
 
 

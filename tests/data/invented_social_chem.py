@@ -19,7 +19,7 @@ FULL = 355_922
 _FOUNDATIONS = ("care-harm", "fairness-cheating", "loyalty-betrayal", "authority-subversion", "sanctity-degradation")
 _VERBS = ("painting", "hiding", "folding", "carrying", "counting", "repairing", "feeding", "polishing", "guarding")
 _THINGS = ("lantern", "kite", "violin", "teapot", "ladder", "marble", "beehive", "compass", "saddle", "quilt", "anchor")
-_PLACES = ("the lighthouse", "a windmill", "the harbour", "an attic", "the orchard", "a tram", "the \"Blue Moth\" inn")
+_PLACES = ("the lighthouse", "a windmill", "the harbour", "an attic", "the orchard", "a tram", 'the "Blue Moth" inn')
 _ENDS = ("", ".", " at dawn", " without asking", " for a stranger")
 _FILLER = "the tide came in, the ferry left, and nobody had seen the cartographer since the market closed. "
 

@@ -1,0 +1,203 @@
+"""Texts per second of four ways to the same pooled vectors, in one run, and the memory of a capture to disk.
+
+    python benchmarks/speed/capture.py [--data SOURCE] [--texts 320] [--rounds 3] [--memory]
+
+1. paper: full forward, every layer copied out of the model, pooled afterwards (file order, batches of 32);
+2. cache: TransformerBridge.run_with_cache of all residuals (same batches);
+3. mark: body only, sorted by length, batches of 32, pooled inside the hooks;
+4. ours: sae_moral.capture.capture.
+
+The limit: a forward of the body costs 2 × (weights of the body) operations per token. The last column says how far each
+way is from what one large matrix product reaches on the same machine in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae_moral import load_data, load_model
+from sae_moral.capture import capture
+from sae_moral.capture.prompts import unaltered_tokenizer
+
+TEMPLATE = "{text} is morally"
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+
+
+class _Stop(Exception):
+    pass
+
+
+def _batches(tokenizer: Any, text: list[str], *, by_length: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    ids = [tokenizer(TEMPLATE.format(text=t)).input_ids for t in text]
+    if by_length:
+        ids.sort(key=len)
+    batches = []
+    for start in range(0, len(ids), 32):
+        part = ids[start : start + 32]
+        tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for i, sequence in enumerate(part):
+            tokens[i, : len(sequence)], mask[i, : len(sequence)] = torch.tensor(sequence), 1
+        batches.append((tokens, mask))
+    return batches
+
+
+def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def paper(model: Any, text: list[str]) -> None:
+    copies: dict[str, torch.Tensor] = {}
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
+
+    def keep(hidden: torch.Tensor, hook: Any) -> None:
+        copies[hook.name] = hidden.detach().clone()
+
+    with torch.inference_mode(), model.hooks(fwd_hooks=[(name, keep) for name in names]):
+        for tokens, mask in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=False):
+            model(tokens, attention_mask=mask, return_type="logits")
+            for hidden in copies.values():
+                _mean(hidden, mask)
+
+
+def cache(model: Any, text: list[str]) -> None:
+    with torch.inference_mode():
+        for tokens, mask in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=False):
+            _, kept = model.run_with_cache(
+                tokens, attention_mask=mask, names_filter=lambda name: name.endswith("hook_resid_post")
+            )
+            for layer in range(model.cfg.n_layers):
+                _mean(kept[f"blocks.{layer}.hook_resid_post"], mask)
+
+
+def mark(model: Any, text: list[str]) -> None:
+    last, current = model.cfg.n_layers - 1, {}
+
+    def make(layer: int) -> Callable[..., None]:
+        def hook(hidden: torch.Tensor, hook: Any) -> None:
+            _mean(hidden, current["mask"])
+            if layer == last:
+                raise _Stop
+
+        return hook
+
+    hooks = [(f"blocks.{layer}.hook_resid_post", make(layer)) for layer in range(last + 1)]
+    with torch.inference_mode(), model.hooks(fwd_hooks=hooks):
+        for tokens, current["mask"] in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=True):
+            try:
+                model(tokens, attention_mask=current["mask"], return_type=None)
+            except _Stop:
+                pass
+
+
+def ours(model: Any, text: list[str]) -> None:
+    capture(model, text, template=TEMPLATE, pooling="all", bos="tokenizer", progress=False)
+
+
+WAYS = {"paper": paper, "cache": cache, "mark": mark, "ours": ours}
+
+
+def operations_per_second() -> float:
+    """What one large float32 matrix product reaches here."""
+    a = torch.randn(2048, 2048)
+    started = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    return 4 * 2 * 2048**3 / (time.perf_counter() - started)
+
+
+def compare(name: str, text: list[str], rounds: int) -> None:
+    model = load_model(name, device="cpu")
+    body = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
+    tokens = sum(len(ids) for ids in unaltered_tokenizer(model.tokenizer)([TEMPLATE.format(text=t) for t in text]).input_ids)
+    for way in WAYS.values():
+        way(model, text[:32])
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    peak = []
+    for _ in range(rounds):  # in turn, so that a change of the machine's speed meets all of them
+        peak.append(operations_per_second())
+        for way, run in WAYS.items():
+            started = time.perf_counter()
+            run(model, text)
+            seconds[way].append(time.perf_counter() - started)
+    print(f"\n{name}: {len(text)} texts, {tokens / len(text):.1f} tokens each, body {body / 1e6:.0f}M weights, {rounds} rounds")
+    print(f"{'way':<8}{'texts/s':>10}{'× paper':>10}{'× mark':>10}{'of the limit':>14}")
+    for way, times in seconds.items():
+        ratios = [statistics.median(b / a for a, b in zip(times, seconds[base], strict=True)) for base in ("paper", "mark")]
+        limit = statistics.median(2 * body * tokens / t / p for t, p in zip(times, peak, strict=True))
+        print(f"{way:<8}{len(text) / statistics.median(times):>10.1f}{ratios[0]:>10.2f}{ratios[1]:>10.2f}{limit:>14.0%}")
+
+
+def invented(n: int) -> list[str]:
+    """n distinct short scenarios."""
+    parts = (
+        "Helping,Ignoring,Thanking,Mocking,Paying,Following,Calling,Leaving,Teaching,Painting".split(","),
+        "my neighbour,the old teacher,a nervous driver,two strangers,the whole class,your cousin's friend,a tired nurse,the cook".split(","),
+        "before breakfast,at the station,in front of everybody,for no reason,during the storm,without asking,after the long meeting".split(","),
+        "because it was easy,to make a point,and saying so,though nobody saw it,with a smile,for the third time,and never again".split(","),
+        "on Monday,last year,in spring,at night,every week,once".split(","),
+    )  # fmt: skip
+    return [" ".join(words) for words in itertools.islice(itertools.product(*parts), n)]
+
+
+def memory(n: int) -> None:
+    """In a fresh process: peak memory of capturing n scenarios × all layers of SmolLM2 to disk, over the model's own."""
+
+    def status(key: str) -> float:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+        return int(line.split()[1]) / 1e6
+
+    text = invented(n)
+    assert len(set(text)) == n
+    model = load_model(MODELS[0], device="cpu")
+    capture(model, text[:64], progress=False)
+    own = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        representations = capture(model, text, store=folder, progress=False)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 1e9
+        assert np.isfinite(representations[model.cfg.n_layers - 1].numpy()).all()
+        found = {"n": n, "own_gb": own, "peak_gb": status("VmHWM"), "store_gb": size, "seconds": time.perf_counter() - started}
+    print(json.dumps(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="moralstrength", help="a source or a table (default: %(default)s)")
+    parser.add_argument("--texts", type=int, default=320)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=int, nargs="?", const=20_000, metavar="N", help="also measure memory over N texts")
+    parser.add_argument("--memory-here", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_here:
+        return memory(arguments.memory_here)
+    text = list(load_data(arguments.data).sample(arguments.texts).text)
+    for name in MODELS:
+        compare(name, text, arguments.rounds)
+    if arguments.memory:
+        command = [sys.executable, __file__, "--memory-here", str(arguments.memory)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        print(
+            f"\nmemory: {found['n']} scenarios × all layers of {MODELS[0]} to disk ({found['store_gb']:.2f} GB) in "
+            f"{found['seconds']:.0f} s: peak {found['peak_gb']:.2f} GB, the model's own {found['own_gb']:.2f} GB, "
+            f"over it {found['peak_gb'] - found['own_gb']:.2f} GB"
+        )
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Subsamples in which virtue, vice and neutral do not differ in length, or in how common their words are: what is found
+there is neither."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from sae_moral._errors import DataError
+from sae_moral.data.moral_data import MoralData, normalise
+from sae_moral.foundations import FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
+
+
+def match_length(data: MoralData, length: Int[np.ndarray, "n"] | None = None, seed: int = 0) -> MoralData:
+    """`match` by the number of tokens per record: `length`, or `data.length`, which a capture fills in.
+
+    Raises:
+        ValueError: no lengths, or not one per record.
+        DataError: no length at which all poles of a foundation meet.
+    """
+    length = data.length if length is None else length
+    if length is None:
+        raise ValueError("no lengths to match; pass the number of tokens per record, or data a capture has filled in")
+    return match(data, length, seed, by="length")
+
+
+def match(data: MoralData, values: Int[np.ndarray, "n"], seed: int = 0, *, by: str = "values") -> MoralData:
+    """Records drawn so that, within each foundation, every pole that has records has equally many of each value.
+
+    Exact, value by value: of every pole as many as the rarest one has. A pole without any record is not matched.
+    Neutral records of no foundation count as neutral for each (`MoralData.items`); where there are some, all
+    foundations are therefore matched to one another, too, which costs records.
+
+    Args:
+        data: the records.
+        values: what to match, as whole numbers, one per record: tokens, or bins of anything (`frequency_bins`).
+        seed: of the draw.
+        by: name of the values, for the provenance.
+
+    Returns:
+        The records drawn, in the order of the data; the provenance says `matched`.
+
+    Raises:
+        ValueError: not one value per record.
+        DataError: no value at which all poles of a foundation meet.
+    """
+    if len(values) != len(data):
+        raise ValueError(f"{len(values)} values of {by} for {len(data)} records; expected one each")
+    rng = np.random.default_rng(seed)
+    shared = data.foundation == NO_FOUNDATION
+    present = [f for f in range(len(FOUNDATIONS)) if (data.foundation == f).any()]
+    chosen = np.zeros(len(data), dtype=bool)
+    for value in np.unique(values):
+        here = values == value
+        if shared.any():
+            chosen |= _draw_together(data, here, present, rng)
+        else:
+            for foundation in present:
+                chosen |= _draw(data, here, foundation, rng)
+    if not chosen.any():
+        raise DataError(f"no {by} at which every pole of a foundation has a record; expected some to match")
+    part = data.subset(chosen)
+    matched = {"by": by, "seed": seed, "n": len(part), "of": len(data)}
+    return replace(part, provenance={**data.provenance, "matched": matched})
+
+
+def frequency_bins(data: MoralData, bins: int = 10) -> Int[np.ndarray, "n"]:
+    """How common each record's words are, for `match`: the mean log frequency of its words among the distinct texts of
+    these data, cut into `bins` of equally many records."""
+    split = [normalise(text).split() for text in data.text]
+    first = np.unique(data.group, return_index=True)[1]
+    counts = Counter(word for i in first for word in split[i])
+    common = np.array([np.mean(np.log([counts[word] for word in text])) for text in split])
+    edges = np.quantile(common, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, common, side="right").astype(np.int64)
+
+
+def _draw(
+    data: MoralData, here: Bool[np.ndarray, "n"], foundation: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "n"]:
+    """Equally many of each pole of one foundation, of the records that are `here`."""
+    own = data.foundation == foundation
+    poles = [own & (data.pole == pole) for pole in (VIRTUE, VICE, NEUTRAL)]
+    poles = [mask & here for mask in poles if mask.any()]
+    return _some(poles, [min(int(mask.sum()) for mask in poles)] * len(poles), rng)
+
+
+def _draw_together(
+    data: MoralData, here: Bool[np.ndarray, "n"], present: list[int], rng: np.random.Generator
+) -> Bool[np.ndarray, "n"]:
+    """As `_draw`, for all foundations at once: they share the neutral records of no foundation."""
+    shared = here & (data.foundation == NO_FOUNDATION)
+    poles, neutrals = [], []
+    for foundation in present:
+        own = data.foundation == foundation
+        poles += [here & mask for pole in (VIRTUE, VICE) if (mask := own & (data.pole == pole)).any()]
+        neutrals.append(here & own & (data.pole == NEUTRAL))
+    n_shared = int(shared.sum())
+    n = min([int(mask.sum()) for mask in poles] + [n_shared + int(mask.sum()) for mask in neutrals or [~here & here]])
+    drawn = min(n, n_shared)
+    return _some([*poles, shared, *neutrals], [n] * len(poles) + [drawn] + [n - drawn] * len(neutrals), rng)
+
+
+def _some(masks: list[Bool[np.ndarray, "n"]], counts: list[int], rng: np.random.Generator) -> Bool[np.ndarray, "n"]:
+    chosen = np.zeros(len(masks[0]), dtype=bool)
+    for mask, count in zip(masks, counts, strict=True):
+        chosen[rng.choice(np.flatnonzero(mask), count, replace=False)] = True
+    return chosen

@@ -1,0 +1,186 @@
+"""Categorical indifference: the paper's prototype cosines and the audited, held-out statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from sae_moral.foundations import FOUNDATIONS, VICE, VIRTUE
+from sae_moral.metrics.categorical import (
+    MIN_RELIABILITY,
+    AuditedCategorical,
+    PaperCategorical,
+    cross_fitted_cosine,
+)
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.prototypes import GroupSums
+from tests.metrics.worlds import moral_data, overall, planted, values, without_pole
+
+NAMES = ("auroc", "cosine", "reliability", "cosine_corrected")
+
+
+class TestPaper:
+    def test_it_is_the_cosine_of_the_means_of_the_items_of_typicality_one(self) -> None:
+        x, data = planted(0, polarity=0.5, foundation=1.0)
+        v = x.numpy()
+        for f, foundation in enumerate(FOUNDATIONS):
+            top = (data.foundation == f) & (data.typicality == 1.0)
+            a, b = v[top & (data.pole == 0)].mean(axis=0), v[top & (data.pole == 1)].mean(axis=0)
+            expected = a @ b / np.sqrt((a @ a) * (b @ b))
+            assert values(PaperCategorical(), x, data)["cosine", foundation] == pytest.approx(expected, abs=1e-12)
+
+    def test_there_is_one_cosine_per_foundation_and_n_counts_prototype_items(self) -> None:
+        x, data = planted(0)
+        statistics = PaperCategorical()(x, data)
+        assert [s.group for s in statistics] == list(FOUNDATIONS)
+        assert [s.n for s in statistics] == [int(((data.foundation == f) & (data.typicality == 1)).sum()) for f in range(5)]
+
+    def test_a_source_without_typicality_one_uses_the_top_of_each_poles_scale(self) -> None:
+        data = moral_data([0, 0, 0, 0], [0, 0, 1, 1], [0.75, 0.5, 0.5, 0.25])
+        x = torch.tensor([[1.0, 0.0], [9.0, 9.0], [1.0, 1.0], [-9.0, 9.0]])
+        assert values(PaperCategorical(), x, data)["cosine", "care-harm"] == pytest.approx(np.sqrt(0.5))
+
+    def test_opposite_poles_have_cosine_minus_one_and_a_shared_topic_plus_one(self) -> None:
+        x, data = planted(0, polarity=5, noise=0)
+        assert values(PaperCategorical(), x, data)["cosine", "care-harm"] == pytest.approx(-1)
+        x, data = planted(0, foundation=5, noise=0)
+        assert values(PaperCategorical(), x, data)["cosine", "care-harm"] == pytest.approx(1)
+
+    def test_a_layer_that_does_not_vary_has_no_cosine(self) -> None:
+        _, data = planted(0)
+        assert set(values(PaperCategorical(), torch.zeros(300, 4), data).values()) == {None}
+
+
+class TestAudited:
+    def test_auroc_is_sklearns_along_the_training_prototypes_averaged_within_folds(self) -> None:
+        x, data = planted(1, polarity=0.3, foundation=1.0)
+        v, fold = x.numpy(), folds(data, 5, 0)
+        got = values(AuditedCategorical(), x, data)
+        for f, foundation in enumerate(FOUNDATIONS):
+            total, pairs = 0.0, 0
+            virtue, vice = data.items(f, VIRTUE), data.items(f, VICE)
+            for k in range(5):
+                direction = v[virtue & (fold != k)].mean(axis=0) - v[vice & (fold != k)].mean(axis=0)
+                test = (virtue | vice) & (fold == k)
+                weight = int((virtue & test).sum() * (vice & test).sum())
+                total, pairs = total + weight * roc_auc_score(virtue[test], v[test] @ direction), pairs + weight
+            assert got["auroc", foundation] == pytest.approx(total / pairs, abs=1e-12)
+
+    def test_cosines_and_reliability_are_means_over_pairs_of_different_texts(self) -> None:
+        rng = np.random.default_rng(3)
+        n, text = 40, [f"text {i // 2}" for i in range(40)]
+        data = moral_data(np.zeros(n), np.arange(n) % 4 // 2, np.ones(n), text=text)
+        x = torch.from_numpy(rng.standard_normal((n, 5)) + 0.7)
+        v, g, got = x.numpy(), data.group, values(AuditedCategorical(), x, data)
+
+        def pairs(a: int, b: int) -> float:
+            rows, columns = (np.flatnonzero(data.pole == pole) for pole in (a, b))
+            return float(np.mean([v[i] @ v[j] for i in rows for j in columns if g[i] != g[j]]))
+
+        norms = [np.linalg.norm(v[data.pole == pole].mean(axis=0)) for pole in (0, 1)]
+        reliability = np.sqrt(pairs(0, 0) * pairs(1, 1)) / (norms[0] * norms[1])
+        cosine = pairs(0, 1) / (norms[0] * norms[1])
+        assert got["cosine", "care-harm"] == pytest.approx(cosine, abs=1e-12)
+        assert got["reliability", "care-harm"] == pytest.approx(reliability, abs=1e-12)
+        assert got["cosine_corrected", "care-harm"] == pytest.approx(cosine / reliability, abs=1e-12)
+
+    def test_overall_is_the_mean_of_the_foundations(self) -> None:
+        x, data = planted(1, polarity=0.5)
+        got = values(AuditedCategorical(), x, data)
+        for name in ("auroc", "cosine", "reliability"):
+            assert got[name, "overall"] == pytest.approx(np.mean([got[name, f] for f in FOUNDATIONS]))
+
+    def test_planted_polarity_is_found_and_the_topic_of_a_foundation_is_not_taken_for_it(self) -> None:
+        x, data = planted(2, polarity=2)
+        assert overall(AuditedCategorical(), x, data)["auroc"] > 0.97
+        x, data = planted(2, foundation=5)
+        got = overall(AuditedCategorical(), x, data)
+        assert abs(got["auroc"] - 0.5) < 0.1
+        assert got["cosine"] > 0.9 and got["reliability"] > 0.9
+
+    def test_polarity_planted_in_one_foundation_is_found_there_alone(self) -> None:
+        x, data = planted(4, n=600)
+        sign = np.choose(data.pole, [1.0, -1.0, 0.0]) * (data.foundation == 2)
+        x[:, 0] += torch.from_numpy(3 * sign)
+        got = values(AuditedCategorical(), x, data)
+        assert got["auroc", "loyalty-betrayal"] > 0.97
+        others = [got["auroc", f] for f in FOUNDATIONS if f != "loyalty-betrayal"]
+        assert max(others) < 0.65
+
+    def test_a_corrected_cosine_of_unreliable_prototypes_is_none(self) -> None:
+        x, data = planted(5, d=200)
+        got = values(AuditedCategorical(), x, data)
+        low = [f for f in FOUNDATIONS if got["reliability", f] < MIN_RELIABILITY]
+        assert low
+        assert all(got["cosine_corrected", f] is None and got["cosine", f] is not None for f in low)
+
+
+@pytest.mark.parametrize("metric", [PaperCategorical(), AuditedCategorical()])
+@pytest.mark.parametrize("pole", [VIRTUE, VICE])
+def test_a_pole_without_items_gives_none_for_its_foundation_alone(metric, pole: int) -> None:
+    x, data = planted(6, polarity=1)
+    x, data = without_pole(data, x, 3, pole)
+    got = values(metric, x, data)
+    assert {key for key, value in got.items() if value is None and key[1] != "overall"} >= {
+        (name, "authority-subversion") for name in (NAMES if isinstance(metric, AuditedCategorical) else ("cosine",))
+    }
+    assert got[metric.headline, "care-harm"] is not None
+
+
+def test_a_foundation_without_items_has_no_part_in_the_overall_mean() -> None:
+    x, data = planted(6, polarity=1)
+    x, data = without_pole(data, x, 3, VICE)
+    got = values(AuditedCategorical(), x, data)
+    known = [got["auroc", f] for f in FOUNDATIONS if f != "authority-subversion"]
+    assert got["auroc", "overall"] == pytest.approx(np.mean(known))
+
+
+def test_a_pole_whose_items_share_one_text_has_no_auroc_and_no_cosine() -> None:
+    data = moral_data([0] * 30, [0] * 10 + [1] * 20, [1.0] * 30, text=["same"] * 10 + [f"text {i}" for i in range(20)])
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((30, 4)))
+    got = values(AuditedCategorical(), x, data)
+    assert {got[name, "care-harm"] for name in NAMES} == {None}
+
+
+class TestCrossFittedCosineIsUnbiased:
+    """Planted prototypes at a known angle, few items, each with noise of its own."""
+
+    TRUE, ITEMS, D, SIGMA, DRAWS = 0.5, 8, 200, 0.13, 300
+
+    def draws(self, *, copies: int = 1, shared: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(corrected, naive) cosines; each text `copies` times, `shared` texts in both poles with the same noise."""
+        rng = np.random.default_rng(0)
+        prototypes = np.zeros((2, self.D))
+        prototypes[0, 0], prototypes[1, :2] = 1, (self.TRUE, np.sqrt(1 - self.TRUE**2))
+        group = np.concatenate([np.arange(self.ITEMS), np.arange(self.ITEMS) + self.ITEMS - shared])
+        corrected, naive = [], []
+        for _ in range(self.DRAWS):
+            noise = self.SIGMA * rng.standard_normal((2 * self.ITEMS, self.D))
+            x = np.repeat(prototypes, self.ITEMS, axis=0) + noise[group]
+            pole = np.repeat([0, 1], self.ITEMS * copies)
+            x, groups = np.repeat(x, copies, axis=0), np.repeat(group, copies)
+            virtue, vice = (GroupSums.of(torch.from_numpy(x), pole == p, groups) for p in (0, 1))
+            corrected.append(cross_fitted_cosine(virtue, vice)["cosine_corrected"])
+            a, b = virtue.mean.numpy(), vice.mean.numpy()
+            naive.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        return np.array(corrected, dtype=float), np.array(naive)
+
+    @pytest.mark.parametrize(("copies", "shared"), [(1, 0), (3, 0), (1, 4), (2, 8)])
+    def test_the_mean_corrected_cosine_is_the_true_one(self, copies: int, shared: int) -> None:
+        corrected, _ = self.draws(copies=copies, shared=shared)
+        assert abs(corrected.mean() - self.TRUE) < 3 * corrected.std(ddof=1) / np.sqrt(self.DRAWS)
+        assert corrected.std(ddof=1) / np.sqrt(self.DRAWS) < 0.01
+
+    def test_the_cosine_of_the_means_is_shrunk_by_noise(self) -> None:
+        _, naive = self.draws()
+        noise = self.SIGMA**2 * self.D / self.ITEMS
+        assert naive.mean() == pytest.approx(self.TRUE / (1 + noise), abs=0.01)
+        assert naive.mean() < self.TRUE - 0.1
+
+    def test_the_cosine_of_the_means_is_raised_by_texts_in_both_poles(self) -> None:
+        _, naive = self.draws(shared=8)
+        noise = self.SIGMA**2 * self.D / self.ITEMS
+        assert naive.mean() == pytest.approx((self.TRUE + noise) / (1 + noise), abs=0.01)
+        assert naive.mean() > self.TRUE + 0.1

@@ -1,0 +1,162 @@
+"""The registry: entry points, the decorator, instances."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from sae_moral.metrics import evaluate, get_metric, metric, metric_names, register, registry, resolve_metrics
+from sae_moral.metrics.base import FunctionMetric, Metric
+from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
+from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional
+from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
+from sae_moral.metrics.structural import AuditedStructural, PaperStructural
+from sae_moral.protocol import AUDITED, PAPER
+from tests.metrics.worlds import planted
+
+BUILT_IN = ["categorical", "gradient", "structural", "dimensional"]
+
+
+@pytest.fixture(autouse=True)
+def forget_what_a_test_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    found = {name: EntryPoint(name, value, registry.GROUP) for name, value in entries.items()}
+    monkeypatch.setattr(registry, "_declared", lambda: found)
+
+
+def constant(name: str) -> FunctionMetric:
+    return FunctionMetric(name, "a", lambda x, data: {"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "classes"),
+    [
+        (PAPER, [PaperCategorical, PaperGradient, PaperStructural, PaperDimensional]),
+        (AUDITED, [AuditedCategorical, AuditedGradient, AuditedStructural, AuditedDimensional]),
+    ],
+)
+def test_the_entry_points_give_the_four_built_ins_in_the_form_the_protocol_asks_for(
+    protocol: Any, classes: list[type]
+) -> None:
+    made = [get_metric(name, protocol) for name in BUILT_IN]
+    assert [type(m) for m in made] == classes
+    assert [m.name for m in made] == BUILT_IN
+    assert all(isinstance(m, Metric) for m in made)
+
+
+def test_folds_and_seed_of_the_protocol_reach_the_metrics() -> None:
+    protocol = dataclasses.replace(AUDITED, folds=3, seed=7)
+    assert {(m.folds, m.seed) for m in (get_metric(name, protocol) for name in BUILT_IN)} == {(3, 7)}
+    assert get_metric("dimensional", dataclasses.replace(PAPER, seed=7)).seed == 7
+
+
+def test_all_metrics_are_the_built_ins_in_their_order_and_then_the_registered_ones_by_name() -> None:
+    register(constant("zebra"))
+    register(constant("ant"))
+    names = [m.name for m in resolve_metrics(None, AUDITED)]
+    assert names[:4] == BUILT_IN
+    assert [name for name in names[4:] if name in ("ant", "zebra")] == ["ant", "zebra"]
+    assert set(names) == set(metric_names())
+
+
+def test_the_decorator_registers_under_the_functions_name_and_keeps_the_attributes() -> None:
+    @metric(headline="a", chance=0.5, means="A sentence.", raw=True)
+    def my_metric(representation: Any, data: Any) -> dict[str, float | None]:
+        return {"a": float(len(data))}
+
+    assert get_metric("my_metric", AUDITED) is my_metric
+    assert (my_metric.chance, my_metric.means, my_metric.raw) == (0.5, "A sentence.", True)
+    assert evaluate(my_metric, *planted(0, n=30, d=2))[0].value == 30.0
+
+
+def test_the_decorator_takes_another_name() -> None:
+    metric(headline="a", name="other")(lambda x, data: {"a": 1.0})
+    assert "other" in metric_names()
+
+
+def test_the_decorator_refuses_an_attribute_that_no_report_would_read() -> None:
+    with pytest.raises(TypeError):
+        metric(headline="a", name="other", chnace=0.5)(lambda x, data: {"a": 1.0})
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_name_and_all_of_them() -> None:
+    register(constant("rsa"))
+    with pytest.raises(ValueError, match=r"unknown metric 'categorial'; did you mean 'categorical'\?.*rsa"):
+        get_metric("categorial", AUDITED)
+
+
+@pytest.mark.parametrize("taken", ["categorical", "mine"])
+def test_a_taken_name_is_refused_whether_declared_or_registered(taken: str) -> None:
+    register(constant("mine"))
+    before = metric_names()
+    with pytest.raises(ValueError, match=f"{taken!r} exists already"):
+        register(constant(taken))
+    assert metric_names() == before
+
+
+def test_the_same_metric_twice_in_one_call_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"given twice: \['categorical'\]"):
+        resolve_metrics(["categorical", PaperCategorical()], AUDITED)
+
+
+def test_an_instance_is_used_as_it_is_without_being_registered() -> None:
+    mine = constant("unregistered")
+    assert resolve_metrics([mine, "gradient"], PAPER) == [mine, PaperGradient()]
+    assert "unregistered" not in metric_names()
+
+
+@pytest.mark.parametrize("item", [3, None, lambda x, data: {}, PaperCategorical])
+def test_what_is_neither_a_name_nor_an_instance_is_a_type_error(item: Any) -> None:
+    untyped: Any = inspect.unwrap(resolve_metrics)  # without the tests' type checks, as a user calls it
+    with pytest.raises(TypeError, match="is not a metric: expected a name, or an instance"):
+        untyped([item], AUDITED)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["math:pi", "sae_moral.protocol:get_protocol", "sae_moral.foundations:FOUNDATIONS"],
+)
+def test_an_entry_point_that_gives_no_metric_is_a_type_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    declare(monkeypatch, odd=value)
+    with pytest.raises(TypeError, match=rf"entry point 'odd' \({value}\).*expected a metric or a function from Protocol"):
+        get_metric("odd", AUDITED)
+
+
+def test_an_entry_point_that_names_a_class_is_not_mistaken_for_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, odd="sae_moral.metrics.categorical:PaperCategorical")
+    with pytest.raises(TypeError):
+        get_metric("odd", PAPER)
+
+
+def test_an_entry_point_may_name_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "an_instance_for_this_test", constant("ready"), raising=False)
+    declare(monkeypatch, ready="sae_moral.metrics.registry:an_instance_for_this_test")
+    assert get_metric("ready", AUDITED).name == "ready"
+
+
+def test_an_entry_point_whose_package_is_broken_fails_with_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, broken="sae_moral.no_such_module:metric")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        get_metric("broken", AUDITED)
+
+
+def test_two_packages_that_declare_one_name_are_an_error_that_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [EntryPoint("rsa", value, registry.GROUP) for value in ("one.package:rsa", "another.package:rsa")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: two)
+    with pytest.raises(ValueError, match="declare the metric 'rsa': one.package:rsa and another.package:rsa"):
+        metric_names()
+
+
+def test_one_package_found_twice_on_the_path_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = [EntryPoint("rsa", "one.package:rsa", registry.GROUP)] * 2
+    monkeypatch.setattr(registry, "entry_points", lambda group: twice)
+    assert metric_names() == ["rsa"]

@@ -1,0 +1,128 @@
+"""Nested ridge regression against scikit-learn's, fold by fold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from sae_moral.metrics.ridge import PENALTIES, nested_ridge
+from tests.metrics.worlds import rotation
+
+
+def problem(seed: int, n: int, d: int, *, k: int = 3, folds: int = 4, noise: float = 1.0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) * np.exp(rng.standard_normal(d)) + rng.standard_normal(d)
+    y = x @ rng.standard_normal((d, k)) / np.sqrt(d) + noise * np.arange(1, k + 1) * rng.standard_normal((n, k))
+    fold = rng.permutation(np.minimum(np.arange(n) * (folds + 1) // n, folds - 1))  # the last fold twice the size
+    return x, y + 3, fold
+
+
+def scale(x: np.ndarray, train: np.ndarray) -> float:
+    """Mean squared singular value of the training part, over as many as the whole sample's inputs have."""
+    centred = x[train] - x[train].mean(axis=0)
+    return float((centred**2).sum() / min(x.shape))
+
+
+def explicit(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same, as a nested loop over scikit-learn's Ridge."""
+    names = np.unique(fold)
+    predicted, penalty, parameters = np.zeros_like(y), np.zeros((len(names), y.shape[1])), np.zeros(y.shape[1])
+    for o, outer in enumerate(names):
+        train = fold != outer
+        for target in range(y.shape[1]):
+            errors = np.zeros(len(PENALTIES))
+            for inner in names[names != outer]:
+                fit, test = train & (fold != inner), fold == inner
+                for p, multiple in enumerate(PENALTIES):
+                    model = Ridge(alpha=multiple * scale(x, fit)).fit(x[fit], y[fit, target])
+                    errors[p] += ((model.predict(x[test]) - y[test, target]) ** 2).sum()
+            penalty[o, target] = PENALTIES[errors.argmin()]
+            alpha = penalty[o, target] * scale(x, train)
+            model = Ridge(alpha=alpha).fit(x[train], y[train, target])
+            predicted[~train, target] = model.predict(x[~train])
+            squared = np.linalg.svd(x[train] - x[train].mean(axis=0), compute_uv=False) ** 2
+            parameters[target] += (squared / (squared + alpha)).sum() / len(names)
+    return predicted, penalty, parameters
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (40, 40), (40, 70), (41, 40)])
+@pytest.mark.parametrize("folds", [3, 5])
+def test_it_is_a_nested_loop_over_sklearns_ridge(n: int, d: int, folds: int) -> None:
+    x, y, fold = problem(n + d, n, d, folds=folds)
+    predicted, penalty, parameters = explicit(x, y, fold)
+    fit = nested_ridge(torch.from_numpy(x), y, fold)
+    np.testing.assert_array_equal(fit.penalty, penalty)
+    np.testing.assert_allclose(fit.predicted, predicted, atol=1e-9)
+    np.testing.assert_allclose(fit.parameters, parameters, atol=1e-9)
+
+
+def test_the_penalties_are_not_all_the_same_in_that_comparison() -> None:
+    chosen = [nested_ridge(torch.from_numpy(x), y, f).penalty for x, y, f in (problem(68, 60, 8), problem(110, 40, 70))]
+    assert len(np.unique(np.concatenate(chosen))) > 3
+
+
+def test_with_two_folds_each_chooses_its_penalty_on_itself() -> None:
+    x, y, fold = problem(5, 40, 6, folds=2)
+    fit = nested_ridge(torch.from_numpy(x), y, fold)
+    for held_out in (0, 1):
+        train = fold != held_out
+        model = Ridge(alpha=PENALTIES[0] * scale(x, train)).fit(x[train], y[train])
+        np.testing.assert_allclose(fit.predicted[~train], model.predict(x[~train]), atol=1e-9)
+
+
+@pytest.mark.parametrize("d", [6, 60])
+def test_the_targets_of_a_fold_have_no_part_in_its_predictions(d: int) -> None:
+    x, y, fold = problem(6, 45, d)
+    other = y.copy()
+    other[fold == 2] = np.random.default_rng(0).standard_normal(other[fold == 2].shape)
+    before, after = (nested_ridge(torch.from_numpy(x), targets, fold) for targets in (y, other))
+    np.testing.assert_allclose(after.predicted[fold == 2], before.predicted[fold == 2], atol=1e-10)
+    np.testing.assert_array_equal(after.penalty[2], before.penalty[2])
+    assert np.abs(after.predicted[fold == 0] - before.predicted[fold == 0]).max() > 0.01
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(40, 6), (24, 40)]), st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
+@settings(max_examples=20, deadline=None)
+def test_predictions_do_not_depend_on_rotation_scale_origin_or_order(
+    seed: int, shape: tuple[int, int], factor: float, shift: float
+) -> None:
+    x, y, fold = problem(seed, *shape)
+    expected = nested_ridge(torch.from_numpy(x), y, fold)
+    moved = factor * torch.from_numpy(x) @ rotation(shape[1], seed) + shift
+    order = np.random.default_rng(seed).permutation(shape[0])
+    got = nested_ridge(moved[order], y[order], fold[order])
+    np.testing.assert_allclose(got.predicted, expected.predicted[order], atol=1e-6)
+
+
+def test_inputs_far_from_the_origin_lose_no_digits() -> None:
+    x, y, fold = problem(1, 60, 8)
+    expected = nested_ridge(torch.from_numpy(x), y, fold).predicted
+    np.testing.assert_allclose(nested_ridge(torch.from_numpy(x + 1e6), y, fold).predicted, expected, atol=1e-8)
+
+
+def test_float32_inputs_give_the_result_of_their_float64_values() -> None:
+    x, y, fold = problem(1, 60, 8)
+    single = torch.from_numpy(x).float() + 300
+    got, expected = nested_ridge(single, y, fold).predicted, nested_ridge(single.double(), y, fold).predicted
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_that_do_not_vary_give_the_training_mean(dtype: torch.dtype) -> None:
+    _, y, fold = problem(2, 40, 4)
+    fit = nested_ridge(torch.full((40, 4), 0.1, dtype=dtype), y, fold)
+    for k in range(4):
+        np.testing.assert_allclose(fit.predicted[fold == k], np.tile(y[fold != k].mean(axis=0), ((fold == k).sum(), 1)))
+    np.testing.assert_allclose(fit.parameters, 0, atol=1e-12)
+
+
+def test_a_constant_input_and_a_constant_target_do_no_harm() -> None:
+    x, y, fold = problem(3, 60, 5)
+    x[:, 2], y[:, 1] = 7.0, 0.25
+    fit = nested_ridge(torch.from_numpy(x), y, fold)
+    np.testing.assert_allclose(fit.predicted[:, 1], 0.25, atol=1e-12)
+    np.testing.assert_allclose(fit.predicted, explicit(x, y, fold)[0], atol=1e-9)
