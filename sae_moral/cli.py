@@ -30,11 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sae-moral {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_diagnose(commands)
-    data = commands.add_parser(
-        "data", help="list the sources, or describe one", description="List the sources, or describe one."
-    )
-    data.add_argument("source", nargs="?", help="a source name or a table; without it, the list of sources")
-    data.set_defaults(run=_data)
+    _add_data(commands)
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."
     )
@@ -67,6 +63,7 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--protocol", default="audited", help="audited (default) or paper")
     parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
     parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
+    parser.add_argument("--match", choices=["length"], help="virtue, vice and neutral items with equal token counts")
     parser.add_argument("--limit", type=int, metavar="N", help="use at most N scenarios")
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume"
@@ -93,6 +90,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         metrics=arguments.metrics.split(",") if arguments.metrics else None,
         layers=arguments.layers,
         limit=arguments.limit,
+        match=arguments.match,
         store=arguments.store,
         dtype=arguments.dtype,
         device=arguments.device,
@@ -103,14 +101,67 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    from sae_moral.data import describe, list_sources, load_data
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser("data", help="list, describe, build, verify and sample the sources of scenarios")
+    data.set_defaults(run=_sources)
+    actions = data.add_subparsers(metavar="ACTION")
+    info = actions.add_parser("info", help="typicality per foundation and pole, text lengths, duplicates, licence")
+    info.add_argument("source", metavar="SOURCE", help="a source name or a file")
+    info.add_argument("--figure", type=Path, metavar="FILE", help="also draw it (.svg, .png or .pdf)")
+    info.set_defaults(run=_info)
+    build = actions.add_parser("build", help="Social-Chemistry-101 at full scale: filter, expand, write parquet")
+    verify = actions.add_parser("verify", help="compare every count of Social-Chemistry-101 with the published ones")
+    sample = actions.add_parser("sample", help="the stratified diagnosis sample of Social-Chemistry-101")
+    for action, run in ((build, _build), (verify, _verify), (sample, _sample)):
+        action.add_argument("path", nargs="?", type=Path, metavar="PATH", help="its .zip, .tsv or built .parquet")
+        action.add_argument("--offline", action="store_true", default=None, help="never download")
+        action.set_defaults(run=run)
+    for action, name in ((build, "social-chem-101.parquet"), (sample, "social-chem-101-sample.parquet")):
+        action.add_argument("--out", type=Path, default=Path(name), metavar="FILE", help="default: %(default)s")
+    sample.add_argument("--seed", type=int, default=42)
 
-    if arguments.source is None:
-        for source in list_sources():
-            print(f"{source.name}\n  {source.what}\n  licence: {source.licence}\n  {source.citation}")
-    else:
-        print(describe(load_data(arguments.source)))
+
+def _sources(arguments: argparse.Namespace) -> int:
+    from sae_moral.data import list_sources
+
+    for source in list_sources():
+        print(f"{source.name}\n  {source.what}\n  licence: {source.licence}\n  {source.citation}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from sae_moral.data import describe, describe_figure, load_data
+
+    data = load_data(arguments.source)
+    print(describe(data))
+    if arguments.figure:
+        describe_figure(data).savefig(arguments.figure)
+        print(arguments.figure)
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from sae_moral.data import build
+
+    print(build(arguments.path, arguments.out, offline=arguments.offline))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Exit status 1 when a count differs."""
+    from sae_moral.data import load_social_chem, verification_table, verify
+
+    counts = verify(load_social_chem(arguments.path, offline=arguments.offline))
+    print(verification_table(counts))
+    return 0 if all(count.ok for count in counts) else 1
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from sae_moral.data import write_parquet
+    from sae_moral.data.social_chem_full import diagnosis_sample
+
+    sample = diagnosis_sample(arguments.path, seed=arguments.seed, offline=arguments.offline)
+    print(f"{write_parquet(sample, arguments.out)}: {len(sample)} scenarios")
     return 0
 
 

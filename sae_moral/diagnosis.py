@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from sae_moral._errors import DataError
+from sae_moral._errors import DataError, unknown
 from sae_moral._files import write_json
 from sae_moral.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from jaxtyping import Int
     from matplotlib.figure import Figure
 
     from sae_moral.capture import Representations
@@ -133,6 +135,7 @@ def diagnose(
     metrics: Sequence[str | Metric] | None = None,
     layers: str | int | Sequence[int] = "all",
     limit: int | None = None,
+    match: str | None = None,
     store: str | Path | None = None,
     dtype: str = "float32",
     device: str | None = None,
@@ -148,6 +151,8 @@ def diagnose(
         metrics: names or instances; all registered ones by default.
         layers: `all`, a number, numbers with commas (`0,5,9`), a range `start:stop:step`, or a sequence of numbers.
         limit: use at most so many scenarios, every foundation and pole keeping its share.
+        match: `length`: draw virtue, vice and neutral items of a foundation with the same distribution of token
+            counts before measuring.
         store: folder for captured vectors: memory stays bounded, interrupted captures resume, repeated ones are free.
         dtype, device: for a model given by name.
         progress: progress bars; by default only on a terminal.
@@ -187,7 +192,11 @@ def diagnose(
     captured = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
     scenarios = dataclasses.replace(scenarios, length=length)
+    if match is not None:
+        scenarios, kept = _match(scenarios, match, chosen.seed)
+        representations = representations.subset(kept)
     rows, facts = _measure(representations, scenarios, resolved, chosen, progress)
+    ceilings = _add_ceilings(rows, scenarios, chosen.seed)
     seconds = {"load": loaded - started, "capture": captured - loaded, "measure": time.perf_counter() - captured}
     provenance = {
         "model": describe_model(model),
@@ -203,6 +212,7 @@ def diagnose(
         "capture": representations.provenance,
         "preprocessing": facts,
         "prototypes": _prototypes(scenarios) if chosen.estimators == "paper" else None,
+        "ceilings": ceilings,
         "seed": chosen.seed,
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -269,6 +279,38 @@ def _measure(
     return rows, facts
 
 
+def _match(data: MoralData, by: str, seed: int) -> tuple[MoralData, Int[np.ndarray, "k"]]:
+    """The matched scenarios, and which they are."""
+    import numpy as np
+
+    from sae_moral.data import match_length
+
+    if by != "length":
+        raise unknown("match", by, ["length"])
+    places = dataclasses.replace(data, id=tuple(map(str, range(len(data)))))
+    kept = np.array([int(place) for place in match_length(places, seed=seed).id])
+    matched = data.subset(kept)
+    facts = {"by": by, "seed": seed, "n_before": len(data)}
+    return dataclasses.replace(matched, provenance={**matched.provenance, "matched": facts}), kept
+
+
+CEILINGS = {("gradient", "spearman"): "typicality", ("dimensional", "spearman_valence"): "valence"}
+"""Statistics whose ceiling follows from how well repeated annotations of one text agree on a label."""
+
+
+def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dict[str, Any]:
+    """Fill the `ceiling` of the overall rows of `CEILINGS`; returns the reliabilities they come from, by label."""
+    from sae_moral.controls.reliability import label_reliability
+
+    labels: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
+    found = {label: label_reliability(data, label, ranks=True, seed=seed) for label in labels}
+    for row in rows:
+        reliability = found.get(CEILINGS.get((row["metric"], row["statistic"]), ""))
+        if reliability is not None and row["group"] == "overall":
+            row["ceiling"] = reliability.correlation_ceiling[0]
+    return {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
+
+
 def _row(metric: Metric, statistic: Statistic, layer: int) -> dict[str, Any]:
     known = {
         "metric": metric.name,
@@ -318,8 +360,8 @@ def _warnings(provenance: Mapping[str, Any]) -> list[str]:
     if by_length and "standardise" not in provenance["protocol"]["preprocessing"]:
         ruled, shares = zip(*by_length, strict=True)
         found.append(
-            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%} to "
-            f"{max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
+            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%} "
+            f"to {max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
             "protocol measures there is mostly length."
         )
     for dimension, where in (provenance["prototypes"] or {}).items():

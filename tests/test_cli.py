@@ -79,10 +79,29 @@ def test_lists(arguments: list[str], expected: str, capsys: pytest.CaptureFixtur
 
 
 def test_data_describes_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", str(table)]) == 0
+    assert main(["data", "info", str(table)]) == 0
     assert "care-harm" in capsys.readouterr().out
 
 
 def test_unknown_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "nowhere.jsonl"]) == 2
+    assert main(["data", "info", "nowhere.jsonl"]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_social_chemistry_is_built_verified_and_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, built, sample = tmp_path / "invented.tsv", tmp_path / "built.parquet", tmp_path / "sample.parquet"
+    write_table(table, rows=2000)
+    assert main(["data", "build", str(table), "--out", str(built)]) == 0
+    assert main(["data", "verify", str(built)]) == 1  # an invented table cannot have the published counts
+    assert "differs" in capsys.readouterr().out
+    assert main(["data", "sample", str(built), "--out", str(sample)]) == 0
+    assert main(["data", "info", str(sample), "--figure", str(tmp_path / "info.svg")]) == 0
+    assert "care-harm" in capsys.readouterr().out and (tmp_path / "info.svg").exists()
+
+
+def test_offline_without_the_table_says_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAE_MORAL_CACHE", str(tmp_path))
+    assert main(["data", "verify", "--offline"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

@@ -122,7 +122,9 @@ def operations_per_second() -> float:
 def compare(name: str, text: list[str], rounds: int) -> None:
     model = load_model(name, device="cpu")
     body = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
-    tokens = sum(len(ids) for ids in unaltered_tokenizer(model.tokenizer)([TEMPLATE.format(text=t) for t in text]).input_ids)
+    tokens = sum(
+        len(ids) for ids in unaltered_tokenizer(model.tokenizer)([TEMPLATE.format(text=t) for t in text]).input_ids
+    )
     for way in WAYS.values():
         way(model, text[:32])
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -133,23 +135,32 @@ def compare(name: str, text: list[str], rounds: int) -> None:
             started = time.perf_counter()
             run(model, text)
             seconds[way].append(time.perf_counter() - started)
-    print(f"\n{name}: {len(text)} texts, {tokens / len(text):.1f} tokens each, body {body / 1e6:.0f}M weights, {rounds} rounds")
+    print(
+        f"\n{name}: {len(text)} texts, {tokens / len(text):.1f} tokens each, body {body / 1e6:.0f}M weights, {rounds} rounds"
+    )
     print(f"{'way':<8}{'texts/s':>10}{'× paper':>10}{'× mark':>10}{'of the limit':>14}")
     for way, times in seconds.items():
-        ratios = [statistics.median(b / a for a, b in zip(times, seconds[base], strict=True)) for base in ("paper", "mark")]
+        ratios = [
+            statistics.median(b / a for a, b in zip(times, seconds[base], strict=True)) for base in ("paper", "mark")
+        ]
         limit = statistics.median(2 * body * tokens / t / p for t, p in zip(times, peak, strict=True))
-        print(f"{way:<8}{len(text) / statistics.median(times):>10.1f}{ratios[0]:>10.2f}{ratios[1]:>10.2f}{limit:>14.0%}")
+        print(
+            f"{way:<8}{len(text) / statistics.median(times):>10.1f}{ratios[0]:>10.2f}{ratios[1]:>10.2f}{limit:>14.0%}"
+        )
 
 
 def invented(n: int) -> list[str]:
     """n distinct short scenarios."""
-    parts = (
-        "Helping,Ignoring,Thanking,Mocking,Paying,Following,Calling,Leaving,Teaching,Painting".split(","),
-        "my neighbour,the old teacher,a nervous driver,two strangers,the whole class,your cousin's friend,a tired nurse,the cook".split(","),
-        "before breakfast,at the station,in front of everybody,for no reason,during the storm,without asking,after the long meeting".split(","),
-        "because it was easy,to make a point,and saying so,though nobody saw it,with a smile,for the third time,and never again".split(","),
-        "on Monday,last year,in spring,at night,every week,once".split(","),
-    )  # fmt: skip
+    parts = [
+        words.split("|")
+        for words in (
+            "Helping|Ignoring|Thanking|Mocking|Paying|Following|Calling|Leaving|Teaching|Painting",
+            "my neighbour|the old teacher|a nervous driver|two strangers|the whole class|a tired nurse|the cook|her uncle",
+            "before breakfast|at the station|in front of everybody|for no reason|during the storm|after the long meeting",
+            "because it was easy|to make a point|and saying so|though nobody saw it|with a smile|for the third time|again",
+            "on Monday|last year|in spring|at night|every week|once|twice|on the way home",
+        )
+    ]
     return [" ".join(words) for words in itertools.islice(itertools.product(*parts), n)]
 
 
@@ -171,7 +182,13 @@ def memory(n: int) -> None:
         representations = capture(model, text, store=folder, progress=False)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 1e9
         assert np.isfinite(representations[model.cfg.n_layers - 1].numpy()).all()
-        found = {"n": n, "own_gb": own, "peak_gb": status("VmHWM"), "store_gb": size, "seconds": time.perf_counter() - started}
+        found = {
+            "n": n,
+            "own_gb": own,
+            "peak_gb": status("VmHWM"),
+            "store_gb": size,
+            "seconds": time.perf_counter() - started,
+        }
     print(json.dumps(found))
 
 
@@ -180,7 +197,9 @@ def main() -> None:
     parser.add_argument("--data", default="moralstrength", help="a source or a table (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, nargs="?", const=20_000, metavar="N", help="also measure memory over N texts")
+    parser.add_argument(
+        "--memory", type=int, nargs="?", const=20_000, metavar="N", help="also measure memory over N texts"
+    )
     parser.add_argument("--memory-here", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_here:

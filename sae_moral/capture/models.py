@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_path
 
+from sae_moral._cache import cache_folder
 from sae_moral._errors import nearest
 
 CONVERSION = 1
@@ -59,14 +59,9 @@ BUNDLED: dict[str, Bundled] = {
 """Models whose weights are installed from the package index, by name."""
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: `$SAE_MORAL_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("SAE_MORAL_CACHE") or user_cache_path("sae_moral", appauthor=False))
-
-
 def bundled_folder(name: str) -> Path:
     """Where a bundled model's converted weights are, or will be."""
-    return cache_folder() / "models" / f"{name}-v{CONVERSION}"
+    return cache_folder("models") / f"{name}-v{CONVERSION}"
 
 
 def bundled_path(name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class Representations:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def subset(self, index: Int[np.ndarray, "k"]) -> Representations:
+        """The scenarios at `index`, in that order."""
+        return replace(self, row=self.row[index], length=self.length[index], total=self.total[index])
 
     def __getitem__(self, layer: int) -> Float[Tensor, "n d"]:
         """Vectors of all scenarios at one layer; only this layer is held in memory when they come from a store.

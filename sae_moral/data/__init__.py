@@ -5,6 +5,7 @@ from __future__ import annotations
 from sae_moral.data.describe import describe, describe_figure
 from sae_moral.data.matching import frequency_bins, match, match_length
 from sae_moral.data.moral_data import MoralData
+from sae_moral.data.parquet import write_parquet
 from sae_moral.data.social_chem_full import build, load_social_chem
 from sae_moral.data.sources import list_sources, load_data
 from sae_moral.data.splits import group_split, leaks, paper_split
@@ -28,4 +29,5 @@ __all__ = [
     "stratified_sample",
     "verification_table",
     "verify",
+    "write_parquet",
 ]

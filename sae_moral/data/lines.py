@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sae_moral._errors import DataError, nearest
 
@@ -23,11 +23,13 @@ _NOT_TEXT = "expected the table itself, UTF-8 text with tabs between the columns
 
 
 class Line(NamedTuple):
-    """One line: its number (from 1), its fields, and what is wrong with it, if anything is."""
+    """One line: its number (from 1), its fields, what is wrong with it, if anything is, and whether text follows a
+    closing quote in it (`"so" it goes`, read as `so it goes`, as pandas and csv do)."""
 
     number: int
     fields: list[str]
     problem: str | None = None
+    irregular: bool = False
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def open_table(path: Path, member: str) -> Iterator[BufferedIOBase]:
             return
         try:
             with zipfile.ZipFile(file) as archive, archive.open(_member(archive, member, path.name)) as stream:
-                yield stream
+                yield cast(BufferedIOBase, stream)  # a ZipExtFile, which its own types call IO[bytes]
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             reason = str(error) or type(error).__name__
             problem = f"a damaged or truncated zip archive ({reason}); get the file again"
@@ -123,8 +125,15 @@ def _parse(lines: list[bytes], data: bytes, number: int, width: int) -> list[Lin
 def _parse_line(line: bytes, number: int, width: int) -> Line:
     if b"\0" in line:
         return Line(number, [], "a NUL byte; expected text")
+    irregular = False
     try:
-        records = list(csv.reader([line.decode("utf8")], delimiter="\t", strict=True))
+        text = [line.decode("utf8")]
+        try:
+            records = list(csv.reader(text, delimiter="\t", strict=True))
+        except csv.Error as error:
+            if "expected after" not in str(error):
+                raise
+            irregular, records = True, list(csv.reader([*text, ""], delimiter="\t"))[:-1]
     except UnicodeDecodeError as error:
         return Line(number, [], f"byte 0x{line[error.start]:02x} is not UTF-8; expected a UTF-8 file")
     except csv.Error as error:
@@ -133,7 +142,7 @@ def _parse_line(line: bytes, number: int, width: int) -> Line:
     fields = records[0] if records else []
     if len(fields) != width:
         return Line(number, fields, f"{len(fields)} fields; expected {width} like the header")
-    return Line(number, fields)
+    return Line(number, fields, irregular=irregular)
 
 
 def check_header(line: Line, columns: Sequence[str], file: str) -> None:

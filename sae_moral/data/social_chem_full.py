@@ -74,8 +74,12 @@ def diagnosis_sample(path: str | Path | None = None, *, seed: int = 42, offline:
     return stratified_sample(load_social_chem(path, offline=offline), seed)
 
 
-def build(path: str | Path, out: str | Path, *, malformed: Malformed = "refuse") -> Path:
+def build(
+    path: str | Path | None, out: str | Path, *, malformed: Malformed = "refuse", offline: bool | None = None
+) -> Path:
     """Write all records of a TSV or zip to a parquet file with its provenance, and the paper's split as a column.
+
+    Without a path the table is taken from the cache, or downloaded once.
 
     Returns:
         `out`.
@@ -83,7 +87,7 @@ def build(path: str | Path, out: str | Path, *, malformed: Malformed = "refuse")
     Raises:
         DataError: as `load_social_chem`; or `out` is not a .parquet file.
     """
-    return _write(load_social_chem(path, malformed=malformed), out)
+    return _write(load_social_chem(path, malformed=malformed, offline=offline), out)
 
 
 def records(annotations: Annotations) -> MoralData:
@@ -128,7 +132,14 @@ def _provenance(annotations: Annotations, n_ids: int, n: int) -> dict[str, objec
         INFO, file=annotations.file, sha256=annotations.sha256, n_read=annotations.n_rows, n=n, left_out=left_out
     )
     published = annotations.sha256 == REMOTE.sha256
-    return {**found, "n_ids": n_ids, "dropped": dropped, "published_file": published, "ids_as_published": whole}
+    return {
+        **found,
+        "n_ids": n_ids,
+        "dropped": dropped,
+        "irregular": annotations.irregular,
+        "published_file": published,
+        "ids_as_published": whole,
+    }
 
 
 def _cached(offline: bool | None) -> MoralData:

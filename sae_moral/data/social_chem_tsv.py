@@ -2,8 +2,9 @@
 
 The table is one annotation per line, 25 columns split on tabs, as a pandas-like writer makes it: a field that holds a
 quote or a tab stands in double quotes, quotes inside are doubled, and no field holds a line break. (The published file
-has 355,923 lines and parses to a header and 355,922 records of 25 fields.) So every line must parse by itself; a quote
-that is not closed on its line cannot swallow the next ones. An empty cell and the words pandas takes for nothing (`NA`,
+has 355,923 lines, and Python's csv finds a header and 355,922 records of 25 fields in it.) So every line must parse by
+itself; a quote that is not closed on its line cannot swallow the next ones. A line with text after a closing quote is
+read as pandas and csv do, and counted as `irregular`. An empty cell and the words pandas takes for nothing (`NA`,
 `None`, `null`, …) are missing values, because the published counts were made with pandas. CRLF line ends and a byte
 order mark are read past.
 
@@ -68,6 +69,7 @@ class Annotations:
         m: how many workers annotated this rule of thumb; the paper uses those with m = 1.
         rot_id: the rule of thumb; with m > 1 several annotations share one.
         dropped: {reason: {"count": …, "first_rows": [lines]}} of what was left out.
+        irregular: {"count": …, "first_rows": [lines]} of lines with text after a closing quote, which were read.
     """
 
     file: str
@@ -81,6 +83,7 @@ class Annotations:
     m: Int[np.ndarray, "n"]
     rot_id: tuple[str, ...]
     dropped: dict[str, dict[str, Any]]
+    irregular: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.text)
@@ -143,10 +146,13 @@ class _Kept:
     numbers: list[tuple[float, float, float]] = field(default_factory=list)
     rot_id: list[str] = field(default_factory=list)
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    irregular: dict[str, Any] = field(default_factory=lambda: {"count": 0, "first_rows": []})
     _meaning: dict[tuple[int, str], Any] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
         self.n_rows += 1
+        if line.irregular:
+            _count(self.irregular, line.number)
         try:
             if line.problem is not None:
                 self._refuse(line.number, None, line.problem)
@@ -201,10 +207,7 @@ class _Kept:
         self._drop("malformed" if column is None else f"malformed {column}", row)
 
     def _drop(self, reason: str, row: int) -> None:
-        count = self.dropped.setdefault(reason, {"count": 0, "first_rows": []})
-        count["count"] += 1
-        if len(count["first_rows"]) < FIRST:
-            count["first_rows"].append(row)
+        _count(self.dropped.setdefault(reason, {"count": 0, "first_rows": []}), row)
 
     def annotations(self, sha256: str) -> Annotations:
         if not self.n_rows:
@@ -225,4 +228,11 @@ class _Kept:
             m=numbers[:, 2].astype(np.int64),
             rot_id=tuple(self.rot_id),
             dropped=self.dropped,
+            irregular=self.irregular,
         )
+
+
+def _count(rows: dict[str, Any], row: int) -> None:
+    rows["count"] += 1
+    if len(rows["first_rows"]) < FIRST:
+        rows["first_rows"].append(row)

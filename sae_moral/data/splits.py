@@ -36,7 +36,7 @@ def paper_split(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "_"]]:
     ⌊0.8·n⌋ train, the next ⌊0.1·n⌋ validation, the rest test. Records of one id stay together, equal texts do not.
 
     Of 203,431 ids this gives 162,744 / 20,343 / 20,344; with ids numbered as `social_chem_full` does, it puts the same
-    ids into the same parts as the split published with ReSO (checked on the first hundred of its validation part).
+    ids into the same parts as the split published with ReSO (checked on the first 24 of its validation part).
     """
     unique, inverse = np.unique(np.asarray(ids), return_inverse=True)
     order = np.arange(len(unique))

@@ -87,8 +87,9 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     """
     results = metric(representation, data)
     if isinstance(results, Mapping):
-        named = [(key if isinstance(key, tuple) else (key, OVERALL), value) for key, value in results.items()]
-        statistics = [Statistic(name, value, group, n=len(data), n_dropped=0) for (name, group), value in named]
+        items: Iterable[tuple[Any, Any]] = results.items()
+        named = [(*key, value) if isinstance(key, tuple) else (key, OVERALL, value) for key, value in items]
+        statistics = [Statistic(name, value, group, n=len(data), n_dropped=0) for name, group, value in named]
     elif isinstance(results, Iterable):
         statistics = list(results)
     else:
@@ -112,7 +113,8 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
         raise ValueError(f"metric {metric.name!r} gave {twice} more than once; expected each (statistic, group) once")
     if metric.headline not in {name for name, _ in keys}:
         raise ValueError(
-            f"metric {metric.name!r} did not give its headline {metric.headline!r}; it gave {sorted({k for k, _ in keys})}"
+            f"metric {metric.name!r} did not give its headline {metric.headline!r}; "
+            f"it gave {sorted({name for name, _ in keys})}"
         )
     return statistics
 

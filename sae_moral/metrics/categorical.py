@@ -117,10 +117,11 @@ def cross_fitted_cosine(virtue: GroupSums, vice: GroupSums) -> dict[str, float |
     """`cosine`, `reliability` and `cosine_corrected` of two prototypes (see `AuditedCategorical`)."""
     between, own = virtue.product(vice), (virtue.product(virtue), vice.product(vice))
     norms = [float(sums.mean.norm()) for sums in (virtue, vice)]
-    if between is None or own[0] is None or own[1] is None or min(norms) == 0:
+    squared = [product for product in own if product is not None]
+    if between is None or len(squared) < 2 or min(norms) == 0:
         return {}
     value = between / (norms[0] * norms[1])
-    parts = [min(1.0, max(0.0, squared / norm**2)) for squared, norm in zip(own, norms, strict=True)]
+    parts = [min(1.0, max(0.0, product / norm**2)) for product, norm in zip(squared, norms, strict=True)]
     reliability = float(np.sqrt(parts[0] * parts[1]))
     corrected = value / reliability if reliability >= MIN_RELIABILITY else None
     return {"cosine": value, "reliability": reliability, "cosine_corrected": corrected}

@@ -64,8 +64,8 @@ class PaperDimensional:
     higher_is: str = "less indifferent"
     raw: bool = True
     means: str = (
-        "Share of the variance of the ten human dimensions that a linear probe explains on a random test part. The paper "
-        "finds at most 0.26."
+        "Share of the variance of the ten human dimensions that a linear probe explains on a random test part. The "
+        "paper finds at most 0.26."
     )
     does_not_prove: str = (
         "Equal texts fall on both sides of the split, and the probe's short training without scaling or "

@@ -63,7 +63,7 @@ class PaperGradient:
 
 def _spearman(typicality: np.ndarray, score: np.ndarray) -> float | None:
     constant = len(score) < 3 or np.ptp(typicality) == 0 or np.ptp(score) == 0
-    return None if constant else float(spearmanr(typicality, score)[0])
+    return None if constant else float(np.asarray(spearmanr(typicality, score))[0])
 
 
 PER_DIMENSION = ("spearman", "spearman_with_neutral", "spearman_partial", "spearman_prototype")
@@ -99,8 +99,8 @@ class AuditedGradient:
     )
     does_not_prove: str = (
         "Much of the spread of typicality is disagreement among annotators, so the reachable maximum is well below 1; "
-        "read it against the ceiling. One direction per pole is the simplest way to be graded; what needs more shows in "
-        "the dimensional metric."
+        "read it against the ceiling. One direction per pole is the simplest way to be graded; what needs more shows "
+        "in the dimensional metric."
     )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:

@@ -70,7 +70,7 @@ class GroupSums:
         of the two true prototypes, both without the bias that sampling noise gives to the norm of a mean and to
         prototypes that share texts: the limit of averaging over all splits into disjoint halves.
         """
-        shared, mine, theirs = np.intersect1d(self.group, other.group, return_indices=True)
+        _, mine, theirs = np.intersect1d(self.group, other.group, return_indices=True)
         pairs = self.n * other.n - int(self.size[mine] @ other.size[theirs])
         if pairs == 0:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeGuard
 
 from sae_moral._errors import unknown
 from sae_moral.data import MoralData
@@ -71,8 +71,8 @@ def metric(
     return decorate
 
 
-def _is_metric(made: object) -> bool:
-    """Whether it is a metric: a metric's class has the same attributes, and one built from a protocol a name that is none."""
+def _is_metric(made: object) -> TypeGuard[Metric]:
+    """Whether it is a metric. A metric's class has the same attributes; built from a protocol, it has it for a name."""
     return isinstance(made, Metric) and not isinstance(made, type) and isinstance(made.name, str)
 
 
@@ -92,7 +92,8 @@ def get_metric(name: str, protocol: Protocol) -> Metric:
     made = loaded(protocol) if callable(loaded) and not _is_metric(loaded) else loaded
     if not _is_metric(made):
         raise TypeError(
-            f"entry point {name!r} ({declared[name].value}) gave {made!r}; expected a metric or a function from Protocol to one"
+            f"entry point {name!r} ({declared[name].value}) gave {made!r}; "
+            "expected a metric or a function from Protocol to one"
         )
     return made
 
@@ -112,7 +113,8 @@ def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) 
     for item in metrics:
         if not isinstance(item, str) and not _is_metric(item):
             raise TypeError(
-                f"{item!r} is not a metric: expected a name, or an instance with name, headline and __call__(representation, data)"
+                f"{item!r} is not a metric: expected a name, or an instance with name, headline and "
+                "__call__(representation, data)"
             )
         resolved.append(get_metric(item, protocol) if isinstance(item, str) else item)
     names = [item.name for item in resolved]

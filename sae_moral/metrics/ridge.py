@@ -30,8 +30,8 @@ def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int
     """Predict every item of a fold from the others, with penalties those others choose by leaving out one fold each.
 
     Sums of squares and products are additive over folds, so each is formed once and every training part is a
-    difference of them: f(f + 1)/2 eigendecompositions for f folds, whatever the number of penalties and targets. Inputs wider
-    than the sample are first rotated into its span, which leaves ridge predictions as they are.
+    difference of them: f(f + 1)/2 eigendecompositions for f folds, whatever the number of penalties and targets. Inputs
+    wider than the sample are first rotated into its span, which leaves ridge predictions as they are.
 
     Args:
         x: inputs; y: targets; fold: of each item (grouped by the caller).

@@ -9,6 +9,7 @@ foundations, the three polarities and both (arXiv 2603.15615 §3).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,11 +38,18 @@ def labels(data: MoralData) -> dict[str, Int[np.ndarray, "n"]]:
     }
 
 
+def text_order(data: MoralData) -> Int[np.ndarray, "n"]:
+    """Rows by text. Clusterings depend on the order of rows (k-means by what it draws, HDBSCAN by how it breaks
+    ties), so the audited ones get this order, whatever the data's own."""
+    return np.array(sorted(range(len(data)), key=data.text.__getitem__))
+
+
 def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, min_samples: int) -> Int[np.ndarray, "n"]:
     """HDBSCAN's clusters, −1 for noise (all noise when there are too few points for one cluster)."""
     if len(points) < max(min_cluster_size, min_samples):
         return np.full(len(points), -1)
-    clusterer = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = {"min_cluster_size": min_cluster_size, "min_samples": min_samples, "copy": True}
+    clusterer = HDBSCAN(**options)  # its `copy` has a string for a default, which type checkers believe
     return np.asarray(clusterer.fit_predict(points), dtype=np.int64)
 
 
@@ -60,7 +68,9 @@ def principal_components(x: Float[Tensor, "n d"], components: float | int) -> Fl
 @dataclass(frozen=True)
 class PaperStructural:
     """ARI of HDBSCAN's clusters with the labels over the points that are not noise, and the share of noise. The ARIs
-    are None where everything is noise."""
+    are None where everything is noise.
+
+    Rows keep the order of the data, as in the paper: HDBSCAN breaks ties by it, which moves 1 to 3 of 2,786 points."""
 
     variance: float = 0.95
     min_cluster_size: int = 100
@@ -105,9 +115,9 @@ class AuditedStructural:
     partition: the adjusted Rand index and the adjusted mutual information (Vinh et al. 2010).
 
     - `accuracy_polarity` (headline), `accuracy_foundation`, `accuracy_both`: balanced accuracy of the nearest
-      prototype (class mean) fitted on other texts, averaged within folds, rescaled so that chance is 0 and perfect is 1:
-      (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. It leads because it asks what a reader of the representation can
-      see; clusters follow whatever varies most, and morality need not.
+      prototype (class mean) fitted on other texts, averaged within folds, rescaled so that chance is 0 and perfect
+      is 1: (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. It leads because it asks what a reader of
+      the representation can see; clusters follow whatever varies most, and morality need not.
     - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`.
     """
 
@@ -120,8 +130,8 @@ class AuditedStructural:
     higher_is: str = "less indifferent"
     means: str = (
         "How well held-out scenarios are assigned to virtue, vice or neutral (and to foundations) by the nearest class "
-        "mean fitted on other texts; 0 is chance, 1 perfect. Beside it whether clusters that form by themselves agree with "
-        "those labels, noise counted."
+        "mean fitted on other texts; 0 is chance, 1 perfect. Beside it whether clusters that form by themselves agree "
+        "with those labels, noise counted."
     )
     does_not_prove: str = (
         "A reader that finds the classes does not show that the model keeps them apart by itself, and clusters that "
@@ -130,10 +140,10 @@ class AuditedStructural:
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Accuracies, ARI and AMI per partition and clustering, and the share of noise."""
-        points = principal_components(representation, self.components)
-        # k-means starts from rows it draws: an order that depends on the texts alone makes it blind to the given one.
-        order = np.array(sorted(range(len(data)), key=data.text.__getitem__))
-        cluster = density_clusters(points, max(5, min(100, len(data) // 25)), max(3, min(20, len(data) // 125)))
+        points, order = principal_components(representation, self.components), text_order(data)
+        sizes = max(5, min(100, len(data) // 25)), max(3, min(20, len(data) // 125))
+        cluster = np.empty(len(data), dtype=np.int64)
+        cluster[order] = density_clusters(points[order], *sizes)
         vectors, fold = representation.cpu().double().numpy(), folds(data, self.folds, self.seed)
         statistics = [Statistic("noise", float((cluster < 0).mean()), n=len(data), n_dropped=0)]
         for name, label in labels(data).items():
@@ -156,7 +166,8 @@ class AuditedStructural:
         if k < 2 or len(np.unique(points[rows], axis=0)) < k:
             return None
         cluster = np.full(len(points), -1)
-        cluster[rows] = KMeans(k, n_init=4, random_state=self.seed).fit_predict(points[rows])
+        options: dict[str, Any] = {"n_init": 4, "random_state": self.seed}
+        cluster[rows] = KMeans(k, **options).fit_predict(points[rows])
         return cluster
 
 

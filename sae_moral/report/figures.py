@@ -211,7 +211,10 @@ def _titles(axes: Axes, metric: str, statistic: str | None, best: Best | None, *
     axes.set_title(name, loc="left", fontsize=size, fontweight="bold", color=INK)
     if best is None:
         return
-    value = number(best.value) if best.group is not None else f"mean of {best.groups} groups {number(best.value)}"
+    averaged = (
+        f"mean of {best.groups} {number(best.value)}" if short else f"mean of {best.groups} groups {number(best.value)}"
+    )
+    value = number(best.value) if best.group is not None else averaged
     words = value if best.layers == 1 else f"{'' if short else 'best '}layer {best.layer}: {value}"
     if len(name) + len(words) <= (52 if short else 66):
         axes.set_title(words, loc="right", fontsize=size - 1, color=MUTED)

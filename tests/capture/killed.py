@@ -1,6 +1,6 @@
 """Run by test_store: capture into a store, killed over and over, then left to finish.
 
-Usage: python -m tests.capture.killed MODEL FOLDER N_TEXTS KILLS SEED. Prints how often a running capture was killed. One
+Usage: python -m tests.capture.killed MODEL FOLDER N_TEXTS KILLS SEED. Prints how often a capture was killed. One
 process loads the model and forks the ones that are killed: with one thread a fork inherits no locks of a thread pool.
 """
 

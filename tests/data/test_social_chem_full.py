@@ -148,6 +148,17 @@ def test_line_ends_marks_and_zips_do_not_matter(
     assert len(load_social_chem(unended)) == len(data)
 
 
+def test_text_after_a_closing_quote_is_read_as_pandas_does_and_counted(table: Callable[..., Path]) -> None:
+    import pandas as pd
+
+    path = table(_line(), _line(action='"so" it goes'), _line(action='say "so"'), _line(characters='"a" b'))
+    data = load_social_chem(path)
+    assert data.text[::2] == tuple(pd.read_csv(path, sep="\t")["action"])
+    assert data.text[2:5:2] == ("so it goes", 'say "so"')
+    assert data.provenance["irregular"] == {"count": 2, "first_rows": [3, 5]}
+    assert data.provenance["ids_as_published"] is True
+
+
 _COLUMNS = "\t".join(HEADER)
 
 
@@ -178,7 +189,9 @@ def test_another_header_is_refused(
         (_line() + "\tx", None, "26 fields; expected 25"),
         ("", None, "0 fields; expected 25"),
         (_line(action='"never closed'), None, "unexpected end of data; expected a field with quotes"),
-        (_line(action='"a" b'), None, "expected a field with quotes or tabs in double quotes"),
+        (_line(area='"open', action='"a" b'), None, "16 fields; expected 25"),
+        (_line(action='"a" b', characters='"open'), None, "0 fields; expected 25"),
+        (_line(action='"a" b').rsplit("\t", 1)[0], None, "24 fields; expected 25"),
         (_line(action="caf\xe9").encode("latin1"), None, "byte 0xe9 is not UTF-8"),
         (_line(action="a\0b"), None, "a NUL byte"),
         (_line(action="a\rb"), None, "new-line character"),

@@ -32,7 +32,9 @@ def test_moral_data_is_returned_as_it_is(data: MoralData) -> None:
 
 def test_the_sources_are_described() -> None:
     sources = {source.name: source for source in list_sources()}
-    assert list(sources) == ["moralstrength", "social-chem-101", "vignettes"]
+    assert list(sources) == [
+        "moralstrength", "social-chem-101", "social-chem-101-full", "vignettes", "reddit-corpus",
+    ]  # fmt: skip
     assert all(source.what and source.licence and source.citation and source.obtain for source in sources.values())
 
 
@@ -57,7 +59,7 @@ def test_a_missing_file_is_not_an_unknown_name(name: Any) -> None:
         load_data(name)
 
 
-@pytest.mark.parametrize("name", ["vignettes", "social-chem-101"])
+@pytest.mark.parametrize("name", ["vignettes", "reddit-corpus"])
 def test_a_source_that_is_not_shipped_says_how_to_pass_its_file(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}.* not shipped .*path="):
         load_data(name)
@@ -116,7 +118,7 @@ def test_several_splits_and_other_types_are_refused(data: MoralData, refused: Ca
 
 
 def test_importing_the_data_package_stays_light() -> None:
-    heavy = ("pandas", "pyarrow", "datasets", "torch", "moralstrength")
+    heavy = ("pandas", "pyarrow", "datasets", "torch", "moralstrength", "requests", "matplotlib", "scipy", "tqdm")
     code = f"import sys, sae_moral.data.sources as s; print([m for m in {heavy} if m in sys.modules])"
     root = Path(sys.modules["sae_moral.data"].__file__ or "").resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)

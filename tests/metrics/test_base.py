@@ -80,12 +80,16 @@ def test_anything_but_statistics_or_a_mapping_is_a_type_error_that_names_the_met
             return returned
 
     untyped: Any = inspect.unwrap(evaluate)  # without the tests' type checks, as a user calls it
-    with pytest.raises(TypeError, match="metric 'mine' returned .*; expected Statistic objects or a mapping"):
+    with pytest.raises(TypeError, match=r"metric 'mine' returned .*; expected Statistic objects or a mapping"):
         untyped(Mine(), X, DATA)
 
 
 def test_the_overall_mean_weighs_groups_equally_and_leaves_unknown_ones_out() -> None:
-    parts = [Statistic("a", 0.2, "care", 10, 1), Statistic("a", 0.6, "harm", 30, 2), Statistic("a", None, "loyalty", 7, 3)]
+    parts = [
+        Statistic("a", 0.2, "care", 10, 1),
+        Statistic("a", 0.6, "harm", 30, 2),
+        Statistic("a", None, "loyalty", 7, 3),
+    ]
     assert mean_over_groups("a", parts) == Statistic("a", (0.2 + 0.6) / 2, "overall", 40, 3)
 
 

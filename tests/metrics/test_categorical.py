@@ -35,7 +35,9 @@ class TestPaper:
         x, data = planted(0)
         statistics = PaperCategorical()(x, data)
         assert [s.group for s in statistics] == list(FOUNDATIONS)
-        assert [s.n for s in statistics] == [int(((data.foundation == f) & (data.typicality == 1)).sum()) for f in range(5)]
+        assert [s.n for s in statistics] == [
+            int(((data.foundation == f) & (data.typicality == 1)).sum()) for f in range(5)
+        ]
 
     def test_a_source_without_typicality_one_uses_the_top_of_each_poles_scale(self) -> None:
         data = moral_data([0, 0, 0, 0], [0, 0, 1, 1], [0.75, 0.5, 0.5, 0.25])

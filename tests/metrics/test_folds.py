@@ -84,7 +84,9 @@ class TestWithinFolds:
     fold = np.array([0, 0, 1, 2, 2, 2])
 
     def test_it_is_the_weighted_mean_of_the_folds(self) -> None:
-        assert within_folds(lambda i: (float(i[0]), float(len(i))), self.fold) == pytest.approx((0 * 2 + 2 * 1 + 3 * 3) / 6)
+        assert within_folds(lambda i: (float(i[0]), float(len(i))), self.fold) == pytest.approx(
+            (0 * 2 + 2 * 1 + 3 * 3) / 6
+        )
 
     def test_folds_without_a_value_have_no_weight(self) -> None:
         assert within_folds(lambda i: None if len(i) < 3 else (7.0, 2.0), self.fold) == 7.0

@@ -117,7 +117,9 @@ class TestLengthDesign:
         for column in (np.ones(200), *features(length).T):
             np.testing.assert_allclose(design @ (design.T @ column), column, atol=1e-9 * np.abs(column).max())
 
-    @pytest.mark.parametrize(("values", "columns"), [([7], 1), ([3], 1), ([4, 9], 2), ([4, 9, 13], 3), ([1, 2, 3, 4], 4)])
+    @pytest.mark.parametrize(
+        ("values", "columns"), [([7], 1), ([3], 1), ([4, 9], 2), ([4, 9, 13], 3), ([1, 2, 3, 4], 4)]
+    )
     def test_it_has_as_many_columns_as_the_lengths_can_bear(self, values: list[int], columns: int) -> None:
         assert length_design(np.resize(values, 101)).shape == (101, columns)
 
@@ -195,7 +197,8 @@ class TestFirstComponent:
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 123.456])
 @pytest.mark.parametrize("d", [4, 300])
-def test_a_layer_that_does_not_vary_has_no_shares_at_all(constant: float, d: int) -> None:
+@pytest.mark.parametrize("steps", [(), AUDITED_STEPS])
+def test_a_layer_that_does_not_vary_has_no_shares_at_all(constant: float, d: int, steps: tuple[str, ...]) -> None:
     length = world(0, n=237)[1]
-    facts = run(np.full((237, d), constant), length, *AUDITED_STEPS)[1]
+    facts = run(np.full((237, d), constant), length, *steps)[1]
     assert facts == {"length_share": 0.0, "pc1_share": 0.0, "pc1_length_r": 0.0}

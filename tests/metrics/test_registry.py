@@ -127,7 +127,9 @@ def test_an_entry_point_that_gives_no_metric_is_a_type_error_that_names_it(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     declare(monkeypatch, odd=value)
-    with pytest.raises(TypeError, match=rf"entry point 'odd' \({value}\).*expected a metric or a function from Protocol"):
+    with pytest.raises(
+        TypeError, match=rf"entry point 'odd' \({value}\).*expected a metric or a function from Protocol"
+    ):
         get_metric("odd", AUDITED)
 
 
@@ -152,7 +154,7 @@ def test_an_entry_point_whose_package_is_broken_fails_with_its_own_error(monkeyp
 def test_two_packages_that_declare_one_name_are_an_error_that_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     two = [EntryPoint("rsa", value, registry.GROUP) for value in ("one.package:rsa", "another.package:rsa")]
     monkeypatch.setattr(registry, "entry_points", lambda group: two)
-    with pytest.raises(ValueError, match="declare the metric 'rsa': one.package:rsa and another.package:rsa"):
+    with pytest.raises(ValueError, match=r"declare the metric 'rsa': one\.package:rsa and another\.package:rsa"):
         metric_names()
 
 

@@ -31,12 +31,12 @@ from tests.metrics.worlds import balanced, moral_data, overall, planted, standar
 
 
 class TestPaper:
-    @pytest.mark.parametrize(("d", "noise"), [(6, 0.3), (6, 0.6)])
+    @pytest.mark.parametrize(("d", "noise"), [(20, 0.35), (6, 0.45), (6, 0.6)])
     def test_it_is_sklearns_pca_hdbscan_and_ari_without_the_noise_points(self, d: int, noise: float) -> None:
         x, data = planted(0, n=600, d=d, foundation=2, polarity=1.5, noise=noise)
         points = PCA(0.95, svd_solver="full").fit_transform(x.numpy())
-        assert points.shape[1] < d or noise == 0.6
-        cluster = HDBSCAN(min_cluster_size=20, min_samples=5, copy=True).fit_predict(points)
+        cluster, order = np.zeros(600, dtype=int), np.argsort(data.text, kind="stable")
+        cluster[order] = HDBSCAN(min_cluster_size=20, min_samples=5, copy=True).fit_predict(points[order])
         kept = cluster >= 0
         assert 0 < (~kept).sum() < 600 and len(np.unique(cluster[kept])) > 1
         got = values(PaperStructural(min_cluster_size=20, min_samples=5), x, data)
@@ -102,9 +102,9 @@ class TestAudited:
         x, data = planted(2, n=300, d=10, foundation=4, polarity=2)
         metric, got = AuditedStructural(components=4, seed=3), overall(AuditedStructural(components=4, seed=3), x, data)
         points = PCA(4).fit_transform(x.numpy())
-        cluster = HDBSCAN(min_cluster_size=12, min_samples=3, copy=True).fit_predict(points)
+        cluster, order = np.zeros(300, dtype=int), np.argsort(data.text, kind="stable")
+        cluster[order] = HDBSCAN(min_cluster_size=12, min_samples=3, copy=True).fit_predict(points[order])
         assert got["noise"] == (cluster < 0).mean()
-        order = np.argsort(data.text, kind="stable")
         for name, label in labels(data).items():
             kmeans = np.zeros(300, dtype=int)
             k = len(np.unique(label))
@@ -123,10 +123,11 @@ class TestAudited:
         assert abs(got["kmeans_ari_polarity"]) < 0.02
 
     def test_planted_polarity_is_found_by_prototypes_where_clusters_follow_something_larger(self) -> None:
-        x, data = planted(4, n=600, polarity=3)
-        x = x + 8 * torch.from_numpy(np.random.default_rng(0).standard_normal((600, 3))) @ torch.eye(3, 12).double()
+        x, data = planted(4, n=600)
+        x[:, :3] *= 4
+        x[:, 11] += torch.from_numpy(np.choose(data.pole, [3.0, -3.0, 0.0]))
         got = overall(AuditedStructural(), x, data)
-        assert got["accuracy_polarity"] > 0.4
+        assert got["accuracy_polarity"] > 0.3
         assert abs(got["kmeans_ari_polarity"]) < 0.02
 
     def test_neutrals_of_no_foundation_are_dropped_from_the_partitions_by_foundation_and_counted(self) -> None:
@@ -170,7 +171,7 @@ class TestAudited:
 class TestNearestPrototypeAccuracy:
     def test_it_is_sklearns_nearest_centroid_and_balanced_accuracy_where_every_fold_holds_every_class(self) -> None:
         x, data = planted(0, n=300, polarity=0.7)
-        fold = folds(data, 5, 0)
+        fold = np.repeat(np.arange(5), [20, 40, 60, 80, 100])
         expected, weight = 0.0, 0
         for k in range(5):
             train, test = fold != k, fold == k

@@ -35,9 +35,10 @@ def moral_data(
 
 
 def balanced(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Foundation, pole and typicality of n records in random order, every foundation × pole equally frequent."""
-    cell = rng.permutation(np.arange(n) % 15)
-    return cell // 3, cell % 3, rng.choice(LEVELS, n)
+    """Foundation, pole and typicality of n records in random order; all combinations equally frequent."""
+    index = rng.permutation(n)
+    cell, level = index % 15, index // 15 % len(LEVELS)
+    return cell // 3, cell % 3, np.array(LEVELS)[level]
 
 
 def planted(
@@ -95,5 +96,3 @@ def without_pole(data: MoralData, x: Tensor, foundation: int, pole: int) -> tupl
     """The world without the items of one foundation and pole."""
     keep = ~data.items(foundation, pole)
     return x[torch.from_numpy(keep)], data.subset(keep)
-
-

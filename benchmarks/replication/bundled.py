@@ -1,0 +1,111 @@
+"""Models × sources × protocols: what the paper's protocol sees, and what the audited one sees.
+
+    python benchmarks/replication/bundled.py --out results [--data SOURCE ...] [--models NAME ...] [--protocols P ...]
+
+Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the headline numbers. Captured vectors are
+kept below --out, so that an interrupted run goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import date
+from pathlib import Path
+
+from sae_moral import Diagnosis, diagnose, load_data, load_model
+
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+PROTOCOLS = ("paper", "audited")
+
+
+def run(model: object, name: str, source: str, protocol: str, out: Path, limit: int | None) -> Diagnosis:
+    folder = out / f"{name}-{Path(source).stem}-{protocol}"
+    if (folder / "diagnosis.json").exists():
+        return Diagnosis.load(folder)
+    diagnosis = diagnose(model, source, protocol=protocol, limit=limit, store=out / "store")
+    diagnosis.report(folder.parent / f"{folder.name}.html")
+    diagnosis.save(folder)
+    return diagnosis
+
+
+def best(diagnosis: Diagnosis, metric: str, statistic: str) -> str:
+    """The highest value over layers of a statistic's overall row, or the range of its groups, with the layer."""
+    rows = [
+        row
+        for row in diagnosis.rows
+        if (row["metric"], row["statistic"]) == (metric, statistic) and row["value"] is not None
+    ]
+    overall = [row for row in rows if row["group"] == "overall"]
+    if overall:
+        top = max(overall, key=lambda row: row["value"])
+        return f"{top['value']:.3f} ({top['layer']})"
+    return f"{min(row['value'] for row in rows):.2f} … {max(row['value'] for row in rows):.2f}" if rows else "–"
+
+
+COLUMNS = {
+    "paper": [
+        ("categorical", "cosine"),
+        ("gradient", "spearman"),
+        ("structural", "ari_polarity"),
+        ("structural", "ari_foundation"),
+        ("dimensional", "r2"),
+    ],
+    "audited": [
+        ("categorical", "auroc"),
+        ("categorical", "cosine_corrected"),
+        ("gradient", "spearman"),
+        ("structural", "accuracy_polarity"),
+        ("structural", "accuracy_foundation"),
+        ("dimensional", "r2"),
+        ("dimensional", "spearman_valence"),
+    ],
+}
+
+
+def table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: str) -> list[str]:
+    columns = COLUMNS[protocol]
+    lines = [
+        "| model | data | n | " + " | ".join(f"{metric} {statistic}" for metric, statistic in columns) + " |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+    for (model, source, used), diagnosis in diagnoses.items():
+        if used == protocol:
+            n = diagnosis.provenance["data"]["n"]
+            numbers = " | ".join(best(diagnosis, *column) for column in columns)
+            lines.append(f"| {model} | {source} | {n} | {numbers} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", nargs="+", default=["moralstrength"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS))
+    parser.add_argument("--limit", type=int, help="at most so many scenarios of each source")
+    parser.add_argument("--name", default="bundled", help="of the table that is written")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    diagnoses: dict[tuple[str, str, str], Diagnosis] = {}
+    for name in arguments.models:
+        model = load_model(name)
+        for source in arguments.data:
+            label = str(load_data(source).provenance["source"])
+            for protocol in arguments.protocols:
+                diagnoses[name, label, protocol] = run(model, name, source, protocol, arguments.out, arguments.limit)
+    lines = [f"{date.today().isoformat()}, {platform.machine()}, CPU, float32. Highest value over layers (layer).", ""]
+    for protocol in arguments.protocols:
+        lines += [f"## Protocol `{protocol}`", "", *table(diagnoses, protocol), ""]
+        for (model, source, used), diagnosis in diagnoses.items():
+            if used == protocol:
+                lines += [f"- {model} × {source}: {warning}" for warning in diagnosis.provenance["warnings"]]
+        lines.append("")
+    (arguments.out / f"{arguments.name}.md").write_text("\n".join(lines), encoding="utf8")
+    for (model, source, protocol), diagnosis in diagnoses.items():
+        diagnosis.figure().savefig(arguments.out / f"{model}-{source}-{protocol}.png", dpi=130)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
