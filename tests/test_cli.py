@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sae_moral.cli import main
+from tests.data.invented_social_chem import write_table
 from tests.tiny import scenarios
 
 

@@ -136,7 +136,7 @@ def compare(name: str, text: list[str], rounds: int) -> None:
             run(model, text)
             seconds[way].append(time.perf_counter() - started)
     print(
-        f"\n{name}: {len(text)} texts, {tokens / len(text):.1f} tokens each, body {body / 1e6:.0f}M weights, {rounds} rounds"
+        f"\n{name}: {len(text)} texts × {tokens / len(text):.1f} tokens, body of {body / 1e6:.0f}M, {rounds} rounds"
     )
     print(f"{'way':<8}{'texts/s':>10}{'× paper':>10}{'× mark':>10}{'of the limit':>14}")
     for way, times in seconds.items():
@@ -155,9 +155,9 @@ def invented(n: int) -> list[str]:
         words.split("|")
         for words in (
             "Helping|Ignoring|Thanking|Mocking|Paying|Following|Calling|Leaving|Teaching|Painting",
-            "my neighbour|the old teacher|a nervous driver|two strangers|the whole class|a tired nurse|the cook|her uncle",
-            "before breakfast|at the station|in front of everybody|for no reason|during the storm|after the long meeting",
-            "because it was easy|to make a point|and saying so|though nobody saw it|with a smile|for the third time|again",
+            "my neighbour|the old teacher|a nervous driver|two strangers|the whole class|a tired nurse|the cook|him",
+            "before breakfast|at the station|in front of everybody|for no reason|during the storm|after the meeting",
+            "because it was easy|to make a point|and saying so|though nobody saw it|with a smile|a third time|again",
             "on Monday|last year|in spring|at night|every week|once|twice|on the way home",
         )
     ]
@@ -165,7 +165,7 @@ def invented(n: int) -> list[str]:
 
 
 def memory(n: int) -> None:
-    """In a fresh process: peak memory of capturing n scenarios × all layers of SmolLM2 to disk, over the model's own."""
+    """In a fresh process: peak memory of capturing n scenarios × all layers of SmolLM2 to disk, and the model's own."""
 
     def status(key: str) -> float:
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))

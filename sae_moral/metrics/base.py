@@ -87,9 +87,8 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     """
     results = metric(representation, data)
     if isinstance(results, Mapping):
-        items: Iterable[tuple[Any, Any]] = results.items()
-        named = [(*key, value) if isinstance(key, tuple) else (key, OVERALL, value) for key, value in items]
-        statistics = [Statistic(name, value, group, n=len(data), n_dropped=0) for name, group, value in named]
+        named: list[tuple[Any, Any]] = [(k if isinstance(k, tuple) else (k, OVERALL), v) for k, v in results.items()]
+        statistics = [Statistic(name, value, group, len(data), 0) for (name, group), value in named]
     elif isinstance(results, Iterable):
         statistics = list(results)
     else:

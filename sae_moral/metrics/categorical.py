@@ -26,7 +26,7 @@ from sae_moral.metrics.folds import auroc, folds, within_folds
 from sae_moral.metrics.prototypes import GroupSums, cosine, prototype_items
 from sae_moral.protocol import Protocol
 
-MIN_RELIABILITY = 0.1
+MIN_RELIABILITY = 0.3
 """Below this reliability of the two prototypes a corrected cosine is noise divided by almost nothing: None."""
 
 
