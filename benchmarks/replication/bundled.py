@@ -20,7 +20,7 @@ PROTOCOLS = ("paper", "audited")
 
 
 def run(model: object, name: str, source: str, protocol: str, out: Path, limit: int | None) -> Diagnosis:
-    folder = out / f"{name}-{Path(source).stem}-{protocol}"
+    folder = out / f"{name}-{Path(source).stem}-{limit or 'all'}-{protocol}"
     if (folder / "diagnosis.json").exists():
         return Diagnosis.load(folder)
     diagnosis = diagnose(model, source, protocol=protocol, limit=limit, store=out / "store")

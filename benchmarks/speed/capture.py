@@ -135,9 +135,7 @@ def compare(name: str, text: list[str], rounds: int) -> None:
             started = time.perf_counter()
             run(model, text)
             seconds[way].append(time.perf_counter() - started)
-    print(
-        f"\n{name}: {len(text)} texts × {tokens / len(text):.1f} tokens, body of {body / 1e6:.0f}M, {rounds} rounds"
-    )
+    print(f"\n{name}: {len(text)} texts × {tokens / len(text):.1f} tokens, body of {body / 1e6:.0f}M, {rounds} rounds")
     print(f"{'way':<8}{'texts/s':>10}{'× paper':>10}{'× mark':>10}{'of the limit':>14}")
     for way, times in seconds.items():
         ratios = [

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from sae_moral.capture.hooks import resolve_hooks, run_pooled
+from sae_moral.capture.hooks import pooled_body, resolve_hooks
 from sae_moral.capture.models import active_hooks, describe_model
 from sae_moral.capture.pooling import Pooling, get_pooling, pooling_name
 from sae_moral.capture.prompts import Prompts, build_prompts
@@ -141,16 +141,13 @@ class _Run:
         initial = self.batches[done][0] if done < len(self.batches) else len(self.prompts.ids)
         return tqdm(total=len(self.prompts.ids), initial=initial, desc="capture", unit="text", disable=disable)
 
-    def _batch(self, start: int, stop: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-        return run_pooled(self.model, self.prompts.tokens(start, stop, self.device), self.hooks, self.pooling)
-
     def in_memory(self) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         n = len(self.prompts.ids)
         vectors = {layer: torch.empty(n, self.model.cfg.d_model) for layer in self.hooks}
         sinks = {layer: torch.empty(n) for layer in self.hooks}
-        with self._bar(0) as bar:
+        with self._bar(0) as bar, pooled_body(self.model, self.hooks, self.pooling) as forward:
             for start, stop in self.batches:
-                for layer, (pooled, sink) in self._batch(start, stop).items():
+                for layer, (pooled, sink) in forward(self.prompts.tokens(start, stop, self.device)).items():
                     vectors[layer][start:stop], sinks[layer][start:stop] = pooled.cpu(), sink.cpu()
                 bar.update(stop - start)
         return vectors, sinks
@@ -169,10 +166,10 @@ class _Run:
         with lock:
             try:
                 done = store.open()
-                with self._bar(done) as bar:
+                with self._bar(done) as bar, pooled_body(self.model, self.hooks, self.pooling) as forward:
                     for index in range(done, len(self.batches)):
                         start, stop = self.batches[index]
-                        store.write(start, self._batch(start, stop))
+                        store.write(start, forward(self.prompts.tokens(start, stop, self.device)))
                         store.done(index + 1, last=index + 1 == len(self.batches))
                         bar.update(stop - start)
                 if done == len(self.batches):

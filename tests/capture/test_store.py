@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def test_complete_store_is_read_without_the_model_running(
 ) -> None:
     text = scenarios(20).text
     first = capture(tiny, text, store=tmp_path)
-    monkeypatch.setattr("sae_moral.capture.run.run_pooled", None)
+    monkeypatch.setattr("sae_moral.capture.run.pooled_body", None)
     assert torch.equal(capture(tiny, text, store=tmp_path)[0], first[0])
 
 
@@ -121,15 +123,21 @@ def test_interrupted_store_is_taken_up_where_it_ended(
     text = scenarios(100).text
     from sae_moral.capture import run
 
-    real, seen = run.run_pooled, []
+    real, seen = run.pooled_body, []
 
-    def counting(*arguments: Any) -> Any:
-        seen.append(arguments)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        return real(*arguments)
+    @contextmanager
+    def counting(*arguments: Any) -> Iterator[Callable[[Any], Any]]:
+        with real(*arguments) as forward:
 
-    monkeypatch.setattr(run, "run_pooled", counting)
+            def count(tokens: Any) -> Any:
+                seen.append(tokens)
+                if len(seen) == 5:
+                    raise KeyboardInterrupt
+                return forward(tokens)
+
+            yield count
+
+    monkeypatch.setattr(run, "pooled_body", counting)
     with pytest.raises(KeyboardInterrupt):
         capture(tiny, text, tokens_per_batch=32, store=tmp_path / "a")
     assert json.loads((the_store(tmp_path / "a") / "progress.json").read_text()) == {"batches": 4}
