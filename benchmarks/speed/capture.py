@@ -203,7 +203,7 @@ def main() -> None:
     if arguments.memory_here:
         return memory(arguments.memory_here)
     text = list(load_data(arguments.data).sample(arguments.texts).text)
-    for name in MODELS:
+    for name in arguments.models:
         compare(name, text, arguments.rounds)
     if arguments.memory:
         command = [sys.executable, __file__, "--memory-here", str(arguments.memory)]

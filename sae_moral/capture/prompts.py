@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -158,16 +159,22 @@ def unaltered_tokenizer(tokenizer: Any) -> Any:
     """
     if not getattr(tokenizer, "add_bos_token", False):
         return tokenizer
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+        return _load_tokenizer(tokenizer.name_or_path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} "
             f"cannot be loaded again to see ({str(error).splitlines()[0]}); use bos='prepend', or give the model a "
             "tokenizer whose add_bos_token is False"
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _load_tokenizer(name_or_path: str) -> Any:
+    """Gemma's takes seconds to load, as long as a hundred texts through the model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name_or_path)
 
 
 def sink_token(tokenizer: Any) -> int:
