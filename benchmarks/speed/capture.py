@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--data", default="moralstrength", help="a source or a table (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument(
         "--memory", type=int, nargs="?", const=20_000, metavar="N", help="also measure memory over N texts"
     )
