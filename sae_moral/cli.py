@@ -60,6 +60,7 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
         metavar="SOURCE",
         help="a source (see: sae-moral data) or a table (default: %(default)s)",
     )
+    parser.add_argument("--path", type=Path, metavar="FILE", help="where the file of a named SOURCE is")
     parser.add_argument("--protocol", default="audited", help="audited (default) or paper")
     parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
     parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
@@ -76,7 +77,7 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from sae_moral import diagnose
+    from sae_moral import diagnose, load_data
 
     _quiet_loading()
     out = arguments.out or Path(
@@ -85,7 +86,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     diagnosis = diagnose(
         arguments.model,
-        arguments.data,
+        load_data(arguments.data, path=arguments.path),
         protocol=arguments.protocol,
         metrics=arguments.metrics.split(",") if arguments.metrics else None,
         layers=arguments.layers,
