@@ -299,14 +299,17 @@ CEILINGS = {("gradient", "spearman"): "typicality", ("dimensional", "spearman_va
 
 
 def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dict[str, Any]:
-    """Fill the `ceiling` of the overall rows of `CEILINGS`; returns the reliabilities they come from, by label."""
+    """Fill the `ceiling` of the overall rows of `CEILINGS`; returns the reliabilities they come from, by label.
+
+    A reliability whose interval reaches 0 gives no ceiling: too few texts were annotated more than once.
+    """
     from sae_moral.controls.reliability import label_reliability
 
     labels: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
     found = {label: label_reliability(data, label, ranks=True, seed=seed) for label in labels}
     for row in rows:
         reliability = found.get(CEILINGS.get((row["metric"], row["statistic"]), ""))
-        if reliability is not None and row["group"] == "overall":
+        if reliability is not None and reliability.ci_low > 0 and row["group"] == "overall":
             row["ceiling"] = reliability.correlation_ceiling[0]
     return {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
 

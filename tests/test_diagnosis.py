@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sae_moral import DataError, Diagnosis, diagnose, metric
+from sae_moral.data.moral_data import from_records
 from sae_moral.diagnosis import ROW_KEYS, parse_layers
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from tests.tiny import scenarios
@@ -51,6 +52,38 @@ def test_what_was_not_computed_is_null(paper: Diagnosis) -> None:
     assert {row["value"] for row in ari} == {None}
     assert {row["n_dropped"] for row in ari} == {240}
     assert {row[key] for row in paper.rows for key in ("ci_low", "p_value", "ceiling", "baseline")} == {None}
+
+
+def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -> None:
+    data = scenarios(120)
+    twice = from_records(
+        [
+            (f"{i}-{copy}", data.text[i], data.vector[i], int(data.foundation[i]))
+            for copy in range(2)
+            for i in range(len(data))
+        ],
+        {"source": "invented"},
+    )
+    found = diagnose(tiny, twice, metrics=["gradient", "dimensional"], layers=[0])
+    reliability = found.provenance["ceilings"]["typicality"]
+    assert reliability["ci_low"] > 0 and reliability["ranks"]
+    filled = {(row["metric"], row["statistic"], row["group"]): row["ceiling"] for row in found.rows if row["ceiling"]}
+    assert set(filled) == {("gradient", "spearman", "overall"), ("dimensional", "spearman_valence", "overall")}
+    assert filled["gradient", "spearman", "overall"] == pytest.approx(reliability["value"] ** 0.5)
+
+
+def test_too_few_repeated_annotations_give_no_ceiling(audited: Diagnosis) -> None:
+    reliability = audited.provenance["ceilings"]["typicality"]
+    assert reliability["n_texts"] == 9 and reliability["ci_low"] < 0
+    assert not any(row["ceiling"] for row in audited.rows)
+
+
+def test_matched_lengths_leave_nothing_for_length_to_tell(tiny: Any) -> None:
+    found = diagnose(tiny, scenarios(), match="length", metrics=["categorical"], layers=[0])
+    matched = found.provenance["data"]["matched"]
+    assert matched["n_before"] == 240 and 50 < found.provenance["data"]["n"] < 240
+    with pytest.raises(ValueError, match="unknown match 'size'; valid: length"):
+        diagnose(tiny, scenarios(), match="size", metrics=["categorical"], layers=[0])
 
 
 def test_save_and_load_are_inverse(audited: Diagnosis, tmp_path: Path) -> None:

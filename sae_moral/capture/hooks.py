@@ -43,7 +43,7 @@ def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
             name = f"blocks.{layer}.hook_resid_post"
             attached = [key for key in getattr(model, "acts_to_saes", {}) if key.startswith(f"blocks.{layer}.")]
             hint = (
-                f"SAEs are attached at {attached}: call model.reset_saes() to measure the model without them"
+                f"SAEs are attached at {attached}: measure the model before attaching them, or load it again"
                 if attached
                 else nearest(name, [key for key in known if key.startswith(f"blocks.{layer}.")][:20])
             )
