@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sae_moral._errors import DataError, SaeMoralWarning
     from sae_moral.capture import Representations, load_model
+    from sae_moral.controls import Controls
     from sae_moral.data import MoralData, load_data
     from sae_moral.diagnosis import Diagnosis, diagnose
     from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, moral_vector
@@ -25,6 +26,7 @@ _HOME = {
     "SaeMoralWarning": "_errors",
     "Representations": "capture",
     "load_model": "capture",
+    "Controls": "controls",
     "MoralData": "data",
     "load_data": "data",
     "Diagnosis": "diagnosis",
@@ -46,6 +48,7 @@ __all__ = [
     "DIMENSIONS",
     "FOUNDATIONS",
     "PAPER",
+    "Controls",
     "DataError",
     "Diagnosis",
     "Metric",

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from sae_moral import __version__
+    from sae_moral._cli_atlas import add_atlas
 
     parser = argparse.ArgumentParser(
         prog="sae-moral", description="Measure how a language model's inside represents morality."
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sae-moral {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_diagnose(commands)
+    add_atlas(commands)
     _add_data(commands)
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."
@@ -65,6 +67,13 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
     parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
     parser.add_argument("--match", choices=["length"], help="virtue, vice and neutral items with equal token counts")
+    parser.add_argument(
+        "--controls",
+        default="default",
+        metavar="A,B",
+        help="default (all but random-weights), all, none, or names of interval, null, nuisance, words, selectivity, "
+        "random-weights",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="use at most N scenarios")
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume"
@@ -92,6 +101,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         layers=arguments.layers,
         limit=arguments.limit,
         match=arguments.match,
+        controls=arguments.controls,
         store=arguments.store,
         dtype=arguments.dtype,
         device=arguments.device,

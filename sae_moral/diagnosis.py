@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sae_moral.capture import Representations
+    from sae_moral.controls import Controls
     from sae_moral.data import MoralData
-    from sae_moral.metrics import Metric, Statistic
+    from sae_moral.metrics import Metric
 
 SCHEMA_VERSION = 1
 ROW_KEYS = (
@@ -118,7 +118,7 @@ class Diagnosis:
         """Every metric's headline by layer, one panel each."""
         from sae_moral.report import overview_figure
 
-        return overview_figure(self.frame, self.provenance["metrics"])
+        return overview_figure(self.frame, self.provenance["metrics"], self.provenance.get("controls"))
 
     def summary(self) -> str:
         """A table for the terminal: each metric's headline, its highest layer, and its groups there."""
@@ -136,6 +136,7 @@ def diagnose(
     layers: str | int | Sequence[int] = "all",
     limit: int | None = None,
     match: str | None = None,
+    controls: str | Sequence[str] | Controls = "default",
     store: str | Path | None = None,
     dtype: str = "float32",
     device: str | None = None,
@@ -153,6 +154,8 @@ def diagnose(
         limit: use at most so many scenarios, every foundation and pole keeping its share.
         match: `length`: draw virtue, vice and neutral items of a foundation with the same distribution of token
             counts before measuring.
+        controls: `default` (intervals, permuted labels, nuisance, bag of words, selectivity), `all` (the same
+            architecture with random weights, too), `none`, names, or `Controls` of your own.
         store: folder for captured vectors: memory stays bounded, interrupted captures resume, repeated ones are free.
         dtype, device: for a model given by name.
         progress: progress bars; by default only on a terminal.
@@ -161,12 +164,14 @@ def diagnose(
         ValueError: an unknown name, layer, hook or setting; the message says what would be right.
         DataError: scenarios that cannot be read or used, with file, row and column.
     """
-    from sae_moral.capture import capture, describe_model, load_model
+    from sae_moral._provenance import provenance_of
+    from sae_moral.capture import capture, load_model
+    from sae_moral.controls import get_controls, measure, random_weights
     from sae_moral.data import load_data
     from sae_moral.metrics import resolve_metrics
 
     started = time.perf_counter()
-    chosen = get_protocol(protocol)
+    chosen, settings = get_protocol(protocol), get_controls(controls)
     resolved = resolve_metrics(metrics, chosen)
     scenarios = load_data(data)
     scenarios = scenarios if limit is None else scenarios.sample(limit, seed=chosen.seed)
@@ -179,47 +184,39 @@ def diagnose(
         )
     numbers = parse_layers(layers, model.cfg.n_layers)
     loaded = time.perf_counter()
-    representations = capture(
-        model,
-        scenarios.text,
-        layers=numbers,
-        template=chosen.template,
-        pooling=chosen.pooling,
-        bos=chosen.bos,
-        store=store,
-        progress=progress,
-    )
+
+    def read(some: Any) -> Representations:
+        return capture(
+            some,
+            scenarios.text,
+            layers=numbers,
+            template=chosen.template,
+            pooling=chosen.pooling,
+            bos=chosen.bos,
+            store=store,
+            progress=progress,
+        )
+
+    representations = read(model)
     captured = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
-    scenarios = dataclasses.replace(scenarios, length=length)
+    measured = dataclasses.replace(scenarios, length=length)
+    kept = None
     if match is not None:
-        scenarios, kept = _match(scenarios, match, chosen.seed)
+        measured, kept = _match(measured, match, chosen.seed)
         representations = representations.subset(kept)
-    rows, facts = _measure(representations, scenarios, resolved, chosen, progress)
-    ceilings = _add_ceilings(rows, scenarios, chosen.seed)
+
+    def twin() -> Representations:
+        found = read(random_weights(model, seed=settings.seed))
+        return found if kept is None else found.subset(kept)
+
+    where = model.cfg.device or "cpu"
+    result = measure(representations, measured, resolved, chosen, settings, twin=twin, device=where, progress=progress)
+    ceilings = _add_ceilings(result.rows, measured, chosen.seed)
     seconds = {"load": loaded - started, "capture": captured - loaded, "measure": time.perf_counter() - captured}
-    provenance = {
-        "model": describe_model(model),
-        "data": {
-            **scenarios.provenance,
-            "n": len(scenarios),
-            "n_texts": len(set(scenarios.group.tolist())),
-            "sha256": scenarios.sha256,
-        },
-        "protocol": _jsonable(dataclasses.asdict(chosen)),
-        "metrics": {metric.name: _describe_metric(metric) for metric in resolved},
-        "layers": numbers,
-        "capture": representations.provenance,
-        "preprocessing": facts,
-        "prototypes": _prototypes(scenarios) if chosen.estimators == "paper" else None,
-        "ceilings": ceilings,
-        "seed": chosen.seed,
-        "versions": _versions(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-    }
-    provenance["warnings"] = _warnings(provenance)
-    return Diagnosis(rows, provenance)
+    provenance = provenance_of(model, measured, chosen, resolved, representations, result)
+    provenance |= {"ceilings": ceilings, "seconds": {name: round(value, 2) for name, value in seconds.items()}}
+    return Diagnosis(result.rows, provenance)
 
 
 def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
@@ -248,37 +245,6 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
     return sorted({layer % n_layers for layer in numbers})
 
 
-def _measure(
-    representations: Representations,
-    data: MoralData,
-    metrics: Sequence[Metric],
-    protocol: Protocol,
-    progress: bool | None,
-) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """Rows of all metrics, one layer in memory at a time, and the preprocessing's facts per layer."""
-    from tqdm import tqdm
-
-    from sae_moral.metrics import evaluate
-    from sae_moral.metrics.preprocess import preprocess
-
-    rows: list[dict[str, Any]] = []
-    facts: dict[str, list[float]] = {}
-    assert data.length is not None
-    for layer in tqdm(
-        representations.layers, desc="measure", unit="layer", disable=None if progress is None else not progress
-    ):
-        raw = representations[layer]
-        prepared, found = preprocess(raw, data.length, protocol.preprocessing)
-        for name, value in found.items():
-            facts.setdefault(name, []).append(round(value, 6))
-        for metric in metrics:
-            x = raw.double() if getattr(metric, "raw", False) else prepared
-            rows += [_row(metric, statistic, layer) for statistic in evaluate(metric, x, data)]
-    order = {metric.name: i for i, metric in enumerate(metrics)}
-    rows.sort(key=lambda row: order[row["metric"]])
-    return rows, facts
-
-
 def _match(data: MoralData, by: str, seed: int) -> tuple[MoralData, Int[np.ndarray, "k"]]:
     """The matched scenarios, and which they are."""
     import numpy as np
@@ -299,7 +265,8 @@ CEILINGS = {("gradient", "spearman"): "typicality", ("dimensional", "spearman_va
 
 
 def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dict[str, Any]:
-    """Fill the `ceiling` of the overall rows of `CEILINGS`; returns the reliabilities they come from, by label.
+    """Fill the `ceiling` of the overall rows of `CEILINGS`, and of the prototypes' cosines (their split-half
+    reliability); returns the reliabilities of labels, by label.
 
     A reliability whose interval reaches 0 gives no ceiling: too few texts were annotated more than once.
     """
@@ -311,82 +278,8 @@ def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dic
         reliability = found.get(CEILINGS.get((row["metric"], row["statistic"]), ""))
         if reliability is not None and reliability.ci_low > 0 and row["group"] == "overall":
             row["ceiling"] = reliability.correlation_ceiling[0]
+    prototypes = {(row["layer"], row["group"]): row["value"] for row in rows if row["statistic"] == "reliability"}
+    for row in rows:
+        if (row["metric"], row["statistic"]) == ("categorical", "cosine"):
+            row["ceiling"] = prototypes.get((row["layer"], row["group"]))
     return {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
-
-
-def _row(metric: Metric, statistic: Statistic, layer: int) -> dict[str, Any]:
-    known = {
-        "metric": metric.name,
-        "statistic": statistic.name,
-        "layer": layer,
-        "group": statistic.group,
-        "value": statistic.value,
-        "n": statistic.n,
-        "n_dropped": statistic.n_dropped,
-        "headline": statistic.name == metric.headline,
-    }
-    return {key: known.get(key) for key in ROW_KEYS}
-
-
-def _describe_metric(metric: Metric) -> dict[str, Any]:
-    texts = ("means", "does_not_prove", "chance", "higher_is")
-    described = {"headline": metric.headline, **{key: getattr(metric, key, None) for key in texts}}
-    if dataclasses.is_dataclass(metric):
-        fields = {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
-        parameters = {k: v for k, v in fields.items() if k not in (*texts, "name", "headline", "raw", "function")}
-        described["parameters"] = _jsonable(parameters)
-    return described
-
-
-def _jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(value, default=str))
-
-
-def _prototypes(data: MoralData) -> dict[str, dict[str, float]]:
-    """Where the paper's prototypes come from: the typicality of their items and how many there are."""
-    from sae_moral.foundations import DIMENSIONS
-    from sae_moral.metrics.prototypes import prototype_items
-
-    found = {dimension: prototype_items(data, *divmod(d, 2)) for d, dimension in enumerate(DIMENSIONS)}
-    return {dimension: {"typicality": top, "n": int(items.sum())} for dimension, (items, top) in found.items()}
-
-
-def _warnings(provenance: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before reading a number."""
-    found: list[str] = []
-    facts, layers = provenance["preprocessing"], provenance["layers"]
-    by_length = [
-        (layer, share)
-        for layer, share, r in zip(layers, facts["pc1_share"], facts["pc1_length_r"], strict=True)
-        if share > 0.5 and r > 0.8
-    ]
-    if by_length and "standardise" not in provenance["protocol"]["preprocessing"]:
-        ruled, shares = zip(*by_length, strict=True)
-        found.append(
-            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%} "
-            f"to {max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
-            "protocol measures there is mostly length."
-        )
-    for dimension, where in (provenance["prototypes"] or {}).items():
-        if 0 < where["typicality"] < 1:
-            found.append(
-                f"{dimension}: no item of typicality 1.0; its prototype is the mean of {where['n']} items at "
-                f"{where['typicality']:.3g}."
-            )
-    if (processing := provenance["model"]["weight_processing"]) != "none":
-        found.append(f"The weights were processed ({processing}): the residual stream is not the original model's.")
-    return found
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    names = ("sae-moral", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "scipy", "scikit-learn")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -37,6 +37,8 @@ def test_diagnose_writes_results_and_report_and_prints_a_table(
             "0,2",
             "--metrics",
             "categorical,dimensional",
+            "--controls",
+            "interval",
             "--out",
             str(out),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,21 +11,24 @@ from typing import Any
 
 import pytest
 
-from sae_moral import DataError, Diagnosis, diagnose, metric
+from sae_moral import Controls, DataError, Diagnosis, diagnose, metric
+from sae_moral.controls import NAMES
 from sae_moral.data.moral_data import from_records
 from sae_moral.diagnosis import ROW_KEYS, parse_layers
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from tests.tiny import scenarios
 
+FEW = Controls(names=NAMES, resamples=50, permutations=19, control_tasks=2)
+
 
 @pytest.fixture(scope="module")
 def audited(tiny_folder: Path) -> Diagnosis:
-    return diagnose(str(tiny_folder), scenarios(), device="cpu")
+    return diagnose(str(tiny_folder), scenarios(), device="cpu", controls=FEW)
 
 
 @pytest.fixture(scope="module")
 def paper(tiny_folder: Path) -> Diagnosis:
-    return diagnose(str(tiny_folder), scenarios(), protocol="paper", device="cpu")
+    return diagnose(str(tiny_folder), scenarios(), protocol="paper", device="cpu", controls="none")
 
 
 def test_every_metric_gives_its_headline_at_every_layer(audited: Diagnosis) -> None:
@@ -54,6 +58,31 @@ def test_what_was_not_computed_is_null(paper: Diagnosis) -> None:
     assert {row[key] for row in paper.rows for key in ("ci_low", "p_value", "ceiling", "baseline")} == {None}
 
 
+def test_controls_fill_the_columns_and_say_what_they_found(audited: Diagnosis) -> None:
+    headlines = [row for row in audited.rows if row["headline"] and row["group"] == "overall"]
+    for row in headlines:
+        assert row["ci_low"] <= row["ci_high"] and row["null_low"] <= row["null_high"]
+        assert 1 / 20 <= row["p_value"] <= 1 and row["baseline"] is not None
+    controls = audited.provenance["controls"]
+    metrics = ["categorical", "gradient", "structural", "dimensional"]
+    assert list(controls["verdicts"]) == list(controls["peaks"]) == metrics
+    assert {(c["metric"], c["against"]) for c in controls["comparisons"]} == {
+        (name, against) for name in metrics for against in ("nuisance", "random weights", "bag of words")
+    }
+    assert len(controls["baselines"]["random weights"]["headlines"]["gradient"]["value"]) == 3
+    assert [len(share) for share in controls["explained_by_nuisance"].values()] == [3, 3, 3, 3]
+    assert set(json.loads(json.dumps(audited.provenance, allow_nan=False))["controls"]) == set(controls)
+    cosines = [row for row in audited.rows if row["statistic"] == "cosine" and row["value"] is not None]
+    assert cosines and all(0 <= row["ceiling"] <= 1 for row in cosines)
+
+
+def test_the_random_twin_keeps_the_scenarios_that_matching_kept(tiny: Any) -> None:
+    settings = dataclasses.replace(FEW, names=("interval", "random-weights"))
+    found = diagnose(tiny, scenarios(), match="length", metrics=["categorical"], layers=[0], controls=settings)
+    comparison = found.provenance["controls"]["comparisons"][0]
+    assert comparison["against"] == "random weights" and comparison["difference"] != 0
+
+
 def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -> None:
     data = scenarios(120)
     twice = from_records(
@@ -64,7 +93,7 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
         ],
         {"source": "invented"},
     )
-    found = diagnose(tiny, twice, metrics=["gradient", "dimensional"], layers=[0])
+    found = diagnose(tiny, twice, metrics=["gradient", "dimensional"], layers=[0], controls="none")
     reliability = found.provenance["ceilings"]["typicality"]
     assert reliability["ci_low"] > 0 and reliability["ranks"]
     filled = {(row["metric"], row["statistic"], row["group"]): row["ceiling"] for row in found.rows if row["ceiling"]}
@@ -75,11 +104,11 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
 def test_too_few_repeated_annotations_give_no_ceiling(audited: Diagnosis) -> None:
     reliability = audited.provenance["ceilings"]["typicality"]
     assert reliability["n_texts"] == 9 and reliability["ci_low"] < 0
-    assert not any(row["ceiling"] for row in audited.rows)
+    assert not any(row["ceiling"] for row in audited.rows if row["metric"] != "categorical")
 
 
 def test_matched_lengths_leave_nothing_for_length_to_tell(tiny: Any) -> None:
-    found = diagnose(tiny, scenarios(), match="length", metrics=["categorical"], layers=[0])
+    found = diagnose(tiny, scenarios(), match="length", metrics=["categorical"], layers=[0], controls="none")
     matched = found.provenance["data"]["matched"]
     assert matched["n_before"] == 240 and 50 < found.provenance["data"]["n"] < 240
     with pytest.raises(ValueError, match="unknown match 'size'; valid: length"):
@@ -127,7 +156,7 @@ def test_paper_says_where_its_prototypes_come_from(tiny_folder: Path) -> None:
     data = scenarios()
     keep = ~((data.typicality == 1.0) & (data.foundation == 1) & (data.pole == 0))
     found = diagnose(
-        str(tiny_folder), data.subset(keep), protocol="paper", metrics=["categorical"], device="cpu"
+        str(tiny_folder), data.subset(keep), protocol="paper", metrics=["categorical"], device="cpu", controls="none"
     ).provenance
     assert found["prototypes"]["fairness"]["typicality"] == 0.75
     assert found["prototypes"]["care"]["typicality"] == 1.0
@@ -135,7 +164,7 @@ def test_paper_says_where_its_prototypes_come_from(tiny_folder: Path) -> None:
 
 
 def test_same_call_same_numbers(audited: Diagnosis, tiny_folder: Path) -> None:
-    again = diagnose(str(tiny_folder), scenarios(), device="cpu")
+    again = diagnose(str(tiny_folder), scenarios(), device="cpu", controls=FEW)
     assert again.rows == audited.rows
 
 
@@ -160,6 +189,12 @@ diagnosis.save(OUT), diagnosis.report(OUT + "/report.html")
     loaded = Diagnosis.load(tmp_path / "out")
     rows = [row for row in loaded.rows if row["metric"] == "pole_norms"]
     assert [row["layer"] for row in rows] == [0, 1, 2] and all(row["value"] > 0 and row["n"] == 240 for row in rows)
+    assert all(row["ci_low"] < row["value"] < row["ci_high"] and 0 < row["p_value"] <= 1 for row in rows)
+    assert all(row["null_low"] < row["null_high"] and row["baseline"] > 0 for row in rows)
+    assert {c["against"] for c in loaded.provenance["controls"]["comparisons"] if c["metric"] == "pole_norms"} == {
+        "nuisance",
+        "bag of words",
+    }
     assert loaded.provenance["metrics"]["pole_norms"]["means"].startswith("Norm of the mean")
     assert "pole_norms" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text()
@@ -171,12 +206,12 @@ def test_registered_metric_is_found_by_name(tiny: Any, clean_registry: None) -> 
     def how_many(x: Any, data: Any) -> dict[str, float]:
         return {"n": float(len(x))}
 
-    found = diagnose(tiny, scenarios(60), metrics=["how_many"], layers=0)
+    found = diagnose(tiny, scenarios(60), metrics=["how_many"], layers=0, controls="none")
     assert [row["value"] for row in found.rows] == [60.0]
 
 
 def test_limit_keeps_the_shares(tiny: Any) -> None:
-    found = diagnose(tiny, scenarios(), limit=120, metrics=["categorical"], layers=[0])
+    found = diagnose(tiny, scenarios(), limit=120, metrics=["categorical"], layers=[0], controls="none")
     assert found.provenance["data"]["n"] == 120
     assert found.provenance["data"]["sampled"] == {"n": 120, "seed": 0}
 
@@ -212,6 +247,7 @@ def test_layers_that_do_not_exist(layers: str) -> None:
         ({"metrics": ["gradient", "gradient"]}, "metrics given twice"),
         ({"layers": "0:9:x"}, "layers '0:9:x'; expected"),
         ({"limit": 0}, "expected at least 1"),
+        ({"controls": "nul"}, "unknown control 'nul'; did you mean 'null'"),
         ({"data": "moralstrenght"}, "did you mean 'moralstrength'"),
     ],
 )

@@ -21,7 +21,9 @@ def reference(shared: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def paper(smollm2: Any, stratified_sample: Path) -> Diagnosis:
-    return diagnose(smollm2, stratified_sample, protocol="paper", metrics=["categorical", "gradient", "structural"])
+    return diagnose(
+        smollm2, stratified_sample, protocol="paper", metrics=["categorical", "gradient", "structural"], controls="none"
+    )
 
 
 def compared(diagnosis: Diagnosis, reference: dict[str, Any], metric: str) -> list[tuple[int, str, Any, Any]]:
@@ -55,7 +57,7 @@ def test_the_report_says_that_this_protocol_measures_length(paper: Diagnosis) ->
 
 def test_our_own_marks_on_the_same_sample(smollm2: Any, stratified_sample: Path) -> None:
     """A ridge readout of block 15 reaches R² 0.12 and a valence correlation of 0.6 (five folds grouped by text)."""
-    audited = diagnose(smollm2, stratified_sample, metrics=["dimensional"], layers=[15])
+    audited = diagnose(smollm2, stratified_sample, metrics=["dimensional"], layers=[15], controls="none")
     found = {row["statistic"]: row["value"] for row in audited.rows if row["group"] == "overall"}
     assert found["r2"] == pytest.approx(0.120, abs=0.01)
     assert found["spearman_valence"] == pytest.approx(0.61, abs=0.02)

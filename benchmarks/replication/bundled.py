@@ -1,9 +1,10 @@
-"""Models × sources × protocols: what the paper's protocol sees, and what the audited one sees.
+"""Models × sources × protocols with every control: what the paper's protocol sees, what the audited one sees, and what
+of it is more than length, words and chance.
 
     python benchmarks/replication/bundled.py --out results [--data SOURCE ...] [--models NAME ...] [--protocols P ...]
 
-Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the headline numbers. Captured vectors are
-kept below --out, so that an interrupted run goes on where it ended.
+Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the tables. Captured vectors are kept
+below --out, and finished combinations are taken as they are, so that an interrupted run goes on where it ended.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 PROTOCOLS = ("paper", "audited")
 
 
-def run(model: object, name: str, source: str, protocol: str, out: Path, limit: int | None) -> Diagnosis:
-    folder = out / f"{name}-{Path(source).stem}-{limit or 'all'}-{protocol}"
+def run(model: object, name: str, source: str, protocol: str, arguments: argparse.Namespace) -> Diagnosis:
+    folder = arguments.out / f"{name}-{Path(source).stem}-{arguments.limit or 'all'}-{protocol}"
     if (folder / "diagnosis.json").exists():
         return Diagnosis.load(folder)
-    diagnosis = diagnose(model, source, protocol=protocol, limit=limit, store=out / "store")
+    diagnosis = diagnose(
+        model,
+        source,
+        protocol=protocol,
+        limit=arguments.limit,
+        layers=arguments.layers,
+        controls=arguments.controls,
+        store=arguments.out / "store",
+    )
     diagnosis.report(folder.parent / f"{folder.name}.html")
     diagnosis.save(folder)
     return diagnosis
@@ -77,6 +86,44 @@ def table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: str) -> li
     return lines
 
 
+def control_table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: str) -> list[str]:
+    """Every headline's peak against its controls."""
+    lines = [
+        "| model | data | metric | peak (layer) | 95 % | p | p, any length | − nuisance | − random weights "
+        "| − bag of words | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (model, source, used), diagnosis in diagnoses.items():
+        controls = diagnosis.provenance["controls"]
+        if used != protocol or not controls:
+            continue
+        for metric, peak in controls["peaks"].items():
+            if peak is None:
+                lines.append(f"| {model} | {source} | {metric} | – |" + " |" * 7)
+                continue
+            compared = {c["against"]: c for c in controls["comparisons"] if c["metric"] == metric}
+            differences = [_difference(compared.get(name)) for name in ("nuisance", "random weights", "bag of words")]
+            cells = [
+                f"{peak['value']:.3f} ({peak['layer']})",
+                "–" if peak["ci_low"] is None else f"{peak['ci_low']:.3f} … {peak['ci_high']:.3f}",
+                *(_p(peak[name]) for name in ("p_value", "p_value_any_length")),
+                *differences,
+                controls["verdicts"][metric]["verdict"],
+            ]
+            lines.append(f"| {model} | {source} | {metric} {peak['statistic']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _difference(comparison: dict | None) -> str:
+    if comparison is None:
+        return "–"
+    return f"{comparison['difference']:+.3f} (p {_p(comparison['p_value'])})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -84,6 +131,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS))
     parser.add_argument("--limit", type=int, help="at most so many scenarios of each source")
+    parser.add_argument("--layers", default="all")
+    parser.add_argument("--controls", default="all")
     parser.add_argument("--name", default="bundled", help="of the table that is written")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -93,10 +142,17 @@ def main() -> None:
         for source in arguments.data:
             label = str(load_data(source).provenance["source"])
             for protocol in arguments.protocols:
-                diagnoses[name, label, protocol] = run(model, name, source, protocol, arguments.out, arguments.limit)
+                diagnoses[name, label, protocol] = run(model, name, source, protocol, arguments)
     lines = [f"{date.today().isoformat()}, {platform.machine()}, CPU, float32. Highest value over layers (layer).", ""]
     for protocol in arguments.protocols:
-        lines += [f"## Protocol `{protocol}`", "", *table(diagnoses, protocol), ""]
+        lines += [
+            f"## Protocol `{protocol}`",
+            "",
+            *table(diagnoses, protocol),
+            "",
+            *control_table(diagnoses, protocol),
+            "",
+        ]
         for (model, source, used), diagnosis in diagnoses.items():
             if used == protocol:
                 lines += [f"- {model} × {source}: {warning}" for warning in diagnosis.provenance["warnings"]]

@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
 from sae_moral._files import write_json
+from sae_moral.capture.representations import Representations
 
 FORMAT = 1
 SECONDS_BETWEEN_SYNCS = 2.0
@@ -152,3 +154,39 @@ def _layout(prompts: int, d: int) -> tuple[bytes, int]:
     ).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header, 8 + len(header) + vectors
+
+
+def save_index(representations: Representations, path: Path) -> None:
+    """Write what `reopen` needs beside the store itself: which stored row is which scenario's, and the token counts.
+
+    Raises:
+        ValueError: vectors that were not captured to a store.
+    """
+    if "store" not in representations.provenance:
+        raise ValueError("these vectors are in memory only; capture them with store=FOLDER to reopen them later")
+    arrays = {name: getattr(representations, name).tolist() for name in ("row", "length", "total")}
+    write_json(path, {"format": FORMAT, "provenance": representations.provenance, **arrays})
+
+
+def reopen(index: Path, folder: Path) -> Representations:
+    """Captured vectors read back without the model: one layer at a time, as they were captured.
+
+    Args:
+        index: a file of `save_index`.
+        folder: the `store=` folder of the capture.
+
+    Raises:
+        FileNotFoundError: no index, or no complete store of its key in the folder.
+        ValueError: a store that does not fit its own key, or files that do not fit the store.
+    """
+    content = json.loads(index.read_text(encoding="utf8"))
+    described = folder / content["provenance"]["store"] / "store.json"
+    if not described.exists():
+        raise FileNotFoundError(f"no complete store {described.parent}; capture again")
+    about = json.loads(described.read_text(encoding="utf8"))
+    layers, (prompts, d) = tuple(about["parameters"]["layers"]), about["shape"]
+    store = Store(folder, about["parameters"], layers, (prompts, d))
+    if store.folder != described.parent:
+        raise ValueError(f"{described} was changed: its parameters hash to {store.folder.name}; capture again")
+    row, length, total = (np.asarray(content[name], dtype=np.int64) for name in ("row", "length", "total"))
+    return Representations(layers, row, length, total, content["provenance"], store.read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sae_moral.data.describe import describe, describe_figure
-from sae_moral.data.matching import frequency_bins, match, match_length
+from sae_moral.data.matching import frequency_bins, match, match_length, word_frequency
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import write_parquet
 from sae_moral.data.social_chem_full import build, load_social_chem
@@ -29,5 +29,6 @@ __all__ = [
     "stratified_sample",
     "verification_table",
     "verify",
+    "word_frequency",
     "write_parquet",
 ]

@@ -3,15 +3,18 @@ there is neither."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from sae_moral._errors import DataError
 from sae_moral.data.moral_data import MoralData, normalise
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
 def match_length(data: MoralData, length: Int[np.ndarray, "n"] | None = None, seed: int = 0) -> MoralData:
@@ -67,13 +70,23 @@ def match(data: MoralData, values: Int[np.ndarray, "n"], seed: int = 0, *, by: s
     return replace(part, provenance={**data.provenance, "matched": matched})
 
 
-def frequency_bins(data: MoralData, bins: int = 10) -> Int[np.ndarray, "n"]:
-    """How common each record's words are, for `match`: the mean log frequency of its words among the distinct texts of
-    these data, cut into `bins` of equally many records."""
-    split = [normalise(text).split() for text in data.text]
+def words(text: str) -> list[str]:
+    """A text's words, normalised: what spaces separate, and each Chinese or Japanese character (nothing does there)."""
+    return _WORD.findall(normalise(text))
+
+
+def word_frequency(data: MoralData) -> Float[np.ndarray, "n"]:
+    """How common each record's words are: the mean log frequency of its words among the distinct texts of these data.
+    A text counts once, however many records it is."""
+    split = [words(text) for text in data.text]
     first = np.unique(data.group, return_index=True)[1]
     counts = Counter(word for i in first for word in split[i])
-    common = np.array([np.mean(np.log([counts[word] for word in text])) for text in split])
+    return np.array([np.mean(np.log([counts[word] for word in text])) for text in split])
+
+
+def frequency_bins(data: MoralData, bins: int = 10) -> Int[np.ndarray, "n"]:
+    """`word_frequency`, for `match`: cut into `bins` of equally many records."""
+    common = word_frequency(data)
     edges = np.quantile(common, np.linspace(0, 1, bins + 1)[1:-1])
     return np.searchsorted(edges, common, side="right").astype(np.int64)
 

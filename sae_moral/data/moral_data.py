@@ -45,6 +45,7 @@ class MoralData:
         id: one name per record, for tables and error messages; not necessarily unique.
         provenance: origin, licence, citation, hash and counts; JSON values only.
         length: tokens per scenario, filled by a capture; None before one.
+        strata: what folds are spread evenly over; None for foundation × pole. Permuted labels keep the original's.
 
     Raises:
         DataError: arrays of different lengths, empty data, an empty text, a strength outside [0, 1] or NaN, both
@@ -59,12 +60,13 @@ class MoralData:
     id: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     length: Int[np.ndarray, "n"] | None = None
+    strata: Int[np.ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.text)
         if n == 0:
             raise DataError("no scenarios; expected at least one")
-        for name in ("vector", "foundation", "pole", "typicality", "id", "length"):
+        for name in ("vector", "foundation", "pole", "typicality", "id", "length", "strata"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise DataError(f"{len(value)} values of {name} for {n} texts; expected one each")
@@ -147,7 +149,7 @@ class MoralData:
         if index.dtype == bool and len(index) != len(self):
             raise ValueError(f"a mask of {len(index)} values for {len(self)} records; expected one each")
         rows = np.flatnonzero(index) if index.dtype == bool else index
-        return replace(
+        part = replace(
             self,
             text=tuple(self.text[i] for i in rows),
             id=tuple(self.id[i] for i in rows),
@@ -156,7 +158,24 @@ class MoralData:
             pole=self.pole[rows],
             typicality=self.typicality[rows],
             length=None if self.length is None else self.length[rows],
+            strata=None if self.strata is None else self.strata[rows],
         )
+        if "group" in self.__dict__:  # normalising texts is slow, and resampling takes thousands of subsets
+            part.__dict__["group"] = self.group[rows]
+        return part
+
+    def relabelled(self, index: Int[np.ndarray, "n"]) -> MoralData:
+        """The same texts with their labels moved: record i gets those of record `index[i]`. Folds stay."""
+        moved = replace(
+            self,
+            vector=self.vector[index],
+            foundation=self.foundation[index],
+            pole=self.pole[index],
+            typicality=self.typicality[index],
+            strata=self.foundation * 3 + self.pole if self.strata is None else self.strata,
+        )
+        moved.__dict__["group"] = self.group
+        return moved
 
     def sample(self, n: int, *, seed: int = 0) -> MoralData:
         """At most n records in their original order, drawn so that every foundation × pole keeps its share.

@@ -43,7 +43,10 @@ Results = Iterable[Statistic] | Mapping[str, float | None] | Mapping[tuple[str, 
 class Metric(Protocol):
     """Any object with these attributes that can be called so. Optional attributes, shown in reports where present:
     `means`, `does_not_prove` (sentences), `chance` (the headline's value without information), `higher_is` (what a
-    higher headline means), `raw` (True: gets the vectors before the protocol's preprocessing)."""
+    higher headline means), `raw` (True: gets the vectors before the protocol's preprocessing); for controls `nulls`
+    (what labels are permuted within: a scheme of `sae_moral.controls.draws.SCHEMES`, or one per statistic; freely by
+    default), `alternatives` (statistic → `greater`, `less` or `two-sided`; that of `higher_is` by default) and
+    `readers` (`sae_moral.controls.inference`)."""
 
     @property
     def name(self) -> str:
@@ -85,10 +88,14 @@ def evaluate(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
         TypeError: it returned neither statistics nor a mapping to numbers.
         ValueError: a NaN or infinite value, a statistic given twice, or its headline missing.
     """
-    results = metric(representation, data)
+    return checked(metric, metric(representation, data), len(data))
+
+
+def checked(metric: Metric, results: Results, n: int) -> list[Statistic]:
+    """What a metric returned for n scenarios, in one form (see `evaluate`)."""
     if isinstance(results, Mapping):
         named: list[tuple[Any, Any]] = [(k if isinstance(k, tuple) else (k, OVERALL), v) for k, v in results.items()]
-        statistics = [Statistic(name, value, group, len(data), 0) for (name, group), value in named]
+        statistics = [Statistic(name, value, group, n, 0) for (name, group), value in named]
     elif isinstance(results, Iterable):
         statistics = list(results)
     else:

@@ -12,18 +12,21 @@ for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.foundations import FOUNDATIONS, VICE, VIRTUE
-from sae_moral.metrics.base import Metric, Statistic, mean_over_groups
-from sae_moral.metrics.folds import auroc, folds, within_folds
-from sae_moral.metrics.prototypes import GroupSums, cosine, prototype_items
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
+from sae_moral.metrics.base import OVERALL, Metric, Statistic
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.prototypes import Items, prototype_items
+from sae_moral.metrics.ranks import auroc, mean_of_folds
+from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
 
 MIN_RELIABILITY = 0.3
@@ -45,21 +48,35 @@ class PaperCategorical:
     does_not_prove: str = (
         "The few dozen items of a prototype share one noise direction per layer, usually sentence length by way of "
         "the first token: cosines of ±1 whose sign flips between halves of the same data are a sign of that, not of "
-        "morality. There is no null and no reliability here."
+        "morality. There is no reliability here."
     )
+    nulls: Mapping[str, str] = field(default_factory=lambda: {"cosine": "pole"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
-        """Cosine per foundation; None where a pole has no item."""
-        statistics = []
-        for f, foundation in enumerate(FOUNDATIONS):
-            masks = [prototype_items(data, f, pole)[0] for pole in (VIRTUE, VICE)]
-            value = None
-            if all(mask.any() for mask in masks):
-                virtue, vice = (representation[torch.from_numpy(mask)].mean(dim=0) for mask in masks)
-                # A prototype without length (a layer that does not vary) has no direction to compare.
-                value = float(cosine(virtue[None], vice)[0]) if virtue.any() and vice.any() else None
-            statistics.append(Statistic("cosine", value, foundation, int(sum(mask.sum() for mask in masks)), 0))
-        return statistics
+        """The statistic `cosine` per foundation; None where a pole has no item."""
+        return self.prepare(representation, data).statistics()
+
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; weights count in the prototypes."""
+        poles = [Poles.of(representation, data, f) for f in range(len(FOUNDATIONS))]
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            found = {
+                ("cosine", name): pole.paper_cosine(variants) for name, pole in zip(FOUNDATIONS, poles, strict=True)
+            }
+            return found if only is None or "cosine" in only else {}
+
+        return Prepared(len(data), self._counts(data), run, representation.device)
+
+    def _counts(self, data: MoralData) -> dict[tuple[str, str], tuple[int, int]]:
+        tops = [
+            sum(int(prototype_items(data, f, pole)[0].sum()) for pole in (VIRTUE, VICE))
+            for f in range(len(FOUNDATIONS))
+        ]
+        return {("cosine", name): (n, 0) for name, n in zip(FOUNDATIONS, tops, strict=True)}
+
+
+PER_FOUNDATION = ("auroc", "cosine", "reliability", "cosine_corrected")
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class AuditedCategorical:
       the split-half reliability over all splits, stepped up to full length (Spearman–Brown); clipped to [0, 1].
     - `cosine_corrected`: the cosine of the noise-free prototypes, cosine / reliability (Spearman 1904). None when
       the reliability is below `MIN_RELIABILITY`.
+    - `prototype_reliability`: r of each prototype by itself, per dimension.
     """
 
     folds: int = 5
@@ -94,54 +112,122 @@ class AuditedCategorical:
         "and vices are described with: compare with the bag-of-words baseline. Cosines depend on where the origin "
         "lies (here the mean of all scenarios), so a topic shared by both poles raises them."
     )
+    nulls: Mapping[str, str] = field(
+        default_factory=lambda: dict.fromkeys(("auroc", "cosine", "cosine_corrected"), "pole"), repr=False
+    )
+    readers: Mapping[str, str] = field(default_factory=lambda: {"auroc": "given"}, repr=False)
+    alternatives: Mapping[str, str] = field(
+        default_factory=lambda: {"cosine": "less", "cosine_corrected": "less"}, repr=False
+    )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
-        """Four statistics per foundation and overall; None where a pole has no item or too few texts."""
+        """Four statistics per foundation, one per dimension, and their means; None where a pole has no item or too few
+        texts."""
+        return self.prepare(representation, data).statistics()
+
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; weights count in the cosines' prototypes, and in which held-out items the
+        AUROC is of."""
         fold = folds(data, self.folds, self.seed)
-        statistics: list[Statistic] = []
-        for f, foundation in enumerate(FOUNDATIONS):
-            virtue, vice = (data.items(f, pole) for pole in (VIRTUE, VICE))
-            n = int(virtue.sum() + vice.sum())
-            values: dict[str, float | None] = dict.fromkeys(("auroc", "cosine", "reliability", "cosine_corrected"))
-            if virtue.any() and vice.any():
-                sums = [GroupSums.of(representation, items, data.group) for items in (virtue, vice)]
-                values["auroc"] = pole_auroc(representation, virtue, vice, fold)
-                values |= cross_fitted_cosine(*sums)
-            statistics += [Statistic(name, value, foundation, n, 0) for name, value in values.items()]
-        names = ("auroc", "cosine", "reliability", "cosine_corrected")
-        overall = [mean_over_groups(name, (s for s in statistics if s.name == name)) for name in names]
-        return overall + statistics
+        poles = [Poles.of(representation, data, f, fold) for f in range(len(FOUNDATIONS))]
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            found: Values = {}
+            for name, pole in zip(FOUNDATIONS, poles, strict=True):
+                if only is None or "auroc" in only:
+                    found["auroc", name] = pole.auroc(variants)
+                if only is None or set(only) - {"auroc"}:
+                    found |= pole.cross_fitted(variants)
+            for name in (*PER_FOUNDATION, "prototype_reliability"):
+                if parts := [value for key, value in found.items() if key[0] == name]:
+                    found[name, OVERALL] = mean_of_groups(parts)
+            return {key: value for key, value in found.items() if only is None or key[0] in only}
+
+        return Prepared(len(data), self._counts(data), run, representation.device)
+
+    def _counts(self, data: MoralData) -> dict[tuple[str, str], tuple[int, int]]:
+        n = [int(data.items(*divmod(d, 2)).sum()) for d in range(len(DIMENSIONS))]
+        counts = {("prototype_reliability", name): (n[d], 0) for d, name in enumerate(DIMENSIONS)}
+        for f, name in enumerate(FOUNDATIONS):
+            counts |= {(statistic, name): (n[2 * f] + n[2 * f + 1], 0) for statistic in PER_FOUNDATION}
+        both = [(n[2 * f] + n[2 * f + 1]) * (n[2 * f] > 0) * (n[2 * f + 1] > 0) for f in range(len(FOUNDATIONS))]
+        counts |= {(name, OVERALL): (sum(both), 0) for name in (*PER_FOUNDATION, "prototype_reliability")}
+        return counts
 
 
-def cross_fitted_cosine(virtue: GroupSums, vice: GroupSums) -> dict[str, float | None]:
-    """`cosine`, `reliability` and `cosine_corrected` of two prototypes (see `AuditedCategorical`)."""
-    between, own = virtue.product(vice), (virtue.product(virtue), vice.product(vice))
-    norms = [float(sums.mean.norm()) for sums in (virtue, vice)]
-    squared = [product for product in own if product is not None]
-    if between is None or len(squared) < 2 or min(norms) == 0:
-        return {}
-    value = between / (norms[0] * norms[1])
-    parts = [min(1.0, max(0.0, product / norm**2)) for product, norm in zip(squared, norms, strict=True)]
-    reliability = float(np.sqrt(parts[0] * parts[1]))
-    corrected = value / reliability if reliability >= MIN_RELIABILITY else None
-    return {"cosine": value, "reliability": reliability, "cosine_corrected": corrected}
+@dataclass(frozen=True)
+class Poles:
+    """The virtue and vice items of one foundation.
 
+    Attributes:
+        items: their vectors, groups and folds.
+        data: all scenarios.
+        foundation: index into `FOUNDATIONS`.
+    """
 
-def pole_auroc(
-    x: Float[Tensor, "n d"], virtue: np.ndarray, vice: np.ndarray, fold: Int[np.ndarray, "n"]
-) -> float | None:
-    """AUROC of held-out virtue against held-out vice items along the training folds' prototype difference, averaged
-    within folds by number of pairs."""
-    either = np.flatnonzero(virtue | vice)
-    x, is_virtue, fold = x[torch.from_numpy(either)], virtue[either], fold[either]
-    score = np.zeros(len(either))
-    for k in np.unique(fold):
-        train = [torch.from_numpy((fold != k) & side) for side in (is_virtue, ~is_virtue)]
-        if not all(bool(side.any()) for side in train):
-            return None
-        direction = x[train[0]].mean(dim=0) - x[train[1]].mean(dim=0)
-        score[fold == k] = (x[torch.from_numpy(fold == k)] @ direction).cpu().numpy()
-    return within_folds(lambda index: auroc(score[index], is_virtue[index]), fold)
+    items: Items
+    data: MoralData
+    foundation: int
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"], data: MoralData, foundation: int, fold: np.ndarray | None = None) -> Poles:
+        """Those of x."""
+        either = data.items(foundation, VIRTUE) | data.items(foundation, VICE)
+        return cls(Items.of(x, data, np.flatnonzero(either), fold), data, foundation)
+
+    def masks(self, variants: Variants, pole: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Which items are virtues in each version, and which are vices."""
+        blocks = np.where(self.data.pole == NEUTRAL, -1, self.data.foundation)
+        moved = variants.moved(pole, self.items.rows, blocks)
+        return moved == VIRTUE, moved == VICE
+
+    def paper_cosine(self, variants: Variants) -> Float[Tensor, "b"]:
+        """Cosine of the prototypes of the items at the top of each pole's scale."""
+        top = np.full(len(self.data), -1)
+        for pole in (VIRTUE, VICE):
+            top[prototype_items(self.data, self.foundation, pole)[0]] = pole
+        weight = self.items.weight(variants)
+        means = [self.items.mean(weight * mask) for mask in self.masks(variants, top)]
+        scale = means[0].norm(dim=1) * means[1].norm(dim=1)
+        # A prototype without length (a layer that does not vary) has no direction to compare.
+        return torch.where(scale > 0, (means[0] * means[1]).sum(dim=1) / scale, torch.nan)
+
+    def auroc(self, variants: Variants) -> Float[Tensor, "b"]:
+        """AUROC of held-out virtue against held-out vice items along the training folds' prototype difference, averaged
+        within folds by number of pairs; NaN where a training part lacks a pole."""
+        virtue, vice = self.masks(variants, self.data.pole)
+        weight, reader = self.items.weight(variants), self.items.reader_weight(variants)
+        sums = [self.items.fold_sums(reader * mask) for mask in (virtue, vice)]
+        parts, known = [], torch.ones(variants.n, dtype=torch.bool, device=virtue.device)
+        for k, test in self.items.folds:
+            train = [one.without(k) for one in sums]
+            known = known & (train[0].count > 0) & (train[1].count > 0)
+            direction = train[0].mean - train[1].mean
+            parts.append(auroc(direction @ self.items.x[test].T, virtue[:, test], weight[:, test]))
+        return torch.where(known, mean_of_folds(parts), torch.nan) if parts else variants.nothing
+
+    def cross_fitted(self, variants: Variants) -> Values:
+        """`cosine`, `reliability` and `cosine_corrected` of the two prototypes, `prototype_reliability` of each (see
+        `AuditedCategorical`)."""
+        weight, masks = self.items.weight(variants), self.masks(variants, self.data.pole)
+        poles = [weight * mask for mask in masks]
+        # A resample holds fewer distinct texts, so its means are noisier than those it stands for. Their squared norm
+        # is taken to be that of the resampled prototype and the noise of the sample's own mean.
+        true = [self.items.product(pole, pole) for pole in poles]
+        plain = [(mask.double(), self.items.mean(mask.double()).square().sum(dim=1)) for mask in masks]
+        noise = [squared - self.items.product(mask, mask) for mask, squared in plain]
+        squared = [product + extra for product, extra in zip(true, noise, strict=True)]
+        norms = [torch.where(square > 0, square, torch.nan).sqrt() for square in squared]
+        own = [(product / norm**2).clamp(0, 1) for product, norm in zip(true, norms, strict=True)]
+        reliability = (own[0] * own[1]).sqrt()
+        # 0 × reliability: no cosine where either prototype has no reliability (all its items share one text).
+        cosine = self.items.product(*poles) / (norms[0] * norms[1]) + 0 * reliability
+        corrected = torch.where(reliability >= MIN_RELIABILITY, cosine / reliability, torch.nan)
+        name, dimensions = FOUNDATIONS[self.foundation], DIMENSIONS[2 * self.foundation :]
+        found = {"cosine": cosine, "reliability": reliability + 0 * cosine, "cosine_corrected": corrected}
+        return {(key, name): value for key, value in found.items()} | {
+            ("prototype_reliability", dimensions[pole]): own[pole] for pole in (VIRTUE, VICE)
+        }
 
 
 def categorical(protocol: Protocol) -> Metric:

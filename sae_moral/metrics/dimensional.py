@@ -7,42 +7,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.metrics.base import Metric, Statistic
-from sae_moral.metrics.folds import folds, spearman, within_folds
-from sae_moral.metrics.ridge import nested_ridge
+from sae_moral.metrics.base import OVERALL, Metric, Statistic
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.ranks import mean_of_folds, spearman
+from sae_moral.metrics.ridge import NestedRidge, RidgeFit, refitted
+from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
 
-
-def r_squared(y: Float[np.ndarray, "n k"], predicted: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
-    """1 − SSE / SST per column; NaN where y does not vary."""
-    total = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    error = ((y - predicted) ** 2).sum(axis=0)
-    varies = total > 1e-12
-    return np.where(varies, 1 - error / np.where(varies, total, 1), np.nan)
+K = len(DIMENSIONS)
+_VERSIONS = 256
+"""Versions predicted at once: bounds the memory that their targets take."""
 
 
-def adjusted_r_squared(r2: Float[np.ndarray, "k"], n: int, p: Float[np.ndarray, "k"] | float) -> Float[np.ndarray, "k"]:
+def r_squared(
+    y: Float[Tensor, "*p n k"],
+    predicted: Float[Tensor, "*q n k"],
+    weight: Float[Tensor, "w n"] | None = None,
+    influence: Float[Tensor, "n k"] | None = None,
+) -> Float[Tensor, "*b k"]:
+    """1 − SSE / SST per column, each item counted `weight` times; NaN where y does not vary.
+
+    The mean that SST is about is not weighed: it is a prediction like the others, and fitting it to each resample would
+    shift R² down by about 1/n. With influences the fits are weighed, too, to first order."""
+    w = torch.ones_like(y[..., :1]) if weight is None else weight[..., None]
+    mean = y.mean(dim=-2, keepdim=True)
+    total = (w * (y - mean) ** 2).sum(dim=-2)
+    error = (w * (y - predicted) ** 2).sum(dim=-2)
+    if influence is not None:
+        error = error + ((w - 1) * influence).sum(dim=-2)
+    return torch.where(total > 1e-12, 1 - error / torch.where(total > 1e-12, total, 1.0), torch.nan)
+
+
+def adjusted_r_squared(
+    r2: Float[Tensor, "*b k"], n: Float[Tensor, "*w"] | int, p: Float[Tensor, "*p k"] | float
+) -> Float[Tensor, "*b k"]:
     """1 − (1 − R²)(n − 1)/(n − p − 1) with p parameters; NaN where n ≤ p + 1."""
-    room = n - np.asarray(p, dtype=np.float64) - 1
-    return np.where(room > 0, 1 - (1 - r2) * (n - 1) / np.where(room > 0, room, 1), np.nan)
+    items = torch.as_tensor(n, dtype=r2.dtype, device=r2.device)[..., None]
+    room = items - torch.as_tensor(p, dtype=r2.dtype, device=r2.device) - 1
+    return torch.where(room > 0, 1 - (1 - r2) * (items - 1) / torch.where(room > 0, room, 1.0), torch.nan)
 
 
-def _rows(name: str, values: Float[np.ndarray, "10"], n: int) -> list[Statistic]:
-    known = values[~np.isnan(values)]
-    overall = Statistic(name, float(known.mean()) if len(known) else None, n=n, n_dropped=0)
-    return [overall] + [
-        Statistic(name, None if np.isnan(value) else float(value), dimension, n, 0)
-        for dimension, value in zip(DIMENSIONS, values, strict=True)
-    ]
+def _by_dimension(name: str, values: Float[Tensor, "b k"]) -> Values:
+    parts = [values[:, d] for d in range(K)]
+    return {(name, OVERALL): mean_of_groups(parts)} | {
+        (name, dimension): part for dimension, part in zip(DIMENSIONS, parts, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -73,45 +92,74 @@ class PaperDimensional:
         "an artefact of optimisation, not a finding about the model."
     )
 
+    nulls: Mapping[str, str] = field(default_factory=lambda: {"r2": "labels", "r2_adjusted": "labels"}, repr=False)
+
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`r2` and `r2_adjusted` per dimension and overall."""
-        n = len(data)
+        return self.prepare(representation, data).statistics()
+
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; weights count in the test part."""
+        n, x = len(data), representation.float()
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
         n_test, n_validation = round(n * self.test), round(n * self.validation)
         parts = order[n_test + n_validation :], order[n_test : n_test + n_validation], order[:n_test]
-        if min(map(len, parts)) < 2:
-            none = np.full(len(DIMENSIONS), np.nan)
-            return _rows("r2", none, n_test) + _rows("r2_adjusted", none, n_test)
-        y = torch.from_numpy(data.vector).float().to(representation.device)
-        predicted = self._probe(representation.float(), y, *parts)
-        r2 = r_squared(y[parts[2]].cpu().double().numpy(), predicted.cpu().double().numpy())
-        adjusted = adjusted_r_squared(r2, n_test, float(representation.shape[1]))
-        return _rows("r2", r2, n_test) + _rows("r2_adjusted", adjusted, n_test)
+        enough = min(map(len, parts)) >= 2
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            r2 = torch.full((variants.n, K), torch.nan, dtype=torch.float64)
+            adjusted = r2
+            if enough:
+                y = variants.moved(data.vector, np.arange(len(data)), data.foundation)
+                predicted = torch.cat([self._probe(x, part.float(), *parts) for part in y.split(_VERSIONS)])
+                weight = variants.weight[:, parts[2]]
+                r2 = r_squared(y[:, parts[2]].float().double(), predicted.double(), weight)
+                adjusted = adjusted_r_squared(r2, weight.sum(dim=1), float(x.shape[1]))
+            found = _by_dimension("r2", r2) | _by_dimension("r2_adjusted", adjusted)
+            return {key: value for key, value in found.items() if only is None or key[0] in only}
+
+        counts = {(name, group): (n_test, 0) for name in ("r2", "r2_adjusted") for group in (OVERALL, *DIMENSIONS)}
+        return Prepared(n, counts, run, representation.device)
 
     def _probe(
-        self, x: Float[Tensor, "n d"], y: Float[Tensor, "n 10"], train: Tensor, validation: Tensor, test: Tensor
-    ) -> Float[Tensor, "test 10"]:
-        generator = torch.Generator().manual_seed(self.seed)
+        self, x: Float[Tensor, "n d"], y: Float[Tensor, "p n k"], train: Tensor, validation: Tensor, test: Tensor
+    ) -> Float[Tensor, "p test k"]:
+        """Predictions of the test part by one probe per version, trained side by side: Adam scales every weight by
+        itself, and the sum of their losses gives each the gradient it would have alone."""
+        versions, generator = len(y), torch.Generator().manual_seed(self.seed)
+        y = y.permute(1, 0, 2).reshape(len(x), -1).to(x.device)  # n (p k)
         bound = x.shape[1] ** -0.5
         weight, bias = (
-            ((torch.rand(*shape, generator=generator) * 2 - 1) * bound).to(x.device).requires_grad_()
-            for shape in ((x.shape[1], y.shape[1]), (y.shape[1],))
+            ((torch.rand(*shape, generator=generator) * 2 - 1) * bound).repeat(*(1,) * (len(shape) - 1), versions)
+            for shape in ((x.shape[1], K), (K,))
         )
+        weight, bias = (start.to(x.device).requires_grad_() for start in (weight, bias))
         optimiser = torch.optim.AdamW([weight, bias], lr=self.learning_rate)
-        best, best_loss, waited = (weight.detach().clone(), bias.detach().clone()), float("inf"), 0
+        best = weight.detach().clone(), bias.detach().clone()
+        best_loss = torch.full((versions,), torch.inf, device=x.device)
+        waited = torch.zeros(versions, dtype=torch.long, device=x.device)
+
+        def losses(rows: Tensor) -> Float[Tensor, "p"]:
+            return (x[rows] @ weight + bias - y[rows]).square().reshape(len(rows), versions, K).mean(dim=(0, 2))
+
         for _ in range(self.epochs):
             shuffled = train[torch.randperm(len(train), generator=generator)]
             for batch in shuffled.split(self.batch_size):
                 optimiser.zero_grad()
-                torch.nn.functional.mse_loss(x[batch] @ weight + bias, y[batch]).backward()
+                losses(batch).sum().backward()
                 optimiser.step()
             with torch.no_grad():
-                loss = float(torch.nn.functional.mse_loss(x[validation] @ weight + bias, y[validation]))
-            if loss < best_loss:
-                best, best_loss, waited = (weight.detach().clone(), bias.detach().clone()), loss, 0
-            elif (waited := waited + 1) >= self.patience:
+                loss = losses(validation)
+            running = waited < self.patience
+            better = running & (loss < best_loss)
+            columns = better.repeat_interleave(K)
+            for kept, now in zip(best, (weight, bias), strict=True):
+                kept[..., columns] = now.detach()[..., columns]
+            best_loss = torch.where(better, loss, best_loss)
+            waited = torch.where(better, 0, waited + 1)
+            if bool((waited >= self.patience).all()):
                 break
-        return x[test] @ best[0] + best[1]
+        return (x[test] @ best[0] + best[1]).reshape(len(test), versions, K).permute(1, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -142,21 +190,83 @@ class AuditedDimensional:
         "baseline, whose share a model must exceed. A probe shows what can be read, not what the model uses."
     )
 
+    nulls: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(AUDITED_STATISTICS, "labels"), repr=False)
+    readers: Mapping[str, str] = field(
+        default_factory=lambda: {"r2": "linear", "r2_adjusted": "linear", "spearman_valence": "given"}, repr=False
+    )
+
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`r2`, `r2_adjusted` per dimension and overall, and `spearman_valence`."""
-        fold = folds(data, self.folds, self.seed)
-        fit = nested_ridge(representation, data.vector, fold)
-        r2 = r_squared(data.vector, fit.predicted)
-        statistics = _rows("r2", r2, len(data))
-        statistics += _rows("r2_adjusted", adjusted_r_squared(r2, len(data), fit.parameters), len(data))
-        return [*statistics, self._valence(data.vector, fit.predicted, fold)]
+        return self.prepare(representation, data).statistics()
 
-    def _valence(
-        self, y: Float[np.ndarray, "n 10"], predicted: Float[np.ndarray, "n 10"], fold: Int[np.ndarray, "n"]
-    ) -> Statistic:
-        human, read = (v[:, 0::2].sum(axis=1) - v[:, 1::2].sum(axis=1) for v in (y, predicted))
-        value = within_folds(lambda index: spearman(human[index], read[index]), fold)
-        return Statistic("spearman_valence", value, n=len(y), n_dropped=0)
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`."""
+        fold = folds(data, self.folds, self.seed)
+        reader = _Reader(NestedRidge.of(representation, fold), data)
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            y = variants.moved(data.vector, np.arange(len(data)), data.foundation)
+            read = reader(variants, y)
+            if variants.reader is not None:
+                read = reader.refitted(read, y, variants.reader)
+            r2 = r_squared(y, read.predicted, variants.weight, read.influence)
+            adjusted = adjusted_r_squared(r2, variants.weight.sum(dim=1), read.parameters)
+            found = _by_dimension("r2", r2) | _by_dimension("r2_adjusted", adjusted)
+            found["spearman_valence", OVERALL] = reader.valence(y, read.predicted, variants.weight)
+            return {key: value for key, value in found.items() if only is None or key[0] in only}
+
+        return Prepared(len(data), {}, run, representation.device)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Predictions and effective numbers of parameters per version; influences and fit of a single version."""
+
+    predicted: Float[Tensor, "p n k"]
+    parameters: Float[Tensor, "q k"]
+    influence: Float[Tensor, "n k"] | None
+    fit: RidgeFit | None
+
+
+@dataclass
+class _Reader:
+    """The ridge fits of one layer. The last labels' predictions are kept: other weights do not change them."""
+
+    ridge: NestedRidge
+    data: MoralData
+    _last: tuple[Tensor, _Read] | None = None
+
+    def __call__(self, variants: Variants, y: Float[Tensor, "p n k"]) -> _Read:
+        if self._last is None or not torch.equal(self._last[0], variants.index):
+            self._last = variants.index, self._fit(y)
+        return self._last[1]
+
+    def refitted(self, read: _Read, y: Float[Tensor, "p n k"], weight: Float[Tensor, "r n"]) -> _Read:
+        """With weighed fits, to first order; of one version of the labels."""
+        if read.fit is None:
+            raise ValueError(f"readers weighed for {len(y)} versions of the labels; expected one")
+        predicted = torch.cat([refitted(self.ridge, y[0], read.fit, part) for part in weight.split(_VERSIONS)])
+        return replace(read, predicted=predicted.to(y), influence=None)
+
+    def _fit(self, y: Float[Tensor, "p n k"]) -> _Read:
+        n = len(self.data)
+        fits = [
+            self.ridge.fit(part.permute(1, 0, 2).reshape(n, -1), influence=len(y) == 1) for part in y.split(_VERSIONS)
+        ]
+        predicted = torch.cat([fit.predicted.reshape(n, -1, K) for fit in fits], dim=1).permute(1, 0, 2)
+        parameters = torch.from_numpy(np.concatenate([fit.parameters.reshape(-1, K) for fit in fits])).to(y)
+        return _Read(predicted.to(y), parameters, fits[0].influence, fits[0] if len(y) == 1 else None)
+
+    def valence(
+        self, y: Float[Tensor, "p n k"], predicted: Float[Tensor, "q n k"], weight: Float[Tensor, "w n"]
+    ) -> Float[Tensor, "b"]:
+        """Spearman of predicted and human valence within folds."""
+        human, read = (v[..., 0::2].sum(dim=-1) - v[..., 1::2].sum(dim=-1) for v in (y, predicted))
+        parts = self.ridge.parts
+        return mean_of_folds(spearman(human[:, part], read[:, part], weight[:, part]) for part in parts)
+
+
+AUDITED_STATISTICS = ("r2", "r2_adjusted", "spearman_valence")
 
 
 def dimensional(protocol: Protocol) -> Metric:

@@ -8,19 +8,21 @@ items of that pole and the foundation's neutrals (at typicality 0), prototype it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.stats import spearmanr
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, POLES
-from sae_moral.metrics.base import Metric, Statistic, mean_over_groups
-from sae_moral.metrics.folds import folds, partial_spearman, spearman, within_folds
-from sae_moral.metrics.prototypes import cosine, prototype_items
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL
+from sae_moral.metrics.base import OVERALL, Metric, Statistic
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.prototypes import Items, prototype_items
+from sae_moral.metrics.ranks import mean_of_folds, partial_spearman, spearman
+from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
 
 
@@ -41,32 +43,51 @@ class PaperGradient:
         "not gradation. Low typicality is often one annotator's low consensus, not mild wrongdoing, so without a "
         "ceiling from label reliability a correlation of 0.5 cannot be read."
     )
+    nulls: Mapping[str, str] = field(default_factory=lambda: {"spearman": "typicality"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Spearman per dimension and pooled; None where a pole has no item or typicality does not vary."""
-        statistics, typicalities, closeness = [], [], []
-        for d, dimension in enumerate(DIMENSIONS):
-            f, pole = divmod(d, 2)
-            top, _ = prototype_items(data, f, pole)
-            items = data.items(f, pole) | data.items(f, NEUTRAL)
-            value, n = None, int(items.sum())
-            if top.any():
-                prototype = representation[torch.from_numpy(top)].mean(dim=0)
-                score = cosine(representation[torch.from_numpy(items)], prototype).cpu().numpy()
-                value = _spearman(data.typicality[items], score)
-                typicalities.append(data.typicality[items])
-                closeness.append(score)
-            statistics.append(Statistic("spearman", value, dimension, n, 0))
-        pooled = _spearman(np.concatenate(typicalities), np.concatenate(closeness)) if closeness else None
-        return [Statistic("spearman", pooled, n=sum(map(len, closeness)), n_dropped=0), *statistics]
+        return self.prepare(representation, data).statistics()
 
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; weights count in the prototypes and in the correlations."""
+        parts = {name: Graded.of(representation, data, d, neutral=True) for d, name in enumerate(DIMENSIONS)}
 
-def _spearman(typicality: np.ndarray, score: np.ndarray) -> float | None:
-    constant = len(score) < 3 or np.ptp(typicality) == 0 or np.ptp(score) == 0
-    return None if constant else float(np.asarray(spearmanr(typicality, score))[0])
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            if only is not None and "spearman" not in only:
+                return {}
+            found: Values = {}
+            pooled: list[tuple[Tensor, Tensor, Tensor]] = []
+            for name, part in parts.items():
+                found["spearman", name] = variants.nothing
+                if part.has_pole:
+                    typicality, score, weight = (
+                        part.typicality(variants),
+                        part.closeness(variants),
+                        part.weight(variants),
+                    )
+                    found["spearman", name] = spearman(typicality, score, weight)[0]
+                    pooled.append((typicality, score, weight))
+            found["spearman", OVERALL] = variants.nothing
+            if pooled:
+                columns = (
+                    torch.cat([c.expand(max(map(len, cs)), -1) for c in cs], dim=1) for cs in zip(*pooled, strict=True)
+                )
+                found["spearman", OVERALL] = spearman(*columns)[0]
+            return found
+
+        return Prepared(len(data), self._counts(data), run, representation.device)
+
+    def _counts(self, data: MoralData) -> dict[tuple[str, str], tuple[int, int]]:
+        pole = {name: int(data.items(*divmod(d, 2)).sum()) for d, name in enumerate(DIMENSIONS)}
+        neutral = {name: int(data.items(d // 2, NEUTRAL).sum()) for d, name in enumerate(DIMENSIONS)}
+        counts = {("spearman", name): (pole[name] + neutral[name], 0) for name in DIMENSIONS}
+        pooled = sum(pole[name] + neutral[name] for name in DIMENSIONS if pole[name])
+        return {("spearman", OVERALL): (pooled, 0), **counts}
 
 
 PER_DIMENSION = ("spearman", "spearman_with_neutral", "spearman_partial", "spearman_prototype")
+STATISTICS = (*PER_DIMENSION, "asymmetry")
 
 
 @dataclass(frozen=True)
@@ -102,67 +123,154 @@ class AuditedGradient:
         "read it against the ceiling. One direction per pole is the simplest way to be graded; what needs more shows "
         "in the dimensional metric."
     )
+    nulls: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "typicality"), repr=False)
+    readers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "given"), repr=False)
+    alternatives: Mapping[str, str] = field(default_factory=lambda: {"asymmetry": "two-sided"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Statistics per dimension, per foundation (asymmetry) and overall; None where a pole has too few items."""
+        return self.prepare(representation, data).statistics()
+
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`."""
         fold = folds(data, self.folds, self.seed)
-        statistics: list[Statistic] = []
-        plain: dict[tuple[int, int], Statistic] = {}
-        for d, dimension in enumerate(DIMENSIONS):
-            f, pole = divmod(d, len(POLES))
-            parts = self._dimension(representation, data, fold, f, pole)
-            statistics += [Statistic(name, value, dimension, n, 0) for name, (value, n) in parts.items()]
-            plain[f, pole] = next(s for s in statistics if s.name == "spearman" and s.group == dimension)
-        for f, foundation in enumerate(FOUNDATIONS):
-            virtue, vice = plain[f, 0], plain[f, 1]
-            value = None if virtue.value is None or vice.value is None else vice.value - virtue.value
-            statistics.append(Statistic("asymmetry", value, foundation, (virtue.n or 0) + (vice.n or 0), 0))
-        names = (*PER_DIMENSION, "asymmetry")
-        overall = [mean_over_groups(name, (s for s in statistics if s.name == name)) for name in names]
-        return overall + statistics
+        own = [Graded.of(representation, data, d, fold) for d in range(len(DIMENSIONS))]
+        everyone = [Graded.of(representation, data, d, fold, neutral=True) for d in range(len(DIMENSIONS))]
 
-    def _dimension(
-        self, x: Float[Tensor, "n d"], data: MoralData, fold: Int[np.ndarray, "n"], foundation: int, pole: int
-    ) -> dict[str, tuple[float | None, int]]:
-        everyone = np.flatnonzero(data.items(foundation, pole) | data.items(foundation, NEUTRAL))
-        pole_only = np.flatnonzero(data.items(foundation, pole))
-        length = data.length
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            wanted = set(STATISTICS if only is None else only)
+            found: Values = {}
+            for d, name in enumerate(DIMENSIONS):
+                within = own[d].held_out(variants, wanted)
+                found |= {(statistic, name): value for statistic, value in within.items()}
+                if "spearman_with_neutral" in wanted:
+                    value = everyone[d].held_out(variants, {"spearman"})["spearman"]
+                    found["spearman_with_neutral", name] = (
+                        value if own[d].has_pole else torch.full_like(value, torch.nan)
+                    )
+            if "asymmetry" in wanted:
+                for f, name in enumerate(FOUNDATIONS):
+                    virtue, vice = (found["spearman", DIMENSIONS[2 * f + pole]] for pole in (0, 1))
+                    found["asymmetry", name] = vice - virtue
+            for statistic in STATISTICS:
+                if parts := [value for key, value in found.items() if key[0] == statistic]:
+                    found[statistic, OVERALL] = mean_of_groups(parts)
+            return {key: value for key, value in found.items() if key[0] in wanted}
 
-        def correlate(items: Int[np.ndarray, "m"], *, prototype: bool = False, partial: bool = False) -> float | None:
-            typicality, held_out = data.typicality[items], fold[items]
-            score = held_out_closeness(x[torch.from_numpy(items)], typicality, held_out, prototype=prototype)
-            if score is None or (partial and length is None):
-                return None
-            if partial and length is not None:
-                tokens = length[items]
-                return within_folds(lambda k: partial_spearman(typicality[k], score[k], tokens[k]), held_out)
-            return within_folds(lambda k: spearman(typicality[k], score[k]), held_out)
+        return Prepared(len(data), self._counts(data), run, representation.device)
 
-        n = len(pole_only)
+    def _counts(self, data: MoralData) -> dict[tuple[str, str], tuple[int, int]]:
+        counts: dict[tuple[str, str], tuple[int, int]] = {}
+        for d, name in enumerate(DIMENSIONS):
+            f, pole = divmod(d, 2)
+            n, neutral = int(data.items(f, pole).sum()), int(data.items(f, NEUTRAL).sum())
+            counts |= {(statistic, name): (n, 0) for statistic in PER_DIMENSION}
+            counts["spearman_with_neutral", name] = (n + neutral, 0)
+        for f, name in enumerate(FOUNDATIONS):
+            counts["asymmetry", name] = (sum(counts["spearman", DIMENSIONS[2 * f + pole]][0] for pole in (0, 1)), 0)
+        for statistic in STATISTICS:
+            parts = [n for (name, group), (n, _) in counts.items() if name == statistic]
+            counts[statistic, OVERALL] = (sum(parts), 0)
+        return counts
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The items of one dimension, with the neutral ones of its foundation or without.
+
+    Attributes:
+        items: their vectors and folds.
+        data: all scenarios.
+        dimension: index into `DIMENSIONS`.
+    """
+
+    items: Items
+    data: MoralData
+    dimension: int
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "n d"],
+        data: MoralData,
+        dimension: int,
+        fold: np.ndarray | None = None,
+        *,
+        neutral: bool = False,
+    ) -> Graded:
+        """Those of x."""
+        f, pole = divmod(dimension, 2)
+        chosen = data.items(f, pole) | data.items(f, NEUTRAL) if neutral else data.items(f, pole)
+        return cls(Items.of(x, data, np.flatnonzero(chosen), fold), data, dimension)
+
+    @property
+    def has_pole(self) -> bool:
+        """Whether there is any item of the dimension itself."""
+        return bool((self.data.pole[self.items.rows] != NEUTRAL).any())
+
+    def typicality(self, variants: Variants) -> Float[Tensor, "p m"]:
+        """Of each item in each version."""
+        blocks = np.where(self.data.pole == NEUTRAL, -1, 2 * self.data.foundation + self.data.pole)
+        return variants.moved(self.data.typicality, self.items.rows, blocks)
+
+    def weight(self, variants: Variants) -> Float[Tensor, "w m"]:
+        """How often each item counts."""
+        return self.items.weight(variants)
+
+    def closeness(self, variants: Variants) -> Float[Tensor, "b m"]:
+        """Cosine of every item with the prototype of its pole, made of the items at the top of its scale; 0 where
+        either vanishes."""
+        top = prototype_items(self.data, *divmod(self.dimension, 2))[0].astype(np.float64)
+        blocks = np.where(self.data.pole == NEUTRAL, -1, 2 * self.data.foundation + self.data.pole)
+        prototype = self.items.mean(self.weight(variants) * variants.moved(top, self.items.rows, blocks)).nan_to_num()
+        scale = prototype.norm(dim=1, keepdim=True) * self.items.x.norm(dim=1)
+        return torch.where(scale > 0, prototype @ self.items.x.T / torch.where(scale > 0, scale, 1.0), 0.0)
+
+    def held_out(self, variants: Variants, wanted: Collection[str]) -> dict[str, Float[Tensor, "b"]]:
+        """`spearman`, `spearman_prototype` and `spearman_partial`, as wanted. NaN where typicality does not vary among
+        what a fold's direction is fitted on."""
+        typicality, weight = self.typicality(variants), self.weight(variants)
+        reader = self.items.reader_weight(variants)
+        weighted, plain = self.items.fold_sums(reader * typicality), self.items.fold_sums(reader)
+        names = [name for name in ("spearman", "spearman_partial", "spearman_prototype") if name in wanted]
+        if "asymmetry" in wanted and "spearman" not in names:
+            names.append("spearman")
+        parts: dict[str, list] = {name: [] for name in names}
+        known = torch.ones(variants.n, dtype=torch.bool, device=typicality.device)
+        lengths = self._lengths(typicality.device)
+        for k, test in self.items.folds:
+            train, everyone = weighted.without(k), plain.without(k)
+            known = known & (everyone.count > 0) & self._varies(typicality, test)
+            graded = train.vector - train.count[:, None] / everyone.count[:, None] * everyone.vector
+            scores = {"spearman": graded, "spearman_partial": graded, "spearman_prototype": train.vector}
+            for name in names:
+                closeness = self._cosine_order(scores[name], test)
+                ranked = typicality[:, test], closeness, weight[:, test]
+                if name == "spearman_partial" and lengths is not None:
+                    parts[name].append(partial_spearman(ranked[0], ranked[1], lengths[:, test], ranked[2]))
+                elif name != "spearman_partial":
+                    parts[name].append(spearman(*ranked))
+        nothing = torch.full((variants.n,), torch.nan, device=typicality.device)
         return {
-            "spearman": (correlate(pole_only), n),
-            "spearman_with_neutral": (correlate(everyone) if n else None, len(everyone)),
-            "spearman_partial": (correlate(pole_only, partial=True), n),
-            "spearman_prototype": (correlate(pole_only, prototype=True), n),
+            name: torch.where(known, mean_of_folds(found), torch.nan) if found else nothing
+            for name, found in parts.items()
         }
 
+    def _cosine_order(self, direction: Float[Tensor, "p d"], test: Tensor) -> Float[Tensor, "p k"]:
+        """Something with the order of the cosines: the direction's own length is left out."""
+        x = self.items.x[test]
+        norm = x.norm(dim=1)
+        return torch.where(norm > 0, direction @ x.T / torch.where(norm > 0, norm, 1.0), 0.0)
 
-def held_out_closeness(
-    x: Float[Tensor, "m d"], typicality: Float[np.ndarray, "m"], fold: Int[np.ndarray, "m"], *, prototype: bool = False
-) -> Float[np.ndarray, "m"] | None:
-    """Cosine of each item with a direction fitted on the other folds: Σ (t − t̄) x, or Σ t x for the prototype. None
-    when typicality does not vary among what a fold is fitted on."""
-    score = np.zeros(len(fold))
-    for k in np.unique(fold):
-        held_out = fold == k
-        weight = np.where(held_out, 0.0, typicality)
-        if held_out.all() or np.ptp(typicality[~held_out]) == 0:
-            return None
-        if not prototype:
-            weight = np.where(held_out, 0.0, typicality - typicality[~held_out].mean())
-        direction = torch.from_numpy(weight).to(x.device, x.dtype) @ x
-        score[held_out] = cosine(x[torch.from_numpy(held_out)], direction).cpu().numpy()
-    return score if len(fold) else None
+    def _varies(self, typicality: Float[Tensor, "p m"], test: Tensor) -> Tensor:
+        train = torch.ones(typicality.shape[1], dtype=torch.bool, device=typicality.device)
+        train[test] = False
+        part = typicality[:, train]
+        return part.amax(dim=1) > part.amin(dim=1) if part.shape[1] else torch.zeros_like(part.sum(dim=1)).bool()
+
+    def _lengths(self, device: torch.device) -> Tensor | None:
+        length = self.data.length
+        return None if length is None else torch.from_numpy(length[self.items.rows])[None].to(device)
 
 
 def gradient(protocol: Protocol) -> Metric:

@@ -1,8 +1,9 @@
-"""Prototypes: the mean vector of a foundation's pole, as the paper takes it and cross-fitted."""
+"""Prototypes: weighted means of items, held out by folds, and inner products of them that no text has with itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.data import MoralData
+from sae_moral.metrics.variants import Variants
 
 
 def prototype_items(data: MoralData, foundation: int, pole: int) -> tuple[Bool[np.ndarray, "n"], float]:
@@ -22,57 +24,107 @@ def prototype_items(data: MoralData, foundation: int, pole: int) -> tuple[Bool[n
     return items & np.isclose(data.typicality, top, rtol=0, atol=1e-6), top
 
 
-def cosine(x: Float[Tensor, "n d"], y: Float[Tensor, "d"]) -> Float[Tensor, "n"]:
-    """Cosine of each row with y; 0 where either is the zero vector."""
-    scale = x.norm(dim=1) * y.norm()
-    return torch.where(scale > 0, (x @ y) / torch.where(scale > 0, scale, 1.0), 0.0)
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Some of the scenarios: what a statistic is about.
+
+    Attributes:
+        x: their vectors.
+        rows: which scenarios they are.
+        group: of equal text.
+        folds: (fold, positions of its items), where there are folds.
+    """
+
+    x: Float[Tensor, "m d"]
+    rows: Int[np.ndarray, "m"]
+    group: Int[np.ndarray, "m"]
+    folds: list[tuple[int, Int[Tensor, "_"]]]
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "n d"],
+        data: MoralData,
+        rows: Int[np.ndarray, "m"],
+        fold: Int[np.ndarray, "n"] | None = None,
+    ) -> Items:
+        """Those at `rows`, in float64."""
+        own = np.zeros(0, dtype=np.int64) if fold is None else fold[rows]
+        parts = [(int(k), torch.from_numpy(np.flatnonzero(own == k)).to(x.device)) for k in np.unique(own)]
+        return cls(x[torch.from_numpy(rows).to(x.device)].double(), rows, data.group[rows], parts)
+
+    def weight(self, variants: Variants) -> Float[Tensor, "w m"]:
+        """How often each item counts."""
+        return variants.weight[:, torch.from_numpy(self.rows).to(variants.weight.device)]
+
+    def reader_weight(self, variants: Variants) -> Float[Tensor, "r m"]:
+        """How often each item counts in what is fitted."""
+        if variants.reader is None:
+            return torch.ones(1, len(self.rows), dtype=torch.float64, device=self.x.device)
+        return variants.reader[:, torch.from_numpy(self.rows).to(variants.reader.device)]
+
+    def mean(self, coefficient: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
+        """Weighted means: one prototype per version; NaN where the coefficients add up to nothing."""
+        return coefficient @ self.x / coefficient.sum(dim=1, keepdim=True)
+
+    def fold_sums(self, coefficient: Float[Tensor, "b m"]) -> FoldSums:
+        """Weighted sums, per fold."""
+        return FoldSums(
+            {k: coefficient[:, part] @ self.x[part] for k, part in self.folds},
+            {k: coefficient[:, part].sum(dim=1) for k, part in self.folds},
+        )
+
+    @cached_property
+    def _same_text(self) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"], Float[Tensor, "p"]]:
+        """All ordered pairs of items with one text, an item with itself included, and their inner products."""
+        order = np.argsort(self.group, kind="stable")
+        ends = np.flatnonzero(np.diff(self.group[order])) + 1
+        runs = np.split(order, ends)
+        first = np.concatenate([np.repeat(run, len(run)) for run in runs])
+        second = np.concatenate([np.tile(run, len(run)) for run in runs])
+        i, j = (torch.from_numpy(part).to(self.x.device) for part in (first, second))
+        parts = zip(i.split(4096), j.split(4096), strict=True)  # bounds the copies of vectors
+        return i, j, torch.cat([(self.x[a] * self.x[b]).sum(dim=1) for a, b in parts])
+
+    def product(self, a: Float[Tensor, "b m"], b: Float[Tensor, "b m"]) -> Float[Tensor, "b"]:
+        """Mean inner product over all pairs of different texts, one item weighed by a, the other by b; NaN where there
+        is no such pair.
+
+        With b = a this estimates the squared norm of the true prototype, else the inner product of two true prototypes,
+        both without the bias that sampling noise gives to the norm of a mean and to prototypes that share texts: the
+        limit of averaging over all splits into disjoint halves.
+        """
+        i, j, products = self._same_text
+        shared = a[:, i] * b[:, j]
+        total = ((a @ self.x) * (b @ self.x)).sum(dim=1) - shared @ products
+        pairs = a.sum(dim=1) * b.sum(dim=1) - shared.sum(dim=1)
+        return torch.where(pairs > 0.5, total / pairs, torch.nan)
 
 
 @dataclass(frozen=True)
-class GroupSums:
-    """Sums of the items of one foundation and pole, whole and per group of equal text.
+class FoldSums:
+    """Weighted sums of vectors, and of the weights, per fold."""
 
-    Attributes:
-        total: sum of all items.
-        per_group: sums by group.
-        group: the groups' numbers, ascending.
-        size: items per group.
-    """
+    vectors: dict[int, Float[Tensor, "b d"]]
+    counts: dict[int, Float[Tensor, "b"]]
 
-    total: Float[Tensor, "d"]
-    per_group: Float[Tensor, "groups d"]
-    group: Int[np.ndarray, "groups"]
-    size: Int[np.ndarray, "groups"]
+    def without(self, fold: int) -> Sums:
+        """Of the other folds."""
+        others = [k for k in self.vectors if k != fold]
+        if not others:
+            return Sums(torch.zeros_like(self.vectors[fold]), torch.zeros_like(self.counts[fold]))
+        vectors, counts = (torch.stack([part[k] for k in others]).sum(dim=0) for part in (self.vectors, self.counts))
+        return Sums(vectors, counts)
 
-    @classmethod
-    def of(cls, x: Float[Tensor, "n d"], items: Bool[np.ndarray, "n"], group: Int[np.ndarray, "n"]) -> GroupSums:
-        """Sums over the items of x."""
-        index = np.flatnonzero(items)
-        names, inverse, size = np.unique(group[index], return_inverse=True, return_counts=True)
-        per_group = torch.zeros(len(names), x.shape[1], dtype=x.dtype, device=x.device)
-        per_group.index_add_(0, torch.from_numpy(inverse).to(x.device), x[torch.from_numpy(index).to(x.device)])
-        return cls(per_group.sum(dim=0), per_group, names, size)
+
+@dataclass(frozen=True)
+class Sums:
+    """A weighted sum of vectors, and the sum of the weights, per version."""
+
+    vector: Float[Tensor, "b d"]
+    count: Float[Tensor, "b"]
 
     @property
-    def n(self) -> int:
-        """Number of items."""
-        return int(self.size.sum())
-
-    @property
-    def mean(self) -> Float[Tensor, "d"]:
-        """The prototype."""
-        return self.total / self.n
-
-    def product(self, other: GroupSums) -> float | None:
-        """Mean inner product over all pairs of one item of each set with different texts.
-
-        With `other` itself this estimates the squared norm of the true prototype, with another set the inner product
-        of the two true prototypes, both without the bias that sampling noise gives to the norm of a mean and to
-        prototypes that share texts: the limit of averaging over all splits into disjoint halves.
-        """
-        _, mine, theirs = np.intersect1d(self.group, other.group, return_indices=True)
-        pairs = self.n * other.n - int(self.size[mine] @ other.size[theirs])
-        if pairs == 0:
-            return None
-        total = self.total @ other.total - (self.per_group[mine] * other.per_group[theirs]).sum()
-        return float(total) / pairs
+    def mean(self) -> Float[Tensor, "b d"]:
+        """The prototype; NaN where the weights add up to nothing."""
+        return self.vector / self.count[:, None]

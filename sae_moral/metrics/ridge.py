@@ -19,57 +19,111 @@ class RidgeFit:
     predicted: held-out predictions, one per item and target.
     parameters: effective number of parameters per target (trace of the hat matrix), averaged over folds.
     penalty: the chosen penalty per fold and target, as a multiple (see `PENALTIES`).
+    influence: derivative of the held-out squared error, summed over all folds, by the weight that an item has in the
+        fits it takes part in, penalties given.
     """
 
-    predicted: Float[np.ndarray, "n k"]
+    predicted: Float[Tensor, "n k"]
     parameters: Float[np.ndarray, "k"]
     penalty: Float[np.ndarray, "folds k"]
+    influence: Float[Tensor, "n k"] | None = None
 
 
-def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int[np.ndarray, "n"]) -> RidgeFit:
-    """Predict every item of a fold from the others, with penalties those others choose by leaving out one fold each.
+@dataclass(frozen=True)
+class NestedRidge:
+    """Ridge regression that predicts every item of a fold from the others, with penalties those others choose by
+    leaving out one fold each. Everything that does not depend on targets is done once, so targets may be many.
 
     Sums of squares and products are additive over folds, so each is formed once and every training part is a
     difference of them: f(f + 1)/2 eigendecompositions for f folds, whatever the number of penalties and targets. Inputs
     wider than the sample are first rotated into its span, which leaves ridge predictions as they are.
-
-    Args:
-        x: inputs; y: targets; fold: of each item (grouped by the caller).
-
-    Returns:
-        Predictions with an intercept per training part.
     """
-    # Moments about 0 lose the digits of an input far from it; float32 has too few for their differences.
-    x = x.double() - x.double().mean(dim=0)
-    if x.shape[1] > x.shape[0]:
-        u, s, _ = torch.linalg.svd(x, full_matrices=False)
-        x = u * s
-    target = torch.from_numpy(y).to(x.device, x.dtype)
-    parts = [torch.from_numpy(np.flatnonzero(fold == k)).to(x.device) for k in np.unique(fold)]
-    moments = [_Moments.of(x[part], target[part]) for part in parts]
-    total = moments[0]
-    for part in moments[1:]:
-        total = total + part
-    f, k, grid = len(parts), y.shape[1], len(PENALTIES)
-    errors = torch.zeros(f, f, grid, k, dtype=x.dtype, device=x.device)
-    for i in range(f):
-        for j in range(i + 1, f):
-            path = (total - moments[i] - moments[j]).path() if f > 2 else None
-            for test, outer in ((j, i), (i, j)):
-                # With two folds nothing is left to choose a penalty from; each fold then chooses on itself.
-                chosen = path or (total - moments[outer]).path()
-                residual = chosen.predict(x[parts[test]]) - target[parts[test]]
-                errors[outer, test] = residual.square().sum(dim=1)
-    predicted = torch.zeros_like(target)
-    parameters, penalty = np.zeros((f, k)), np.zeros((f, k))
-    for i in range(f):
-        best = errors[i].sum(dim=0).argmin(dim=0)
-        path = (total - moments[i]).path()
-        columns = torch.arange(k, device=x.device)
-        predicted[parts[i]] = path.predict(x[parts[i]])[best, :, columns].T
-        parameters[i] = path.parameters[best.cpu()].numpy()
-        penalty[i] = PENALTIES[best.cpu().numpy()]
-    return RidgeFit(predicted.cpu().double().numpy(), parameters.mean(axis=0), penalty)
+
+    parts: list[Int[Tensor, "_"]]
+    x: list[Float[Tensor, "_ d"]]
+    inner: dict[tuple[int, int], _Path]
+    outer: list[_Path]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"], fold: Int[np.ndarray, "n"]) -> NestedRidge:
+        """For inputs, and the fold of each item (grouped by the caller)."""
+        # Moments about 0 lose the digits of an input far from it; float32 has too few for their differences.
+        x = x.double() - x.double().mean(dim=0)
+        if x.shape[1] > x.shape[0]:
+            u, s, _ = torch.linalg.svd(x, full_matrices=False)
+            x = u * s
+        parts = [torch.from_numpy(np.flatnonzero(fold == k)).to(x.device) for k in np.unique(fold)]
+        inputs = [x[part] for part in parts]
+        moments = [_Moments.of(part) for part in inputs]
+        total = moments[0]
+        for part in moments[1:]:
+            total = total + part
+        f = len(parts)
+        pairs = [(i, j) for i in range(f) for j in range(i + 1, f)] if f > 2 else []
+        inner = {(i, j): (total - moments[i] - moments[j]).path((i, j), inputs) for i, j in pairs}
+        outer = [(total - moment).path((i,), inputs) for i, moment in enumerate(moments)]
+        return cls(parts, inputs, inner, outer)
+
+    def fit(self, y: Float[Tensor, "n k"], *, influence: bool = False) -> RidgeFit:
+        """Held-out predictions of k targets, with an intercept per training part; the influences if asked for."""
+        y = y.to(self.x[0])
+        targets = [y[part] for part in self.parts]
+        sums = [target.sum(dim=0) for target in targets]
+        products = [x.T @ target for x, target in zip(self.x, targets, strict=True)]
+        f, k, grid = len(self.parts), y.shape[1], len(PENALTIES)
+
+        def solve(path: _Path) -> _Targets:
+            rest = [i for i in range(f) if i not in path.left_out]
+            return path.targets(
+                torch.stack([sums[i] for i in rest]).sum(dim=0), torch.stack([products[i] for i in rest]).sum(dim=0)
+            )
+
+        errors = torch.zeros(f, grid, k, dtype=y.dtype, device=y.device)
+        for i in range(f):
+            for j in range(i + 1, f):
+                shared = solve(self.inner[i, j]) if f > 2 else None
+                for test, outer in ((j, i), (i, j)):
+                    # With two folds nothing is left to choose a penalty from; each fold then chooses on itself.
+                    solved = shared or solve(self.outer[outer])
+                    for p in range(grid):
+                        errors[outer, p] += (solved.predict(test, p) - targets[test]).square().sum(dim=0)
+        predicted, influences = torch.zeros_like(y), torch.zeros_like(y)
+        parameters, penalty = np.zeros((f, k)), np.zeros((f, k))
+        for i, path in enumerate(self.outer):
+            best, solved = errors[i].argmin(dim=0), solve(path)
+            predicted[self.parts[i]] = solved.predict_best(i, best)
+            parameters[i] = path.parameters[best].cpu().numpy()
+            penalty[i] = PENALTIES[best.cpu().numpy()]
+            if influence:
+                error = targets[i] - predicted[self.parts[i]]
+                for j in range(f):
+                    if j != i:
+                        influences[self.parts[j]] += solved.influence(i, best, error, self.x[j], targets[j])
+        return RidgeFit(predicted, parameters.mean(axis=0), penalty, influences if influence else None)
+
+
+def refitted(ridge: NestedRidge, y: Float[Tensor, "n k"], fit: RidgeFit, weight: Float[Tensor, "b n"]) -> Tensor:
+    """Held-out predictions [b, n, k] of fits in which items are weighed, to first order and with the penalties of `fit`
+    (see `_Targets.influence`)."""
+    y, weight = y.to(ridge.x[0]), weight.to(ridge.x[0])
+    b, k, found = len(weight), y.shape[1], fit.predicted[None].repeat(len(weight), 1, 1)
+    for i, path in enumerate(ridge.outer):
+        rest = [j for j in range(len(ridge.parts)) if j != i]
+        rows = torch.cat([ridge.parts[j] for j in rest])
+        centred, own = torch.cat([ridge.x[j] for j in rest]) - path.mean, y[rows]
+        shrunk = path.shrunk[torch.from_numpy(np.searchsorted(PENALTIES, fit.penalty[i])).to(y.device)].T
+        mean = own.mean(dim=0)
+        residual = own - mean - centred @ (path.vectors @ (shrunk * (path.vectors.T @ (centred.T @ (own - mean)))))
+        push = ((weight[:, rows].T - 1)[:, :, None] * residual[:, None, :]).reshape(len(rows), b * k)
+        moved = (shrunk[:, None, :] * (path.vectors.T @ (centred.T @ push)).reshape(-1, b, k)).reshape(-1, b * k)
+        change = path.rotated[i] @ moved + push.sum(dim=0) / path.n
+        found[:, ridge.parts[i]] += change.reshape(-1, b, k).permute(1, 0, 2)
+    return found
+
+
+def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int[np.ndarray, "n"]) -> RidgeFit:
+    """`NestedRidge` of one set of targets."""
+    return NestedRidge.of(x, fold).fit(torch.from_numpy(y))
 
 
 @dataclass(frozen=True)
@@ -78,39 +132,83 @@ class _Moments:
 
     n: int
     x: Float[Tensor, "d"]
-    y: Float[Tensor, "k"]
     xx: Float[Tensor, "d d"]
-    xy: Float[Tensor, "d k"]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "m d"], y: Float[Tensor, "m k"]) -> _Moments:
-        return cls(len(x), x.sum(dim=0), y.sum(dim=0), x.T @ x, x.T @ y)
+    def of(cls, x: Float[Tensor, "m d"]) -> _Moments:
+        return cls(len(x), x.sum(dim=0), x.T @ x)
 
     def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy)
+        return _Moments(self.n + other.n, self.x + other.x, self.xx + other.xx)
 
     def __sub__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n - other.n, self.x - other.x, self.y - other.y, self.xx - other.xx, self.xy - other.xy)
+        return _Moments(self.n - other.n, self.x - other.x, self.xx - other.xx)
 
-    def path(self) -> _Path:
-        mean_x, mean_y = self.x / self.n, self.y / self.n
-        values, vectors = torch.linalg.eigh(self.xx - self.n * torch.outer(mean_x, mean_x))
+    def path(self, left_out: tuple[int, ...], inputs: list[Float[Tensor, "_ d"]]) -> _Path:
+        mean = self.x / self.n
+        values, vectors = torch.linalg.eigh(self.xx - self.n * torch.outer(mean, mean))
         values = values.clamp(min=0)
         penalties = torch.from_numpy(PENALTIES).to(values) * values.mean().clamp(min=1e-300)
-        shrunk = values + penalties[:, None]
-        projected = vectors.T @ (self.xy - self.n * torch.outer(mean_x, mean_y))
-        weights = torch.einsum("de,pe,ek->pdk", vectors, 1 / shrunk, projected)
-        return _Path(mean_x, mean_y, weights, (values / shrunk).sum(dim=1).cpu())
+        shrunk = 1 / (values + penalties[:, None])
+        read = left_out if len(inputs) > 2 else (0, 1)  # of two folds, each chooses its penalty on itself
+        rotated = {i: (inputs[i] - mean) @ vectors for i in read}
+        return _Path(left_out, self.n, mean, vectors, shrunk, rotated, (values * shrunk).sum(dim=1))
 
 
 @dataclass(frozen=True)
 class _Path:
-    """Ridge solutions of one training part for every penalty."""
+    """Ridge regressions of one training part for every penalty, before any target is known.
 
-    mean_x: Float[Tensor, "d"]
-    mean_y: Float[Tensor, "k"]
-    weights: Float[Tensor, "p d k"]
+    Attributes:
+        left_out: the folds that are not in the training part.
+        shrunk: one over (eigenvalue + penalty).
+        rotated: left-out items in the eigenvectors' coordinates.
+        parameters: effective number of parameters (trace of the hat matrix).
+    """
+
+    left_out: tuple[int, ...]
+    n: int
+    mean: Float[Tensor, "d"]
+    vectors: Float[Tensor, "d d"]
+    shrunk: Float[Tensor, "p d"]
+    rotated: dict[int, Float[Tensor, "_ d"]]
     parameters: Float[Tensor, "p"]
 
-    def predict(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "p m k"]:
-        return (x - self.mean_x) @ self.weights + self.mean_y
+    def targets(self, sums: Float[Tensor, "k"], products: Float[Tensor, "d k"]) -> _Targets:
+        mean = sums / self.n
+        return _Targets(self, mean, self.vectors.T @ (products - self.n * torch.outer(self.mean, mean)))
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The same, for given targets."""
+
+    path: _Path
+    mean: Float[Tensor, "k"]
+    projected: Float[Tensor, "d k"]
+
+    def predict(self, fold: int, penalty: int) -> Float[Tensor, "m k"]:
+        """A left-out fold's items with one penalty."""
+        return (self.path.rotated[fold] * self.path.shrunk[penalty]) @ self.projected + self.mean
+
+    def predict_best(self, fold: int, penalty: Int[Tensor, "k"]) -> Float[Tensor, "m k"]:
+        """A left-out fold's items with a penalty per target."""
+        return self.path.rotated[fold] @ (self.path.shrunk[penalty].T * self.projected) + self.mean
+
+    def influence(
+        self,
+        fold: int,
+        penalty: Int[Tensor, "k"],
+        error: Float[Tensor, "m k"],
+        x: Float[Tensor, "t d"],
+        y: Float[Tensor, "t k"],
+    ) -> Float[Tensor, "t k"]:
+        """What training items (x, y) do to a left-out fold's squared error by the weight they have in the fit.
+
+        Item j moves the prediction for x* by (x̃*ᵀ (X̃ᵀX̃ + λ)⁻¹ x̃_j + 1/n) (y_j − ŷ_j), with its training residual.
+        """
+        path, centred = self.path, x - self.path.mean
+        shrunk = path.shrunk[penalty].T
+        residual = y - self.mean - centred @ (path.vectors @ (shrunk * self.projected))
+        pull = path.vectors @ (shrunk * (path.rotated[fold].T @ error))
+        return -2 * residual * (centred @ pull + error.sum(dim=0) / path.n)

@@ -8,25 +8,35 @@ foundations, the three polarities and both (arXiv 2603.15615 §3).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import (
-    adjusted_mutual_info_score,
-    adjusted_rand_score,
-    balanced_accuracy_score,
-    pairwise_distances_argmin,
-)
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.metrics.base import Metric, Statistic
-from sae_moral.metrics.folds import folds, within_folds
+from sae_moral.metrics.agreement import Clusters
+from sae_moral.metrics.base import OVERALL, Metric, Statistic
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.prototypes import Items, Sums
+from sae_moral.metrics.ranks import Weighed, mean_of_folds
+from sae_moral.metrics.variants import Prepared, Values, Variants
 from sae_moral.protocol import Protocol
+
+SCHEMES = {"foundation": "foundation", "polarity": "labels", "both": "all"}
+"""What labels are permuted within: foundations within a polarity, polarity within a foundation, both freely."""
+
+
+def kept_apart(data: MoralData) -> dict[str, np.ndarray]:
+    """Per partition, the blocks that labels may be permuted within (the schemes of `SCHEMES`)."""
+    homeless = data.foundation < 0
+    return {"foundation": np.where(homeless, -1, data.pole), "polarity": data.foundation, "both": homeless}
 
 
 def labels(data: MoralData) -> dict[str, Int[np.ndarray, "n"]]:
@@ -88,22 +98,39 @@ class PaperStructural:
         "anything: with this protocol they are mostly of sentence length."
     )
 
+    nulls: Mapping[str, str] = field(
+        default_factory=lambda: {f"ari_{name}": scheme for name, scheme in SCHEMES.items()}, repr=False
+    )
+
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`ari_foundation`, `ari_polarity`, `ari_both`, `noise`."""
+        return self.prepare(representation, data).statistics()
+
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; the clusters stay what they are."""
         points = principal_components(representation, self.variance)
         cluster = density_clusters(points, self.min_cluster_size, self.min_samples)
-        kept = cluster >= 0
-        n, dropped = int(kept.sum()), int((~kept).sum())
-        statistics = [
-            Statistic(
-                f"ari_{name}",
-                float(adjusted_rand_score(label[kept], cluster[kept])) if n else None,
-                n=n,
-                n_dropped=dropped,
-            )
-            for name, label in labels(data).items()
-        ]
-        return [*statistics, Statistic("noise", dropped / len(data), n=len(data), n_dropped=0)]
+        kept, blocks = np.flatnonzero(cluster >= 0), kept_apart(data)
+        clusters, rows = Clusters.of(cluster[kept]), torch.from_numpy(kept).to(representation.device)
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            found: Values = {}
+            for name, label in labels(data).items():
+                if only is None or f"ari_{name}" in only:
+                    moved = variants.moved(label, kept, blocks[name])
+                    found[f"ari_{name}", OVERALL] = clusters.ari(moved, variants.weight[:, rows])
+            if only is None or "noise" in only:
+                found["noise", OVERALL] = share_of(cluster < 0, variants)
+            return found
+
+        counts = {(f"ari_{name}", OVERALL): (len(kept), len(data) - len(kept)) for name in SCHEMES}
+        return Prepared(len(data), counts, run, representation.device)
+
+
+def share_of(mask: Bool[np.ndarray, "n"], variants: Variants) -> Float[Tensor, "b"]:
+    """Share of the scenarios that a mask holds."""
+    share = variants.weight @ torch.from_numpy(mask).to(variants.weight) / variants.weight.sum(dim=1)
+    return share.expand(variants.n)
 
 
 @dataclass(frozen=True)
@@ -138,72 +165,191 @@ class AuditedStructural:
         "miss them do not show that they are absent: k-means and density follow the largest variance, whatever it is."
     )
 
+    nulls: Mapping[str, str] = field(
+        default_factory=lambda: {
+            f"{kind}_{name}": scheme for name, scheme in SCHEMES.items() for kind in (*AGREEMENTS, "accuracy")
+        },
+        repr=False,
+    )
+    readers: Mapping[str, str] = field(
+        default_factory=lambda: {f"accuracy_{name}": "given" for name in SCHEMES}, repr=False
+    )
+
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Accuracies, ARI and AMI per partition and clustering, and the share of noise."""
-        points, order = principal_components(representation, self.components), text_order(data)
-        sizes = max(5, min(100, len(data) // 25)), max(3, min(20, len(data) // 125))
-        cluster = np.empty(len(data), dtype=np.int64)
-        cluster[order] = density_clusters(points[order], *sizes)
-        vectors, fold = representation.cpu().double().numpy(), folds(data, self.folds, self.seed)
-        statistics = [Statistic("noise", float((cluster < 0).mean()), n=len(data), n_dropped=0)]
-        for name, label in labels(data).items():
-            known = label >= 0
-            classes = len(np.unique(label[known]))
-            means = self._kmeans(points, order[known[order]], classes)
-            values = {
-                f"accuracy_{name}": nearest_prototype_accuracy(vectors[known], label[known], fold[known]),
-                **_agreement("hdbscan", name, label[known], cluster[known] if classes > 1 else None),
-                **_agreement("kmeans", name, label[known], None if means is None else means[known]),
-            }
-            counts = int(known.sum()), int((~known).sum())
-            statistics += [Statistic(key, value, n=counts[0], n_dropped=counts[1]) for key, value in values.items()]
-        return statistics
+        return self.prepare(representation, data).statistics()
 
-    def _kmeans(
-        self, points: Float[np.ndarray, "n p"], rows: Int[np.ndarray, "m"], k: int
-    ) -> Int[np.ndarray, "n"] | None:
+    def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
+        """See `sae_moral.metrics.variants`; the clusters stay what they are."""
+        clustering = _Clusterings(self, representation, data)
+        fold, blocks = folds(data, self.folds, self.seed), kept_apart(data)
+        items = {
+            name: Items.of(representation, data, np.flatnonzero(label >= 0), fold)
+            for name, label in labels(data).items()
+        }
+
+        def run(variants: Variants, only: Collection[str] | None = None) -> Values:
+            found: Values = {}
+            for name, label in labels(data).items():
+                kinds = [k for k in (*AGREEMENTS, "accuracy") if only is None or f"{k}_{name}" in only]
+                if not kinds:
+                    continue
+                part = items[name]
+                moved, weight = variants.moved(label, part.rows, blocks[name]), part.weight(variants)
+                for kind in kinds:
+                    if kind == "accuracy":
+                        value = nearest_prototype_accuracy(part, moved, weight, part.reader_weight(variants))
+                    else:
+                        value = clustering.agreement(kind, name, moved, weight)
+                    found[f"{kind}_{name}", OVERALL] = value
+            if only is None or "noise" in only:
+                found["noise", OVERALL] = share_of(clustering.density < 0, variants)
+            return found
+
+        counts = {
+            (f"{kind}_{name}", OVERALL): (len(part.rows), len(data) - len(part.rows))
+            for name, part in items.items()
+            for kind in (*AGREEMENTS, "accuracy")
+        }
+        return Prepared(len(data), counts, run, representation.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Clusterings:
+    """The label-blind half of `AuditedStructural`, made when it is asked for."""
+
+    metric: AuditedStructural
+    representation: Float[Tensor, "n d"]
+    data: MoralData
+
+    @cached_property
+    def points(self) -> Float[np.ndarray, "n p"]:
+        """First principal components."""
+        return principal_components(self.representation, self.metric.components)
+
+    @cached_property
+    def density(self) -> Int[np.ndarray, "n"]:
+        """HDBSCAN's clusters, −1 for noise."""
+        n, order = len(self.data), text_order(self.data)
+        cluster = np.empty(n, dtype=np.int64)
+        cluster[order] = density_clusters(self.points[order], max(5, min(100, n // 25)), max(3, min(20, n // 125)))
+        return cluster
+
+    @cached_property
+    def by_partition(self) -> dict[str, dict[str, Clusters | None]]:
+        """Per partition the clusters of its own records; None where there is nothing to cluster by: one class, or fewer
+        distinct points than classes."""
+        found: dict[str, dict[str, Clusters | None]] = {}
+        order = text_order(self.data)
+        for name, label in labels(self.data).items():
+            known = np.flatnonzero(label >= 0)
+            k = len(np.unique(label[known]))
+            means = self._kmeans(order[label[order] >= 0], k)
+            found[name] = {
+                "hdbscan": Clusters.of(self.density[known]) if k > 1 else None,
+                "kmeans": None if means is None else Clusters.of(means[known]),
+            }
+        return found
+
+    def agreement(
+        self, kind: str, partition: str, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]
+    ) -> Float[Tensor, "b"]:
+        """ARI or AMI of a clustering, by the names of `AGREEMENTS`; NaN where there is none."""
+        clustering, index = kind.split("_")
+        clusters = self.by_partition[partition][clustering]
+        if clusters is None:
+            return torch.full((max(len(label), len(weight)),), torch.nan)
+        return clusters.ari(label, weight) if index == "ari" else clusters.ami(label, weight)
+
+    def _kmeans(self, rows: Int[np.ndarray, "m"], k: int) -> Int[np.ndarray, "n"] | None:
         """k-means of some rows, −1 for the others; None for one class or fewer distinct points than classes."""
-        if k < 2 or len(np.unique(points[rows], axis=0)) < k:
+        if k < 2 or len(np.unique(self.points[rows], axis=0)) < k:
             return None
-        cluster = np.full(len(points), -1)
-        options: dict[str, Any] = {"n_init": 4, "random_state": self.seed}
-        cluster[rows] = KMeans(k, **options).fit_predict(points[rows])
+        cluster = np.full(len(self.points), -1)
+        options: dict[str, Any] = {"n_init": 4, "random_state": self.metric.seed}
+        cluster[rows] = KMeans(k, **options).fit_predict(self.points[rows])
         return cluster
 
 
-def _agreement(
-    clustering: str, partition: str, label: np.ndarray, cluster: np.ndarray | None
-) -> dict[str, float | None]:
-    scores = {"ari": adjusted_rand_score, "ami": adjusted_mutual_info_score}
-    return {
-        f"{clustering}_{index}_{partition}": None if cluster is None else float(score(label, cluster))
-        for index, score in scores.items()
-    }
+AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
 
 
 def nearest_prototype_accuracy(
-    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, "n"], fold: Int[np.ndarray, "n"]
-) -> float | None:
+    items: Items,
+    label: Int[Tensor, "p m"],
+    weight: Float[Tensor, "w m"],
+    reader: Float[Tensor, "r m"] | None = None,
+) -> Float[Tensor, "b"]:
     """Balanced accuracy of the nearest class mean of the other folds, rescaled so that chance is 0 and perfect is 1;
-    averaged within folds. None with fewer than two classes.
+    averaged within folds. NaN with fewer than two classes.
 
     Only the classes a fold holds compete for its items: a class that is missing there would take some of them, and
-    chance would lie below 1/k.
+    chance would lie below 1/k. Versions are done in parts, so that memory is bounded.
+
+    Args:
+        items: with folds.
+        label: of each item, in each version.
+        weight: how often an item counts when it is read.
+        reader: how often it counts in the means.
     """
-    if len(np.unique(label)) < 2:
-        return None
+    reader = torch.ones_like(weight[:1]) if reader is None else reader
+    columns = label, weight, reader
+    b = max(map(len, columns))
+    classes = label.unique() if label.numel() else label.new_zeros(0)
+    if len(classes) < 2:
+        return torch.full((b,), torch.nan, dtype=torch.float64, device=label.device)
+    fitted = len(label) > 1 or len(reader) > 1
+    size = max(1, _ELEMENTS // (len(classes) * max(items.x.shape))) if fitted else b
+    parts = []
+    for start in range(0, b, size):
+        own, read, fitted_to = (column[start : start + size] if len(column) > 1 else column for column in columns)
+        parts.append(_accuracy(items, own, read, fitted_to, classes))
+    return torch.cat(parts)
 
-    def accuracy(test: Int[np.ndarray, "m"]) -> tuple[float, float] | None:
-        train = np.setdiff1d(np.flatnonzero(np.isin(label, label[test])), test)
-        classes = np.unique(label[train])
-        if len(classes) < 2:
-            return None
-        # Not sklearn's NearestCentroid: it divides by the spread within classes, which dead latents do not have.
-        means = np.stack([x[train[label[train] == c]].mean(axis=0) for c in classes])
-        predicted = classes[pairwise_distances_argmin(x[test], means)]
-        return float(balanced_accuracy_score(label[test], predicted, adjusted=True)), float(len(test))
 
-    return within_folds(accuracy, fold)
+_ELEMENTS = 20_000_000
+"""Numbers held at once for the class means and distances of several versions."""
+
+
+def _accuracy(
+    items: Items,
+    label: Int[Tensor, "p m"],
+    weight: Float[Tensor, "w m"],
+    reader: Float[Tensor, "r m"],
+    classes: Int[Tensor, "c"],
+) -> Float[Tensor, "b"]:
+    member = (label[:, None, :] == classes[:, None]).double()  # p c m
+    fitted = member * reader[:, None, :]
+    sums = items.fold_sums(fitted.reshape(-1, fitted.shape[2]))
+    return mean_of_folds(
+        _fold_accuracy(items.x[test], sums.without(k), member[:, :, test], weight[:, test]) for k, test in items.folds
+    )
+
+
+def _fold_accuracy(
+    x: Float[Tensor, "k d"], train: Sums, member: Float[Tensor, "p c k"], weight: Float[Tensor, "w k"]
+) -> Weighed:
+    """Adjusted balanced accuracy of one fold's items, and their number."""
+    c = member.shape[1]
+    # Not sklearn's NearestCentroid: it divides by the spread within classes, which dead latents do not have.
+    means = train.mean.nan_to_num()
+    distance = (means.square().sum(dim=1, keepdim=True) - 2 * means @ x.T).reshape(-1, c, len(x))
+    here = member.sum(dim=2) > 0
+    competing = here & (train.count.reshape(-1, c) > 0)
+    distance = torch.where(competing[:, :, None], distance, torch.inf)
+    # Rounding must not decide between equally near means: the first one wins, as in scikit-learn.
+    nearest = distance.amin(dim=1, keepdim=True)
+    longest = means.square().sum(dim=1).reshape(-1, c, 1).amax(dim=1, keepdim=True)
+    slack = 1e-9 * (x.square().sum(dim=1) + longest)
+    predicted = (distance <= nearest + slack).to(torch.uint8).argmax(dim=1, keepdim=True)
+    right = member.expand(len(predicted), -1, -1).gather(1, predicted)[:, 0]
+    heavy = member * weight[:, None, :]  # b c k
+    total = heavy.sum(dim=2)
+    recall = torch.where(total > 0, (heavy * right[:, None, :]).sum(dim=2) / total, torch.nan)
+    count = (total > 0).sum(dim=1).double()
+    value = (recall.nanmean(dim=1) - 1 / count) / (1 - 1 / count)
+    value = torch.where((competing.sum(dim=1) >= 2) & (count >= 2), value, torch.nan)
+    return value, weight.sum(dim=1).expand_as(value)
 
 
 def structural(protocol: Protocol) -> Metric:

@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_moral.report.figures import layer_figure, overview_figure, profile_figure, statistics_figure
+    from sae_moral.report.figures import layer_figure, overview_figure, statistics_figure
     from sae_moral.report.heatmap import heatmap_figure
     from sae_moral.report.page import render_report, write_report
+    from sae_moral.report.profiles import profile_figure
 
 __all__ = [
     "heatmap_figure",
@@ -23,7 +24,12 @@ __all__ = [
     "write_report",
 ]
 
-_ELSEWHERE = {"heatmap_figure": "heatmap", "render_report": "page", "write_report": "page"}
+_ELSEWHERE = {
+    "heatmap_figure": "heatmap",
+    "profile_figure": "profiles",
+    "render_report": "page",
+    "write_report": "page",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sae_moral.report.palette import (
+    BASELINE_LINES,
     DASHDOT,
     DASHED,
     DOTTED,
@@ -86,21 +87,31 @@ def draw_band(axes: Axes, track: Track, name: str, colour: str, alpha: float, zo
     return True
 
 
-def draw_controls(axes: Axes, track: Track) -> set[str]:
-    """Interval, null band, ceiling and baseline of the leading group; returns the names of those that have values."""
+def draw_level(axes: Axes, track: Track, column: str, label: str, style: GroupStyle, width: float) -> bool:
+    """One column as a thin line under the values, over one layer as a short bar; False when it has no values."""
+    if not np.isfinite(track[column]).any():
+        return False
+    if len(track.layers) > 1:
+        draw_line(axes, track, label, style, width=width, column=column, zorder=2)
+    else:
+        ends, level = track.layers[0] + np.array([-ALONE, ALONE]), [float(track[column][0])] * 2
+        axes.plot(ends, level, color=style.colour, linestyle=style.dash, linewidth=width, label=plain(label))
+    return True
+
+
+def draw_controls(axes: Axes, track: Track, *, baseline: str | None = "baseline") -> set[str]:
+    """Interval, null band, ceiling and baseline of the leading group; returns the names of those that have values.
+
+    `baseline`: what the rows' baseline is called; None to leave it out.
+    """
     drawn = {name for name, colour, alpha, zorder in (("null", NULL, 0.22, 1.0), ("ci", INTERVAL, 0.28, 1.5))
              if draw_band(axes, track, name, colour, alpha, zorder)}  # fmt: skip
-    for name, style, width in (
-        ("ceiling", GroupStyle(MUTED, DASHDOT), 1.1),
-        ("baseline", GroupStyle(MUTED, DOTTED), 1.6),
-    ):
-        if np.isfinite(track[name]).any():
-            if len(track.layers) > 1:
-                draw_line(axes, track, name, style, width=width, column=name, zorder=2)
-            else:
-                ends, level = track.layers[0] + np.array([-ALONE, ALONE]), [float(track[name][0])] * 2
-                axes.plot(ends, level, color=style.colour, linestyle=style.dash, linewidth=width, label=name)
-            drawn.add(name)
+    ceiling = GroupStyle(MUTED, DASHDOT)
+    if draw_level(axes, track, "ceiling", "ceiling", ceiling, 1.1):
+        drawn.add("ceiling")
+    style, width = BASELINE_LINES.get(baseline or "", (GroupStyle(MUTED, DOTTED), 1.6))
+    if baseline is not None and draw_level(axes, track, "baseline", baseline, style, width):
+        drawn.add(baseline)
     return drawn
 
 
@@ -165,6 +176,17 @@ def scale_values(axes: Axes) -> None:
     axes.autoscale_view(scalex=False)
 
 
+def finish(axes: Axes, tracks: Mapping[str, Track]) -> None:
+    """Scales, grid and spines shared by all line panels."""
+    scale_layers(axes, [int(layer) for layer in next(iter(tracks.values())).layers])
+    scale_values(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
+    axes.grid(axis="y", color="#e6e8eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
 def spread_out(wanted: Sequence[float], gap: float) -> np.ndarray:
     """Positions in [0, 1] in the order of `wanted` (ascending), at least `gap` apart, nearest in least squares.
 
@@ -181,9 +203,20 @@ def spread_out(wanted: Sequence[float], gap: float) -> np.ndarray:
 
 
 def label_ends(
-    axes: Axes, tracks: Mapping[str, Track], styles: Mapping[str, GroupStyle], *, lead: str | None, height: float
+    axes: Axes,
+    tracks: Mapping[str, Track],
+    styles: Mapping[str, GroupStyle],
+    *,
+    lead: str | None,
+    height: float,
+    slanted: Collection[str] = (),
 ) -> None:
-    """Each group's name right of its last point, in its colour, moved apart; `height`: of the axes, in inches."""
+    """Each group's name right of its last point, in its colour, moved apart.
+
+    Args:
+        height: of the axes, in inches.
+        slanted: names that are no groups (baselines).
+    """
     ends = []
     for group, track in tracks.items():
         if track.filled:
@@ -198,6 +231,7 @@ def label_ends(
             plain(group), xy=(x, y), xycoords="data", xytext=(1.035, position), textcoords="axes fraction",
             va="center", ha="left", fontsize=8, color=darker(colour), annotation_clip=False,
             fontweight="bold" if group in (lead, OVERALL) else "normal",
+            fontstyle="italic" if group in slanted else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 2,
                         "relpos": (0, 0.5)},
         )  # fmt: skip

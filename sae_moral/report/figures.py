@@ -7,14 +7,13 @@ grey; one colour per foundation, virtue solid, vice dashed; a missing value is a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sae_moral.report import axes as draw
-from sae_moral.report.legends import add_legend, control_handles, dash_handles, group_handles
-from sae_moral.report.palette import FAINT, INK, MUTED, NULL, OVERALL, GroupStyle, group_styles, plain
+from sae_moral.report.baselines import MEAN, baseline_style, baseline_tracks, draw_baselines, mean_track
+from sae_moral.report.legends import add_legend, baseline_handles, control_handles, dash_handles, group_handles
+from sae_moral.report.palette import INK, MUTED, NULL, OVERALL, GroupStyle, group_styles, plain
 from sae_moral.report.series import (
     Best,
     Track,
@@ -33,43 +32,57 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def layer_figure(frame: pd.DataFrame, metric: str, provenance_of_metric: Mapping[str, Any]) -> Figure:
-    """The headline of one metric over the layers, with its controls and every group labelled at its line's end.
+def layer_figure(
+    frame: pd.DataFrame,
+    metric: str,
+    provenance_of_metric: Mapping[str, Any],
+    controls: Mapping[str, Any] | None = None,
+) -> Figure:
+    """The headline of one metric over the layers, with its controls; groups and baselines are named at their ends.
 
     Args:
         frame: `Diagnosis.frame`.
         metric: a metric in `frame`; one without any value gives a figure that says so.
         provenance_of_metric: `Diagnosis.provenance["metrics"][metric]` (headline, chance, higher_is).
+        controls: `Diagnosis.provenance["controls"]`: its baselines are drawn.
 
     Raises:
         ValueError: unknown headline statistic, or two rows for one layer and group.
     """
     statistic = headline_of(frame, metric, provenance_of_metric)
     tracks = tracks_by_group(frame, metric, statistic) if statistic else {}
-    height = max(3.4, 0.17 * len(tracks) + 0.6)
+    best = best_layer(tracks, provenance_of_metric)
+    layers = [] if best is None else next(iter(tracks.values())).layers.tolist()
+    baselines = baseline_tracks(controls, metric, statistic, layers)
+    height = max(3.4, 0.17 * (len(tracks) + len(baselines)) + 0.9)
     figure = draw.blank_figure(7.8, height)
     axes = figure.subplots()
-    best = best_layer(tracks, provenance_of_metric)
     _titles(axes, metric, statistic, best)
     if best is None:
         draw.say_nothing(axes)
         return figure
     styles = group_styles(frame["group"])
     axes.set_ylabel(plain(_direction(statistic, provenance_of_metric)), fontsize=8.5)
-    drawn = _panel(axes, tracks, styles, provenance_of_metric, best, width=1.4, alpha=0.95)
+    drawn = _panel(axes, tracks, styles, provenance_of_metric, best, baselines, width=1.4, alpha=0.95)
     axes.set_xlabel("layer", fontsize=8.5)
-    if len(tracks) > 1:
-        draw.label_ends(axes, tracks, styles, lead=best.group, height=height - 1.1)
-    add_legend(figure, control_handles(drawn, best.group) + dash_handles(tracks))
+    named = {name if name not in tracks else f"{name} (baseline)": track for name, track in baselines.items()}
+    if len(tracks) + len(named) > 1:
+        mean = {MEAN: mean_track(tracks)} if baselines and best.group is None else {}
+        styles |= {name: baseline_style(name)[0] for name in named} | {MEAN: GroupStyle(INK)}
+        draw.label_ends(axes, tracks | mean | named, styles, lead=best.group, height=height - 1.25, slanted=named)
+    add_legend(figure, control_handles(drawn, best.group), baseline_handles(drawn) + dash_handles(tracks))
     return figure
 
 
-def overview_figure(frame: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
+def overview_figure(
+    frame: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], controls: Mapping[str, Any] | None = None
+) -> Figure:
     """One panel per metric with its headline over the layers: the diagnosis in one figure.
 
     Args:
         frame: `Diagnosis.frame`.
         metrics: `Diagnosis.provenance["metrics"]`; one panel each, in this order.
+        controls: `Diagnosis.provenance["controls"]`: its baselines are drawn.
 
     Raises:
         ValueError: no metric given, or one that `layer_figure` refuses.
@@ -93,7 +106,8 @@ def overview_figure(frame: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]
             draw.say_nothing(axes)
             continue
         axes.set_ylabel(_arrow(provenance), fontsize=8.5)
-        drawn |= _panel(axes, tracks, styles, provenance, best, width=1.0, alpha=0.75)
+        baselines = baseline_tracks(controls, metric, statistic, next(iter(tracks.values())).layers.tolist())
+        drawn |= _panel(axes, tracks, styles, provenance, best, baselines, width=1.0, alpha=0.75)
         lead = lead or best.group
         shown.update(dict.fromkeys(group for group in tracks if group != OVERALL))
     for axes in grid[len(metrics) :]:
@@ -101,13 +115,17 @@ def overview_figure(frame: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]
     for axes in grid[max(0, len(metrics) - columns) : len(metrics)]:
         if axes.lines:
             axes.set_xlabel("layer", fontsize=8.5)
-    controls = control_handles(drawn, lead)
-    add_legend(figure, controls, *group_handles(shown, styles), columns=6)
+    add_legend(figure, control_handles(drawn, lead), baseline_handles(drawn), *group_handles(shown, styles), columns=6)
     return figure
 
 
-def statistics_figure(frame: pd.DataFrame, metric: str, provenance_of_metric: Mapping[str, Any]) -> Figure | None:
-    """Small multiples of a metric's further statistics over the layers; None when it has only its headline."""
+def statistics_figure(
+    frame: pd.DataFrame, metric: str, provenance_of_metric: Mapping[str, Any], *, baseline: str = "baseline"
+) -> Figure | None:
+    """Small multiples of a metric's further statistics over the layers; None when it has only its headline.
+
+    `baseline`: what the rows' baseline is called.
+    """
     headline = headline_of(frame, metric, provenance_of_metric)
     found = dict.fromkeys(str(row["statistic"]) for row in records(frame, metric))
     names = [name for name in found if name != headline]
@@ -119,50 +137,24 @@ def statistics_figure(frame: pd.DataFrame, metric: str, provenance_of_metric: Ma
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     styles = group_styles(frame["group"])
     shown: dict[str, None] = {}
-    bands = False
+    drawn: set[str] = set()
     for axes, name in zip(grid, names, strict=False):
         tracks = tracks_by_group(frame, metric, name)
         lead = leading_group(tracks)
         axes.set_title(plain(str(name).replace("_", " ")), loc="left", fontsize=8.5)
         if lead is not None:
-            bands |= bool(draw.draw_controls(axes, tracks[lead]) & {"ci", "null"})
+            drawn |= draw.draw_controls(axes, tracks[lead], baseline=baseline)
         groups = draw.draw_groups(axes, tracks, styles, lead=lead, width=1.0, alpha=0.85)
         shown.update(dict.fromkeys(group for group in groups if group != OVERALL))
         if not groups:
             draw.say_nothing(axes)
             continue
-        _finish(axes, tracks)
+        draw.finish(axes, tracks)
     for axes in grid[len(names) :]:
         axes.set_visible(False)
-    handles = control_handles({"ci", "null"} if bands else set(), OVERALL)
-    add_legend(figure, handles, *group_handles(shown, styles), columns=6)
-    return figure
-
-
-def profile_figure(layers: Sequence[int], values: Mapping[str, Sequence[float | None]]) -> Figure:
-    """One small panel per named list with one entry per layer (share of variance explained by length, sink ratio …).
-
-    Raises:
-        ValueError: nothing to draw, or a list whose length is not that of `layers`.
-    """
-    if not values:
-        raise ValueError("nothing to draw; expected at least one list with one entry per layer")
-    columns = min(3, len(values))
-    lines = math.ceil(len(values) / columns)
-    figure = draw.blank_figure(7.8 if columns > 1 else 4.6, 1.8 * lines + 0.3)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (name, series) in zip(grid, values.items(), strict=False):
-        if len(series) != len(layers):
-            raise ValueError(f"{name} has {len(series)} entries for {len(layers)} layers; expected one per layer")
-        numbers = np.array([np.nan if x is None else x for x in series], dtype=float)
-        track = Track(np.array(layers), {"value": np.where(np.isfinite(numbers), numbers, np.nan)})
-        axes.set_title(plain(name), loc="left", fontsize=8.5)
-        draw.draw_line(axes, track, name, GroupStyle(INK), width=1.6)
-        _finish(axes, {name: track})
-        if (numbers[np.isfinite(numbers)] >= 0).all():
-            axes.set_ylim(bottom=0)
-    for axes in grid[len(values) :]:
-        axes.set_visible(False)
+    add_legend(
+        figure, control_handles(drawn, OVERALL), baseline_handles(drawn), *group_handles(shown, styles), columns=6
+    )
     return figure
 
 
@@ -172,6 +164,7 @@ def _panel(
     styles: Mapping[str, GroupStyle],
     provenance: Mapping[str, Any],
     best: Best,
+    baselines: Mapping[str, Track],
     *,
     width: float,
     alpha: float,
@@ -179,30 +172,23 @@ def _panel(
     """Draws one headline; returns the names of the controls that appeared."""
     drawn: set[str] = set()
     if best.group is not None:
-        drawn |= draw.draw_controls(axes, tracks[best.group])
+        drawn |= draw.draw_controls(axes, tracks[best.group], baseline=None if baselines else "baseline")
     else:
         for group, track in tracks.items():
             if draw.draw_band(axes, track, "ci", styles[group].colour, 0.12, 1.5):
                 drawn.add("ci of groups")
             if draw.draw_band(axes, track, "null", NULL, 0.10, 1.0):
                 drawn.add("null")
+        if baselines:
+            draw.draw_line(axes, mean_track(tracks), MEAN, GroupStyle(INK), width=2.0, zorder=5)
+            drawn.add(MEAN)
+    drawn |= draw_baselines(axes, baselines)
     draw.draw_groups(axes, tracks, styles, lead=best.group, width=width, alpha=alpha)
     if draw.draw_chance(axes, provenance.get("chance")):
         drawn.add("chance")
     draw.mark_best(axes, best)
-    _finish(axes, tracks)
+    draw.finish(axes, tracks)
     return drawn
-
-
-def _finish(axes: Axes, tracks: Mapping[str, Track]) -> None:
-    """Scales, grid and spines shared by all line panels."""
-    draw.scale_layers(axes, [int(layer) for layer in next(iter(tracks.values())).layers])
-    draw.scale_values(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
-    axes.grid(axis="y", color="#e6e8eb", linewidth=0.7)
-    axes.set_axisbelow(True)
 
 
 def _titles(axes: Axes, metric: str, statistic: str | None, best: Best | None, *, short: bool = False) -> None:

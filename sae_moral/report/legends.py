@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from sae_moral.report.palette import (
+    BASELINE_LINES,
     DASHDOT,
     DASHED,
     DOTTED,
@@ -36,6 +37,8 @@ def control_handles(drawn: set[str], lead: str | None) -> list[Any]:
     from matplotlib.patches import Patch
 
     handles = [_line(lead, GroupStyle(INK), 2.4)] if lead else []
+    if "mean of groups" in drawn:
+        handles.append(_line("mean of groups", GroupStyle(INK), 2.0))
     for key, label, colour, alpha in (
         ("ci", "interval", INTERVAL, 0.28),
         ("ci of groups", "intervals of the groups", INK, 0.12),
@@ -50,6 +53,11 @@ def control_handles(drawn: set[str], lead: str | None) -> list[Any]:
         if key in drawn:
             handles.append(_line(key, style, width))
     return handles
+
+
+def baseline_handles(drawn: set[str]) -> list[Any]:
+    """Entries for those of `BASELINE_LINES` that are in `drawn`."""
+    return [_line(name, *BASELINE_LINES[name]) for name in BASELINE_LINES if name in drawn]
 
 
 def dash_handles(groups: Mapping[str, Any]) -> list[Any]:
@@ -90,6 +98,6 @@ def add_legend(figure: Figure, *rows: Sequence[Any], columns: int = 8) -> None:
 
 
 def _inches(lines: list[list[Any]]) -> float:
-    """About how wide a legend of these lines is: 0.055 inches per letter at 8 points, 0.45 per handle and gap."""
+    """About how wide a legend of these lines is: 0.055 inches per letter at 8 points, 0.5 per handle and gap."""
     columns = zip_longest(*([len(str(handle.get_label())) for handle in line] for line in lines), fillvalue=0)
-    return sum(0.055 * max(column) + 0.45 for column in columns)
+    return sum(0.055 * max(column) + 0.5 for column in columns)

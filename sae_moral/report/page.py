@@ -12,12 +12,15 @@ from markupsafe import Markup
 
 from sae_moral._files import write_text
 from sae_moral.report import figures
+from sae_moral.report.control_section import control_section
 from sae_moral.report.glance import Glance, glance, length_shares
 from sae_moral.report.heatmap import heatmap_figure
+from sae_moral.report.judged import CONTROLS
+from sae_moral.report.profiles import profile_figure
 from sae_moral.report.series import lower_is_better, tracks_by_group
 from sae_moral.report.svg import inline_svg
 from sae_moral.report.tables import full_table, group_table, per_layer_lists
-from sae_moral.report.words import MISSING, count, detail
+from sae_moral.report.words import MISSING, count, detail, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,17 +73,17 @@ def render_report(diagnosis: DiagnosisLike) -> str:
     """The page as a string of HTML; same errors as `write_report`."""
     provenance = diagnosis.provenance
     described = metrics_of(diagnosis)
-    shares = length_shares(provenance)
-    sections = [_section(diagnosis, i, name, described[name], shares) for i, name in enumerate(described)]
+    sections = [_section(diagnosis, i, name, described[name]) for i, name in enumerate(described)]
+    cards: list[Glance] = [section["glance"] for section in sections]
     overview = Markup("")
-    if any(section["glance"].value for section in sections):
-        figure = figures.overview_figure(diagnosis.frame, described)
-        overview = inline_svg(figure, prefix="overview", label=_overview_words([s["glance"] for s in sections]))
+    if any(card.value for card in cards):
+        figure = figures.overview_figure(diagnosis.frame, described, provenance.get("controls"))
+        overview = inline_svg(figure, prefix="overview", label=_overview_words(cards))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_resource),
     )  # fmt: skip
-    environment.filters["detail"] = detail
+    environment.filters.update(detail=detail, listed=listed)
     return environment.get_template("report.html.j2").render(
         provenance=provenance,
         title=_title(provenance),
@@ -89,6 +92,7 @@ def render_report(diagnosis: DiagnosisLike) -> str:
         dropped=_dropped(diagnosis.rows),
         sections=sections,
         overview=overview,
+        controls=control_section(diagnosis.rows, provenance, cards),
         conditioning=_conditioning(provenance),
         css=Markup(_resource("report.css")),
         js=Markup(_resource("report.js")),
@@ -105,30 +109,29 @@ def _resource(name: str) -> str:
     return resources.files("sae_moral.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(
-    diagnosis: DiagnosisLike, index: int, metric: str, texts: dict[str, Any], shares: Mapping[int, float]
-) -> dict[str, Any]:
+def _section(diagnosis: DiagnosisLike, index: int, metric: str, texts: dict[str, Any]) -> dict[str, Any]:
     """Everything the template shows of one metric."""
-    frame = diagnosis.frame
-    card = glance(frame, metric, texts, shares)
+    frame, controls = diagnosis.frame, diagnosis.provenance.get("controls")
+    card = glance(frame, metric, texts, length_shares(diagnosis.provenance), controls)
     shown: dict[str, Any] = {"id": f"metric-{index}", "name": metric, "texts": texts, "glance": card, "full": None,
                              "lower_is_better": lower_is_better(texts), "groups": None, "figure": None,
                              "heatmap": None, "further": None}  # fmt: skip
-    full = full_table(diagnosis.rows, metric)
+    baseline = CONTROLS["words"] if "words" in ((controls or {}).get("names") or ()) else "baseline"
+    full = full_table(diagnosis.rows, metric, baseline)
     if full.rows:
         shown["full"] = full
     if card.best is None or card.statistic is None:
         return shown
     prefix = f"m{index}"
     words = f"Line figure: {card.statistic} of {metric} by layer. {card.sentence} Value {card.value}."
-    shown["figure"] = inline_svg(figures.layer_figure(frame, metric, texts), prefix=prefix, label=words)
-    shown["groups"] = group_table(diagnosis.rows, metric, card.statistic, card.best.layer)
+    shown["figure"] = inline_svg(figures.layer_figure(frame, metric, texts, controls), prefix=prefix, label=words)
+    shown["groups"] = group_table(diagnosis.rows, metric, card.statistic, card.best.layer, baseline)
     tables = tracks_by_group(frame, metric, card.statistic)
     if len(tables) > 2 and card.best.layers > 2:
         heat = heatmap_figure(frame, metric, card.statistic, chance=texts.get("chance"))
         words = f"Heat map: {card.statistic} of {metric} by layer and group; all values are in the table below."
         shown["heatmap"] = inline_svg(heat, prefix=f"{prefix}h", label=words)
-    further = figures.statistics_figure(frame, metric, texts)
+    further = figures.statistics_figure(frame, metric, texts, baseline=baseline)
     if further is not None:
         found = dict.fromkeys(str(r["statistic"]) for r in diagnosis.rows if r["metric"] == metric)
         names = ", ".join(name for name in found if name != card.statistic)
@@ -183,6 +186,6 @@ def _conditioning(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
         figure = None
         if lists:
             label = f"Line figures by layer: {', '.join(lists)}."
-            figure = inline_svg(figures.profile_figure(layers, lists), prefix=name, label=label)
+            figure = inline_svg(profile_figure(layers, lists), prefix=name, label=label)
         parts.append({"name": name, "tree": tree, "figure": figure, "lists": lists})
     return parts

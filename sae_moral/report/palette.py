@@ -24,6 +24,7 @@ SOLID: Any = "solid"
 DASHED: Any = (0, (4, 1.6))
 DOTTED: Any = (0, (1, 1.2))
 DASHDOT: Any = (0, (6, 1.6, 1, 1.6))
+DASHDOTDOT: Any = (0, (5, 1.4, 1, 1.4, 1, 1.4))
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class GroupStyle:
 
     colour: str
     dash: Any = SOLID
+
+
+BASELINE_LINES: dict[str, tuple[GroupStyle, float]] = {
+    "random weights": (GroupStyle(MUTED, DASHED), 1.1),
+    "bag of words": (GroupStyle(INK, DOTTED), 1.5),
+    "nuisance": (GroupStyle(MUTED, DASHDOTDOT), 1.1),
+}
+"""Baseline → style and width. Grey, because colours are the groups'; told apart by dash and by name."""
 
 
 def ordered(groups: Iterable[str]) -> list[str]:

@@ -30,16 +30,24 @@ class Table:
     left_out: list[str]
 
 
-def group_table(rows: Sequence[Mapping[str, Any]], metric: str, statistic: str, layer: int) -> Table:
-    """One row per group of a statistic at one layer."""
+def group_table(
+    rows: Sequence[Mapping[str, Any]], metric: str, statistic: str, layer: int, baseline: str = "baseline"
+) -> Table:
+    """One row per group of a statistic at one layer; `baseline`: what the rows' baseline is called."""
     chosen = [r for r in rows if (r["metric"], r["statistic"], r["layer"]) == (metric, statistic, layer)]
     rank = {group: i for i, group in enumerate(ordered(r["group"] for r in chosen))}
-    return _table(sorted(chosen, key=lambda r: rank[r["group"]]), ("group",), PAIRED)
+    return _table(sorted(chosen, key=lambda r: rank[r["group"]]), ("group",), _named(PAIRED, baseline))
 
 
-def full_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
+def full_table(rows: Sequence[Mapping[str, Any]], metric: str, baseline: str = "baseline") -> Table:
     """Every row of a metric, in the order of the diagnosis."""
-    return _table([r for r in rows if r["metric"] == metric], ("statistic", "layer", "group"), COLUMNS)
+    return _table(
+        [r for r in rows if r["metric"] == metric], ("statistic", "layer", "group"), _named(COLUMNS, baseline)
+    )
+
+
+def _named(columns: tuple[tuple[str, str], ...], baseline: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, baseline if name == "baseline" else title) for name, title in columns)
 
 
 def _table(rows: list[Mapping[str, Any]], keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 MISSING = "–"
@@ -37,6 +38,25 @@ def count(value: Any) -> str:
 def p_value(value: Any) -> str:
     """A p value with three decimals, `<0.001` below."""
     return "<0.001" if value is not None and 0 <= float(value) < 0.001 else number(value)
+
+
+def p_words(value: Any) -> str:
+    """`p = 0.005`, `p < 0.001`, `p not computed`."""
+    if value is None:
+        return "p not computed"
+    text = p_value(value)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
+def signed(value: Any) -> str:
+    """A difference: `+0.040`, `−0.009`."""
+    text = number(value)
+    return text if text == MISSING or text.startswith("−") else f"+{text}"
+
+
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return f" {last} ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
 
 
 def interval(low: Any, high: Any) -> str:

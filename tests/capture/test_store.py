@@ -104,7 +104,7 @@ def test_killed_ten_times_the_bytes_and_the_diagnosis_are_the_same(tmp_path: Pat
     run_killed(str(folder), tmp_path, 3000, seed=1)
     data = scenarios(3000)
     killed, whole = (
-        diagnose(str(folder), data, store=tmp_path / name, metrics=["categorical"])
+        diagnose(str(folder), data, store=tmp_path / name, metrics=["categorical"], controls="none")
         for name in ("killed", "uninterrupted")
     )
     assert killed.rows == whole.rows

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sae_moral.metrics import base
 from sae_moral.metrics.base import FunctionMetric, Metric, Statistic, evaluate, mean_over_groups
 from tests.metrics.worlds import planted
 
@@ -72,14 +73,18 @@ def test_a_missing_headline_is_refused(returned: Any) -> None:
 
 
 @pytest.mark.parametrize("returned", [None, 0.5, [0.5], ["a"], "a", [("a", 0.5)]])
-def test_anything_but_statistics_or_a_mapping_is_a_type_error_that_names_the_metric(returned: Any) -> None:
+def test_anything_but_statistics_or_a_mapping_is_a_type_error_that_names_the_metric(
+    monkeypatch: pytest.MonkeyPatch, returned: Any
+) -> None:
     class Mine:
         name, headline = "mine", "a"
 
         def __call__(self, representation: Any, data: Any) -> Any:
             return returned
 
-    untyped: Any = inspect.unwrap(evaluate)  # without the tests' type checks, as a user calls it
+    # Without the tests' type checks, as a user calls it.
+    monkeypatch.setattr(base, "checked", inspect.unwrap(base.checked))
+    untyped: Any = inspect.unwrap(evaluate)
     with pytest.raises(TypeError, match=r"metric 'mine' returned .*; expected Statistic objects or a mapping"):
         untyped(Mine(), X, DATA)
 

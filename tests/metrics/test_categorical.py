@@ -7,15 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from sae_moral.foundations import FOUNDATIONS, VICE, VIRTUE
-from sae_moral.metrics.categorical import (
-    MIN_RELIABILITY,
-    AuditedCategorical,
-    PaperCategorical,
-    cross_fitted_cosine,
-)
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
+from sae_moral.metrics.base import evaluate
+from sae_moral.metrics.categorical import MIN_RELIABILITY, AuditedCategorical, PaperCategorical, Poles
 from sae_moral.metrics.folds import folds
-from sae_moral.metrics.prototypes import GroupSums
+from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import moral_data, overall, planted, values, without_pole
 
 NAMES = ("auroc", "cosine", "reliability", "cosine_corrected")
@@ -87,6 +83,40 @@ class TestAudited:
         assert got["cosine", "care-harm"] == pytest.approx(cosine, abs=1e-12)
         assert got["reliability", "care-harm"] == pytest.approx(reliability, abs=1e-12)
         assert got["cosine_corrected", "care-harm"] == pytest.approx(cosine / reliability, abs=1e-12)
+        for pole, name in ((VIRTUE, "care"), (VICE, "harm")):
+            own = pairs(pole, pole) / norms[pole] ** 2
+            assert 0 < own < 1
+            assert got["prototype_reliability", name] == pytest.approx(own, abs=1e-12)
+
+    def test_reliability_is_the_geometric_mean_of_the_two_prototypes_own(self) -> None:
+        x, data = planted(1, polarity=1, foundation=1)
+        got = values(AuditedCategorical(), x, data)
+        for f, foundation in enumerate(FOUNDATIONS):
+            own = [got["prototype_reliability", DIMENSIONS[2 * f + pole]] for pole in (VIRTUE, VICE)]
+            assert got["reliability", foundation] == pytest.approx(np.sqrt(own[0] * own[1]), abs=1e-12)
+        known = [got["prototype_reliability", d] for d in DIMENSIONS]
+        assert got["prototype_reliability", "overall"] == pytest.approx(np.mean(known))
+
+    def test_a_prototypes_reliability_is_0_for_noise_that_mirrors_itself_and_1_without_noise(self) -> None:
+        _, data = planted(1, n=150)
+        mirrored = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 3)))
+        for d in range(10):
+            own = torch.from_numpy(np.flatnonzero(data.items(*divmod(d, 2))))
+            mirrored[own] -= mirrored[own].mean(dim=0) * 0.99  # a mean far shorter than noise gives
+        got = values(AuditedCategorical(), mirrored, data)
+        assert {got["prototype_reliability", d] for d in DIMENSIONS} == {0.0}
+        x, data = planted(1, n=150, foundation=1, noise=0)
+        got = values(AuditedCategorical(), x, data)
+        assert [got["prototype_reliability", d] for d in DIMENSIONS] == pytest.approx([1.0] * 10)
+
+    def test_n_counts_the_items_each_statistic_rests_on(self) -> None:
+        x, data = planted(1)
+        x, data = without_pole(data, x, 3, VICE)
+        n = {(s.name, s.group): (s.n, s.n_dropped) for s in evaluate(AuditedCategorical(), x, data)}
+        assert n["auroc", "care-harm"] == (data.items(0, VIRTUE).sum() + data.items(0, VICE).sum(), 0) == (40, 0)
+        assert n["prototype_reliability", "harm"] == (20, 0)
+        assert n["prototype_reliability", "subversion"] == (0, 0)
+        assert n["auroc", "overall"] == n["cosine", "overall"] == (160, 0)
 
     def test_overall_is_the_mean_of_the_foundations(self) -> None:
         x, data = planted(1, polarity=0.5)
@@ -129,6 +159,9 @@ def test_a_pole_without_items_gives_none_for_its_foundation_alone(metric, pole: 
         (name, "authority-subversion") for name in (NAMES if isinstance(metric, AuditedCategorical) else ("cosine",))
     }
     assert got[metric.headline, "care-harm"] is not None
+    if isinstance(metric, AuditedCategorical):
+        nothing = {key[1] for key, value in got.items() if key[0] == "prototype_reliability" and value is None}
+        assert nothing == {DIMENSIONS[6 + pole]}
 
 
 def test_a_foundation_without_items_has_no_part_in_the_overall_mean() -> None:
@@ -144,6 +177,8 @@ def test_a_pole_whose_items_share_one_text_has_no_auroc_and_no_cosine() -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((30, 4)))
     got = values(AuditedCategorical(), x, data)
     assert {got[name, "care-harm"] for name in NAMES} == {None}
+    assert got["prototype_reliability", "care"] is None
+    assert got["prototype_reliability", "harm"] is not None
 
 
 class TestCrossFittedCosineIsUnbiased:
@@ -158,14 +193,15 @@ class TestCrossFittedCosineIsUnbiased:
         prototypes[0, 0], prototypes[1, :2] = 1, (self.TRUE, np.sqrt(1 - self.TRUE**2))
         group = np.concatenate([np.arange(self.ITEMS), np.arange(self.ITEMS) + self.ITEMS - shared])
         corrected, naive = [], []
+        pole, groups = np.repeat([0, 1], self.ITEMS * copies), np.repeat(group, copies)
+        data = moral_data(0 * pole, pole, np.ones(len(pole)), text=[f"text {i}" for i in groups])
         for _ in range(self.DRAWS):
             noise = self.SIGMA * rng.standard_normal((2 * self.ITEMS, self.D))
             x = np.repeat(prototypes, self.ITEMS, axis=0) + noise[group]
-            pole = np.repeat([0, 1], self.ITEMS * copies)
-            x, groups = np.repeat(x, copies, axis=0), np.repeat(group, copies)
-            virtue, vice = (GroupSums.of(torch.from_numpy(x), pole == p, groups) for p in (0, 1))
-            corrected.append(cross_fitted_cosine(virtue, vice)["cosine_corrected"])
-            a, b = virtue.mean.numpy(), vice.mean.numpy()
+            x = np.repeat(x, copies, axis=0)
+            poles = Poles.of(torch.from_numpy(x), data, 0)
+            corrected.append(poles.cross_fitted(Variants.one(len(data)))["cosine_corrected", "care-harm"].item())
+            a, b = (poles.items.mean(torch.from_numpy(pole == p)[None].double())[0].numpy() for p in (0, 1))
             naive.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
         return np.array(corrected, dtype=float), np.array(naive)
 

@@ -16,6 +16,8 @@ from sae_moral.metrics.base import evaluate
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional, adjusted_r_squared, r_squared
 from sae_moral.metrics.folds import folds
 from sae_moral.metrics.ridge import nested_ridge
+from sae_moral.metrics.variants import Variants
+from tests.metrics.test_ridge import weighed_predictions
 from tests.metrics.worlds import balanced, moral_data, overall, planted, rotation, values, without_pole
 
 
@@ -36,7 +38,7 @@ class TestFormulas:
         rng = np.random.default_rng(0)
         y, predicted = rng.standard_normal((40, 4)), rng.standard_normal((40, 4))
         y[:, 2] = 0.3
-        got = r_squared(y, predicted)
+        got = r_squared(torch.from_numpy(y), torch.from_numpy(predicted)).numpy()
         keep = [0, 1, 3]
         expected = r2_score(y[:, keep], predicted[:, keep], multioutput="raw_values")
         np.testing.assert_allclose(got[keep], expected, atol=1e-12)
@@ -44,15 +46,51 @@ class TestFormulas:
 
     @given(st.floats(-3, 1), st.integers(3, 500), st.floats(0, 400))
     def test_adjusted_r_squared_is_the_textbook_formula_and_nan_without_room(self, r2: float, n: int, p: float) -> None:
-        got = adjusted_r_squared(np.array([r2]), n, p)[0]
+        got = adjusted_r_squared(torch.tensor([r2], dtype=torch.float64), n, p)[0].item()
         if n - p - 1 > 0:
             assert got == pytest.approx(1 - (1 - r2) * (n - 1) / (n - p - 1))
         else:
             assert np.isnan(got)
 
     def test_adjustment_is_per_dimension(self) -> None:
-        got = adjusted_r_squared(np.array([0.5, 0.5]), 21, np.array([0.0, 10.0]))
+        half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+        got = adjusted_r_squared(half, 21, torch.tensor([0.0, 10.0], dtype=torch.float64))
         np.testing.assert_allclose(got, [0.5, 0.0])
+
+
+class TestWeights:
+    def test_r_squared_counts_items_as_often_as_they_weigh_about_the_samples_own_mean(self) -> None:
+        rng = np.random.default_rng(0)
+        y, predicted, weight = rng.standard_normal((30, 2)), rng.standard_normal((30, 2)), rng.integers(0, 4, (3, 30))
+        got = r_squared(*(torch.from_numpy(v) for v in (y, predicted, weight.astype(float))))
+        for v in range(3):
+            rows = np.repeat(np.arange(30), weight[v])
+            error, total = (y - predicted)[rows] ** 2, (y - y.mean(axis=0))[rows] ** 2
+            np.testing.assert_allclose(got[v], 1 - error.sum(axis=0) / total.sum(axis=0), atol=1e-12)
+
+    def test_adjusted_r_squared_takes_a_number_of_items_per_version(self) -> None:
+        r2 = torch.tensor([[0.5, 0.2], [0.5, 0.2]], dtype=torch.float64)
+        got = adjusted_r_squared(r2, torch.tensor([21.0, 6.0]).double(), 10.0)
+        np.testing.assert_allclose(got[0], 1 - (1 - r2[0]) * 20 / 10)
+        assert got[1].isnan().all()
+
+    def test_weights_move_the_audited_r2_as_a_refit_does_to_first_order(self) -> None:
+        x, data, _ = linear_world(2, 60, 5, 0.5)
+        fold, y, step = folds(data, 3, 0), data.vector, 1e-4
+        fit, prepared = nested_ridge(x, y, fold), AuditedDimensional(folds=3).prepare(x, data)
+        total = (y - y.mean(axis=0)) ** 2
+        for j in range(0, 60, 7):
+            by_refit, weight = [], np.ones((2, 60))
+            for row, sign in enumerate((1, -1)):
+                weight[row, j] += sign * step
+                predicted = weighed_predictions(x.numpy(), y, fold, fit, weight[row])
+                error = weight[row] @ (y - predicted) ** 2
+                by_refit.append(1 - error / (weight[row] @ total))
+            got = prepared(Variants.weighed(torch.from_numpy(weight)), ["r2"])
+            for i, dimension in enumerate(DIMENSIONS):
+                plus, minus = got["r2", dimension].tolist()
+                derivative = (by_refit[0][i] - by_refit[1][i]) / (2 * step)
+                assert (plus - minus) / (2 * step) == pytest.approx(derivative, abs=1e-5)
 
 
 class TestPaper:
@@ -122,7 +160,7 @@ class TestAudited:
         x, data, _ = linear_world(2, 200, 6, 0.5)
         fold, got = folds(data, 5, 0), values(AuditedDimensional(), x, data)
         fit = nested_ridge(x, data.vector, fold)
-        expected = r2_score(data.vector, fit.predicted, multioutput="raw_values")
+        expected = r2_score(data.vector, fit.predicted.numpy(), multioutput="raw_values")
         for i, dimension in enumerate(DIMENSIONS):
             assert got["r2", dimension] == pytest.approx(expected[i], abs=1e-12)
             adjusted = 1 - (1 - expected[i]) * 199 / (199 - fit.parameters[i])
@@ -132,7 +170,7 @@ class TestAudited:
     def test_valence_is_virtues_minus_vices_correlated_within_folds(self) -> None:
         x, data, _ = linear_world(3, 200, 12, 0.3)
         fold = folds(data, 5, 0)
-        predicted = nested_ridge(x, data.vector, fold).predicted
+        predicted = nested_ridge(x, data.vector, fold).predicted.numpy()
         sign = np.resize([1, -1], 10)
         parts = [spearmanr(data.vector[fold == k] @ sign, predicted[fold == k] @ sign)[0] for k in range(5)]
         weights = [(fold == k).sum() - 1 for k in range(5)]

@@ -7,18 +7,28 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
+from sae_moral.metrics import gradient
 from sae_moral.metrics.base import evaluate
-from sae_moral.metrics.folds import folds, partial_spearman
-from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, PaperGradient, held_out_closeness
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, Graded, PaperGradient
+from sae_moral.metrics.ranks import spearman
+from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import LEVELS, moral_data, overall, planted, values, without_pole
 
 
 def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x @ y / np.linalg.norm(x, axis=1) / np.linalg.norm(y)
+
+
+def given_ranks(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
+    """Correlation of what a line in the ranks of `given` leaves of the ranks of a and b."""
+    design = np.stack([np.ones(len(given)), rankdata(given)], axis=1)
+    rest = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in (rankdata(a), rankdata(b))]
+    return float(np.corrcoef(*rest)[0, 1])
 
 
 def one_dimension(seed: int, n: int) -> tuple[np.random.Generator, MoralData]:
@@ -79,8 +89,9 @@ class TestAudited:
                 results["spearman_prototype"].append((spearmanr(data.typicality[test], score)[0], test.sum() - 1))
                 t = data.typicality[train]
                 score = cosines(v[test], (t - t.mean()) @ v[train])
-                partial = partial_spearman(data.typicality[test], score, data.length[test])
-                results["spearman_partial"].append((partial[0], test.sum() - 2))
+                results["spearman_partial"].append(
+                    (given_ranks(data.typicality[test], score, data.length[test]), test.sum() - 2)
+                )
             for name, parts in results.items():
                 expected = np.average([p[0] for p in parts], weights=[p[1] for p in parts])
                 assert got[name, dimension] == pytest.approx(expected, abs=1e-10), (name, dimension)
@@ -155,22 +166,93 @@ class TestAudited:
         assert n["asymmetry", "care-harm"] == 40
 
 
-class TestHeldOutCloseness:
-    @pytest.mark.parametrize("prototype", [False, True])
-    def test_the_labels_of_a_fold_have_no_part_in_its_scores(self, prototype: bool) -> None:
-        rng, data = one_dimension(0, 60)
-        x, fold = torch.from_numpy(rng.standard_normal((60, 4))), np.arange(60) % 4
-        other = np.where(fold == 1, rng.choice(LEVELS, 60), data.typicality)
-        before, after = (held_out_closeness(x, t, fold, prototype=prototype) for t in (data.typicality, other))
-        np.testing.assert_array_equal(after[fold == 1], before[fold == 1])
-        assert np.abs(after - before)[fold != 1].max() > 0.01
+def scores_of_fold(
+    monkeypatch: pytest.MonkeyPatch, x: torch.Tensor, data: MoralData, fold: np.ndarray, k: int, name: str
+) -> np.ndarray:
+    """What the held-out items of a fold are ordered by."""
+    seen: list[np.ndarray] = []
 
-    def test_it_is_none_where_the_training_part_has_one_typicality_or_nothing(self) -> None:
-        x, fold = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 2))), np.array([0, 0, 1, 1, 1, 1])
-        assert held_out_closeness(x, np.array([0.25, 0.5, 1.0, 1.0, 1.0, 1.0]), fold) is None
-        assert held_out_closeness(x, np.array([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]), fold) is not None
-        assert held_out_closeness(x, np.linspace(0.1, 1, 6), np.zeros(6, dtype=int)) is None
-        assert held_out_closeness(x[:0], np.zeros(0), np.zeros(0, dtype=int)) is None
+    def spy(a, b, *rest):
+        seen.append(b[0].numpy())
+        return spearman(a, b, rest[-1])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gradient, "partial_spearman" if name == "spearman_partial" else "spearman", spy)
+        Graded.of(x, data, 0, fold).held_out(Variants.one(len(data)), {name})
+    return seen[k]
+
+
+class TestHeldOut:
+    @pytest.mark.parametrize("name", ["spearman", "spearman_partial", "spearman_prototype"])
+    def test_the_labels_of_a_fold_have_no_part_in_its_scores(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        rng, data = one_dimension(0, 60)
+        data = dataclasses.replace(data, length=rng.integers(3, 9, 60))
+        x, fold = torch.from_numpy(rng.standard_normal((60, 4))), np.arange(60) % 4
+        other = moral_data(
+            np.zeros(60), np.zeros(60), np.where(fold == 1, rng.choice(LEVELS, 60), data.typicality), length=data.length
+        )
+        for k in range(4):
+            before, after = (scores_of_fold(monkeypatch, x, labels, fold, k, name) for labels in (data, other))
+            if k == 1:
+                np.testing.assert_array_equal(after, before)
+            else:
+                assert np.abs(after - before).max() > 0.01
+
+    def test_the_scores_have_the_order_of_the_cosines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng, data = one_dimension(0, 40)
+        x, fold = torch.from_numpy(rng.standard_normal((40, 4))), np.arange(40) % 4
+        x[0] = 0  # in fold 0
+        v, t = x.numpy(), data.typicality
+        for k in range(4):
+            train, test = fold != k, fold == k
+            for name, weight in (("spearman", t[train] - t[train].mean()), ("spearman_prototype", t[train])):
+                got = scores_of_fold(monkeypatch, x, data, fold, k, name)
+                if k == 0:
+                    assert got[0] == 0
+                zero = int(k == 0)
+                expected = cosines(v[test][zero:], weight @ v[train])
+                np.testing.assert_allclose(got[zero:] / np.linalg.norm(weight @ v[train]), expected, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("typicality", "fold", "known"),
+        [
+            ([0.25, 0.5, 1.0, 1.0, 1.0, 1.0], [0, 0, 1, 1, 1, 1], False),
+            ([0.25, 0.5, 0.75, 1.0, 1.0, 1.0], [0, 0, 1, 1, 1, 1], True),
+            ([0.1, 0.2, 0.4, 0.6, 0.8, 1.0], [0] * 6, False),
+        ],
+    )
+    def test_it_is_nan_where_the_training_part_has_one_typicality_or_nothing(
+        self, typicality: list[float], fold: list[int], known: bool
+    ) -> None:
+        x = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 2)))
+        own = Graded.of(x, moral_data([0] * 6, [0] * 6, typicality), 0, np.array(fold))
+        got = own.held_out(Variants.one(6), {"spearman", "spearman_prototype"})
+        assert {bool(value.isnan().all()) for value in got.values()} == {not known}
+
+    def test_it_is_nan_without_items(self) -> None:
+        none = Graded.of(torch.ones(6, 2), moral_data([0] * 6, [0] * 6, [1.0] * 6), 5, np.arange(6) % 2)
+        got = none.held_out(Variants.one(6), {"spearman", "spearman_partial", "spearman_prototype"})
+        assert len(got) == 3 and all(value.isnan().all() for value in got.values())
+        assert not none.has_pole
+
+
+class TestCloseness:
+    def test_it_is_the_cosine_with_the_poles_prototype_and_zero_for_a_zero_vector(self) -> None:
+        rng, data = one_dimension(1, 12)
+        x = torch.from_numpy(rng.standard_normal((12, 3)))
+        x[4] = 0
+        prototype = x.numpy()[data.typicality == data.typicality.max()].mean(axis=0)
+        with np.errstate(invalid="ignore"):
+            expected = np.nan_to_num(cosines(x.numpy(), prototype))
+        got = Graded.of(x, data, 0, neutral=True).closeness(Variants.one(12))
+        np.testing.assert_allclose(got[0], expected, atol=1e-15)
+        assert Graded.of(torch.zeros(12, 3), data, 0).closeness(Variants.one(12)).tolist() == [[0.0] * 12]
+
+    def test_a_prototype_of_weight_zero_is_close_to_nothing(self) -> None:
+        data = moral_data([0, 0, 0], [0, 0, 0], [1.0, 0.5, 0.25])
+        weight = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]).double()
+        got = Graded.of(torch.eye(3), data, 0).closeness(Variants.weighed(weight))
+        assert got.tolist() == [[0.0] * 3, [1.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("metric", [PaperGradient(), AuditedGradient()])

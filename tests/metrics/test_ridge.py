@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from sae_moral.metrics.ridge import PENALTIES, nested_ridge
+from sae_moral.metrics.ridge import PENALTIES, NestedRidge, RidgeFit, nested_ridge, refitted
 from tests.metrics.worlds import rotation
 
 
@@ -82,7 +82,7 @@ def test_the_targets_of_a_fold_have_no_part_in_its_predictions(d: int) -> None:
     before, after = (nested_ridge(torch.from_numpy(x), targets, fold) for targets in (y, other))
     np.testing.assert_allclose(after.predicted[fold == 2], before.predicted[fold == 2], atol=1e-10)
     np.testing.assert_array_equal(after.penalty[2], before.penalty[2])
-    assert np.abs(after.predicted[fold == 0] - before.predicted[fold == 0]).max() > 0.01
+    assert (after.predicted - before.predicted)[fold == 0].abs().max() > 0.01
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(40, 6), (24, 40)]), st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
@@ -126,3 +126,83 @@ def test_a_constant_input_and_a_constant_target_do_no_harm() -> None:
     fit = nested_ridge(torch.from_numpy(x), y, fold)
     np.testing.assert_allclose(fit.predicted[:, 1], 0.25, atol=1e-12)
     np.testing.assert_allclose(fit.predicted, explicit(x, y, fold)[0], atol=1e-9)
+
+
+def weighed_predictions(
+    x: np.ndarray, y: np.ndarray, fold: np.ndarray, fit: RidgeFit, weight: np.ndarray
+) -> np.ndarray:
+    """Held-out predictions of ridge regressions that minimise Σ w (y − b − xβ)² + λ‖β‖², with an intercept of their
+    own (so x and y are centred at their weighted means) and the λ that the fit chose."""
+    predicted = np.zeros_like(y)
+    for k, multiples in zip(np.unique(fold), fit.penalty, strict=True):
+        train = fold != k
+        for target, multiple in enumerate(multiples):
+            model = Ridge(alpha=multiple * scale(x, train)).fit(x[train], y[train, target], sample_weight=weight[train])
+            predicted[~train, target] = model.predict(x[~train])
+    return predicted
+
+
+class TestInfluence:
+    """Of an item on the held-out squared error: the exact derivative, by the item's weight in every fit it takes part
+    in, of a refit with an intercept; only the penalties stay as they are."""
+
+    @pytest.mark.parametrize(("n", "d", "folds"), [(40, 5, 4), (30, 50, 3), (31, 30, 3), (24, 4, 2)])
+    def test_it_is_the_derivative_of_a_weighed_refit_with_the_same_penalties(self, n: int, d: int, folds: int) -> None:
+        x, y, fold = problem(n, n, d, folds=folds)
+        fit = NestedRidge.of(torch.from_numpy(x), fold).fit(torch.from_numpy(y), influence=True)
+        assert fit.influence is not None
+        assert len(np.unique(fit.penalty)) > 1 or folds == 2
+        np.testing.assert_allclose(weighed_predictions(x, y, fold, fit, np.ones(n)), fit.predicted, atol=1e-9)
+        step = 1e-4
+        for j in range(0, n, 3):
+            errors = []
+            for sign in (1, -1):
+                weight = np.ones(n)
+                weight[j] += sign * step
+                errors.append(((weighed_predictions(x, y, fold, fit, weight) - y) ** 2).sum(axis=0))
+            derivative = (errors[0] - errors[1]) / (2 * step)
+            np.testing.assert_allclose(fit.influence[j], derivative, rtol=1e-4, atol=1e-5)
+
+    def test_predictions_are_the_same_with_it_and_it_is_not_made_unasked(self) -> None:
+        x, y, fold = problem(0, 40, 6)
+        ridge, target = NestedRidge.of(torch.from_numpy(x), fold), torch.from_numpy(y)
+        assert ridge.fit(target).influence is None
+        assert torch.equal(ridge.fit(target).predicted, ridge.fit(target, influence=True).predicted)
+
+    def test_inputs_that_do_not_vary_pull_by_the_mean_alone(self) -> None:
+        _, y, fold = problem(2, 40, 4)
+        fit = NestedRidge.of(torch.zeros(40, 3), fold).fit(torch.from_numpy(y), influence=True)
+        expected = np.zeros_like(y)
+        for k in range(4):
+            train = fold != k
+            error = (y[~train] - y[train].mean(axis=0)).sum(axis=0)
+            expected[train] += -2 * (y[train] - y[train].mean(axis=0)) * error / train.sum()
+        np.testing.assert_allclose(fit.influence, expected, atol=1e-9)
+
+
+def test_many_targets_at_once_are_each_by_itself() -> None:
+    x, y, fold = problem(4, 50, 6, k=7)
+    ridge = NestedRidge.of(torch.from_numpy(x), fold)
+    together = ridge.fit(torch.from_numpy(y), influence=True)
+    for k in range(7):
+        alone = ridge.fit(torch.from_numpy(y[:, k : k + 1]), influence=True)
+        np.testing.assert_allclose(together.predicted[:, k], alone.predicted[:, 0], atol=1e-12)
+        np.testing.assert_allclose(together.influence[:, k], alone.influence[:, 0], atol=1e-10)
+        np.testing.assert_array_equal(together.penalty[:, k], alone.penalty[:, 0])
+
+
+@pytest.mark.parametrize(("n", "d", "folds"), [(40, 5, 4), (30, 50, 3), (24, 4, 2)])
+def test_refitted_predictions_are_those_of_weighed_fits_to_first_order(n: int, d: int, folds: int) -> None:
+    x, y, fold = problem(n, n, d, folds=folds)
+    ridge, target = NestedRidge.of(torch.from_numpy(x), fold), torch.from_numpy(y)
+    fit = ridge.fit(target, influence=True)
+    direction = np.random.default_rng(0).standard_normal((2, n))
+    got = refitted(ridge, target, fit, torch.from_numpy(1 + direction)).numpy() - fit.predicted.numpy()
+    step = 1e-4
+    for v in range(2):
+        plus, minus = (weighed_predictions(x, y, fold, fit, 1 + sign * step * direction[v]) for sign in (1, -1))
+        np.testing.assert_allclose(got[v], (plus - minus) / (2 * step), rtol=1e-4, atol=1e-5)
+    assert torch.equal(refitted(ridge, target, fit, torch.ones(3, n))[1], fit.predicted)
+    # What moves the predictions moves the squared error.
+    change = -2 * ((target - fit.predicted) * torch.from_numpy(got[0])).sum(dim=0)
+    np.testing.assert_allclose(change, torch.from_numpy(direction[0]) @ fit.influence, rtol=1e-9)

@@ -20,6 +20,7 @@ from sklearn.neighbors import NearestCentroid
 from sae_moral.foundations import NEUTRAL
 from sae_moral.metrics.base import evaluate
 from sae_moral.metrics.folds import folds
+from sae_moral.metrics.prototypes import Items
 from sae_moral.metrics.structural import (
     AuditedStructural,
     PaperStructural,
@@ -168,6 +169,14 @@ class TestAudited:
             assert padded[name] == alive[name]
 
 
+def accuracy(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float | None:
+    """`nearest_prototype_accuracy` of one version, every item counted once; None for NaN."""
+    zeros = np.zeros(len(x), dtype=np.int64)
+    items = Items.of(torch.from_numpy(x), moral_data(zeros, zeros, zeros + 1.0), np.arange(len(x)), fold)
+    (value,) = nearest_prototype_accuracy(items, torch.from_numpy(label)[None], torch.ones(1, len(x)).double())
+    return None if value.isnan() else value.item()
+
+
 class TestNearestPrototypeAccuracy:
     def test_it_is_sklearns_nearest_centroid_and_balanced_accuracy_where_every_fold_holds_every_class(self) -> None:
         x, data = planted(0, n=300, polarity=0.7)
@@ -176,11 +185,11 @@ class TestNearestPrototypeAccuracy:
         for k in range(5):
             train, test = fold != k, fold == k
             predicted = NearestCentroid().fit(x[train], data.pole[train]).predict(x[test])
-            accuracy = balanced_accuracy_score(data.pole[test], predicted)
+            right = balanced_accuracy_score(data.pole[test], predicted)
             assert len(np.unique(data.pole[test])) == 3
-            expected += test.sum() * (accuracy - 1 / 3) / (1 - 1 / 3)
+            expected += test.sum() * (right - 1 / 3) / (1 - 1 / 3)
             weight += test.sum()
-        got = nearest_prototype_accuracy(x.numpy(), data.pole, fold)
+        got = accuracy(x.numpy(), data.pole, fold)
         assert got == pytest.approx(expected / weight, abs=1e-12)
         assert 0.1 < got < 0.9
 
@@ -189,24 +198,24 @@ class TestNearestPrototypeAccuracy:
         x = np.zeros((20, 1))
         x[label == 1] = [[1.0], [0.0]]  # one of the rare class looks like the frequent one
         fold = np.array([0, 1] * 10)
-        by_fold = nearest_prototype_accuracy(x, label, fold)
+        by_fold = accuracy(x, label, fold)
         # Fold 0 holds the visible rare item, whose class is learnt from the hidden one: every item is equally near.
         assert by_fold == 0.0
         assert recall_score(label, np.zeros(20), average="macro") == 0.5
 
     def test_perfect_is_one_and_reversed_is_below_zero(self) -> None:
         label, fold = np.arange(40) % 2, np.arange(40) // 10
-        assert nearest_prototype_accuracy(label[:, None].astype(float), label, fold) == 1.0
+        assert accuracy(label[:, None].astype(float), label, fold) == 1.0
         # Two folds whose classes swap sides: always wrong, 2 · 0 − 1.
         swapped = np.where(fold < 2, label, 1 - label)[:, None].astype(float)
-        assert nearest_prototype_accuracy(swapped, label, np.minimum(fold // 2, 1)) == -1.0
+        assert accuracy(swapped, label, np.minimum(fold // 2, 1)) == -1.0
 
     def test_fewer_than_two_classes_give_none(self) -> None:
-        assert nearest_prototype_accuracy(np.ones((6, 2)), np.zeros(6, dtype=int), np.arange(6) % 3) is None
+        assert accuracy(np.ones((6, 2)), np.zeros(6, dtype=int), np.arange(6) % 3) is None
 
     def test_no_fold_with_two_classes_gives_none(self) -> None:
         label = np.array([0, 0, 1, 1])
-        assert nearest_prototype_accuracy(np.arange(4.0)[:, None], label, label) is None
+        assert accuracy(np.arange(4.0)[:, None], label, label) is None
 
     def test_rare_classes_that_some_folds_lack_do_not_push_noise_below_chance(self) -> None:
         fixed, leaning = [], []
@@ -216,7 +225,7 @@ class TestNearestPrototypeAccuracy:
             foundation = np.where(rng.random(75) < 0.5, foundation, 0)  # four foundations become rare
             data = moral_data(foundation, pole, typicality)
             x, label, fold = rng.standard_normal((75, 4)), labels(data)["both"], folds(data, 5, 0)
-            fixed.append(nearest_prototype_accuracy(x, label, fold))
+            fixed.append(accuracy(x, label, fold))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 scores = []

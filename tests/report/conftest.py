@@ -130,6 +130,76 @@ def realistic(layers: int = 30, controls: bool = True) -> SimpleNamespace:
     )  # fmt: skip
 
 
+def controls_of(
+    fake: SimpleNamespace,
+    verdicts: dict[str, str] | None = None,
+    *,
+    names: tuple[str, ...] = ("interval", "null", "nuisance", "words", "selectivity", "random-weights"),
+    **more: Any,
+) -> dict[str, Any]:
+    """`provenance["controls"]` of a diagnosis whose headlines have an `overall`: numbers that can be told apart, and
+    the verdict `found` where none is given. What `names` leaves out is null or absent."""
+    layers, metrics = fake.provenance["layers"], fake.provenance["metrics"]
+    values = {
+        metric: [next((r["value"] for r in fake.rows if (r["metric"], r["statistic"], r["group"], r["layer"])
+                       == (metric, about["headline"], "overall", layer)), None) for layer in layers]
+        for metric, about in metrics.items()
+    }  # fmt: skip
+    known = {metric: [v for v in line if v is not None] for metric, line in values.items()}
+    shares = {"nuisance": 0.25, "random weights": 0.5, "bag of words": 0.75}
+    wanted = {"nuisance": "nuisance", "random-weights": "random weights", "words": "bag of words"}
+    baselines = {
+        name: {"layers": layers if name == "random weights" else None,
+               "headlines": {metric: {"statistic": metrics[metric]["headline"], "group": "overall",
+                                      "value": [share * v for v in line] if name == "random weights"
+                                      else [share * max(line)]} for metric, line in known.items() if line}}
+        for key, name in wanted.items() for share in [shares[name]] if key in names
+    }  # fmt: skip
+    found: dict[str, Any] = {
+        "names": list(names), "level": 0.95, "alpha": 0.05, "seed": 7, "stratum": 10,
+        "resamples": 400 if "interval" in names else None, "permutations": 99 if "null" in names else None,
+        "monte_carlo": {"interval_tail": 0.00781, "p_value": 0.0219}, "labels_that_cannot_move": {"pole": 0.0123},
+        "baselines": baselines, "peaks": {}, "verdicts": {}, "comparisons": [], "seconds": {"measure": 12.3},
+    }  # fmt: skip
+    if "nuisance" in names:
+        found["explained_by_nuisance"] = {"length": [0.31 - 0.01 * i for i in range(len(layers))],
+                                          "all": [0.42 - 0.01 * i for i in range(len(layers))]}  # fmt: skip
+    if "selectivity" in names:
+        found["control_tasks"] = 20
+    for metric, line in known.items():
+        word = (verdicts or {}).get(metric, "found" if "null" in names else "not tested")
+        found["verdicts"][metric] = {"verdict": word, "sentence": f"Sentence on {metric}."}
+        best = max(line, default=None)
+        found["peaks"][metric] = None if best is None else {
+            "statistic": metrics[metric]["headline"], "group": "overall", "layer": layers[values[metric].index(best)],
+            "value": best, "ci_low": best - 0.0321 if "interval" in names else None,
+            "ci_high": best + 0.0321 if "interval" in names else None, "alternative": "greater",
+            "p_value": 0.0123 if "null" in names else None, "p_value_any_length": None,
+        }  # fmt: skip
+        if best is None:
+            continue
+        if "null" in names:
+            found["peaks"][metric] |= {"null_peak_low": best - 0.2345, "null_peak_high": best - 0.1345}
+        if "selectivity" in names:
+            found["peaks"][metric] |= {"control_task": best - 0.0678, "selectivity": 0.0678}
+        for name, baseline in baselines.items():
+            other = max(baseline["headlines"][metric]["value"])
+            found["comparisons"].append({
+                "metric": metric, "statistic": metrics[metric]["headline"], "against": name,
+                "layer": found["peaks"][metric]["layer"], "value": best,
+                "against_layer": layers[0] if name == "random weights" else None, "against_value": other,
+                "difference": best - other, "ci_low": 0.0111 if "interval" in names else None,
+                "ci_high": 0.0999 if "interval" in names else None, "p_value": 0.0234 if "interval" in names else None,
+            })  # fmt: skip
+    return found | more
+
+
+@pytest.fixture
+def make_controls() -> Callable[..., dict[str, Any]]:
+    """`controls_of(fake, verdicts=None, *, names=..., **more)`."""
+    return controls_of
+
+
 @pytest.fixture
 def make_row() -> Callable[..., dict[str, Any]]:
     """`row(metric, statistic, layer, group, value, **more)`."""

@@ -1,0 +1,119 @@
+"""What controls draw: permutations of labels and resamples of texts. One draw serves all metrics and layers, so that
+their maximum can be taken draw by draw and two models can be compared on the same texts.
+
+Labels are permuted over groups of equal text (a text's records move together), within:
+- what a statistic conditions on, its scheme: poles within a foundation, typicality within a dimension, …;
+- a cross-validation fold, so that folds stay as evenly filled as they were made, and the statistic of permuted labels
+  is the statistic of the data, other labels given: the test is exact if labels are exchangeable within blocks;
+- texts of about the same length, so that what a layer knows of length, and labels go with length, is in the null, too.
+
+What it does not prove: that a statistic beyond the null is about morality. Words, topics within a foundation and
+whatever else goes with the labels beyond length is still in it (`words`, `random_weights`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_moral._errors import unknown
+from sae_moral.data import MoralData
+from sae_moral.foundations import NEUTRAL
+
+LENGTH_STRATUM = 10
+"""Texts per stratum of length, at least: of labels permuted among m texts one in m stays by chance."""
+
+SCHEMES: dict[str, Callable[[MoralData], Int[np.ndarray, "n"]]] = {
+    "all": lambda data: np.where(data.foundation < 0, -1, 0),
+    "foundation": lambda data: np.where(data.foundation < 0, -1, data.pole),
+    "labels": lambda data: data.foundation,
+    "pole": lambda data: np.where(data.pole == NEUTRAL, -2 - data.foundation, data.foundation),
+    "typicality": lambda data: np.where(data.pole == NEUTRAL, -2 - data.foundation, 2 * data.foundation + data.pole),
+}
+"""Blocks that labels stay in. `all`: everything moves. `foundation`: within a polarity. `labels`: poles, typicality and
+vectors within a foundation. `pole`: virtue against vice within a foundation, neutrals stay. `typicality`: within a
+dimension. Records of no foundation keep to themselves."""
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """Attributes:
+    index: record i gets the labels of record `index[v, i]`.
+    fixed: share of the records whose labels could not move: no other text of their kind and length.
+    """
+
+    index: Int[Tensor, "b n"]
+    fixed: float
+
+
+def permutations(
+    data: MoralData,
+    scheme: str,
+    n: int,
+    *,
+    seed: int = 0,
+    fold: Int[np.ndarray, "n"] | None = None,
+    stratum: int | None = LENGTH_STRATUM,
+) -> Permutations:
+    """n permutations of the labels.
+
+    Args:
+        data: scenarios, with `length` unless `stratum` is None.
+        scheme: a name of `SCHEMES`.
+        n: how many.
+        seed: of a local generator.
+        fold: labels stay in their fold.
+        stratum: texts per stratum of length; None: labels move between texts of any length.
+
+    Raises:
+        ValueError: unknown scheme, or strata asked for of data without lengths.
+    """
+    if scheme not in SCHEMES:
+        raise unknown("permutation scheme", scheme, SCHEMES)
+    if stratum is not None and data.length is None:
+        raise ValueError("permuting within strata of length needs data.length; capture fills it in, or stratum=None")
+    cells = _exchangeable(data, SCHEMES[scheme](data), fold, stratum)
+    rng = np.random.default_rng(seed)
+    index = np.tile(np.arange(len(data)), (n, 1))
+    for cell in cells:  # [texts, records per text]
+        order = rng.permuted(np.tile(np.arange(len(cell)), (n, 1)), axis=1)
+        for column in cell.T:
+            index[:, column] = column[order]
+    moving = sum(cell.size for cell in cells)
+    return Permutations(torch.from_numpy(index), 1 - moving / len(data))
+
+
+def _exchangeable(
+    data: MoralData, block: Int[np.ndarray, "n"], fold: Int[np.ndarray, "n"] | None, stratum: int | None
+) -> list[Int[np.ndarray, "texts records"]]:
+    """Cells of at least two texts that may swap labels: same fold, same blocks for their records, similar length."""
+    order = np.lexsort((block, data.group))
+    texts = np.split(order, np.flatnonzero(np.diff(data.group[order])) + 1)
+    kinds: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    for records in texts:
+        kinds[(-1 if fold is None else int(fold[records[0]]), *block[records].tolist())].append(records)
+    cells = []
+    for kind in sorted(kinds):
+        members = np.stack(kinds[kind])
+        if stratum is None:
+            cells.append(members)
+            continue
+        assert data.length is not None
+        by_length = members[np.argsort(data.length[members[:, 0]], kind="stable")]
+        cells += np.array_split(by_length, max(1, len(members) // stratum))
+    return [cell for cell in cells if len(cell) > 1]
+
+
+def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
+    """How often each record counts in n bootstrap samples: distinct texts are drawn with replacement, and the records
+    of a text come with it."""
+    names, group = np.unique(data.group, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    return torch.from_numpy(times[:, group].astype(np.float64))

@@ -1,0 +1,199 @@
+"""A metric's peak over the layers, and its distance from a baseline's, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_moral.controls.compare import Headline, compare, peak, sign_of
+from sae_moral.metrics import FunctionMetric
+
+NAN = np.nan
+LESS = FunctionMetric("mine", "a", lambda x, data: {"a": 1.0}, higher_is="less indifferent")
+MORE = dataclasses.replace(LESS, higher_is="more indifferent")
+
+
+def line(
+    value: list[float], resampled: Any = None, null: Any = None, free: Any = None, tasks: Any = None, layers: Any = None
+) -> Headline:
+    draws = [None if part is None else np.array(part, dtype=float) for part in (resampled, null, free, tasks)]
+    return Headline("mine", "a", "overall", layers or list(range(len(value))), np.array(value), *draws)
+
+
+class TestHeadline:
+    def of(self, values: list[dict], **draws: Any) -> Headline:
+        samples = {
+            name: [{key: np.array(d, dtype=float) for key, d in s.items()} for s in own] for name, own in draws.items()
+        }
+        return Headline.of(LESS, [4, 9][: len(values)], values, samples)
+
+    def test_overall_stands_for_the_metric_where_there_is_one(self) -> None:
+        keys = ("a", "overall"), ("a", "care"), ("b", "overall")
+        got = self.of(
+            [dict(zip(keys, (0.5, 9.0, 9.0), strict=True)), dict(zip(keys, (0.25, 9.0, 9.0), strict=True))],
+            resampled=[{keys[0]: [1, 2], keys[1]: [8, 8]}, {keys[0]: [3, 4]}],
+        )
+        assert (got.group, got.layers, got.value.tolist()) == ("overall", [4, 9], [0.5, 0.25])
+        assert got.resampled.tolist() == [[1, 2], [3, 4]]
+        assert got.null is got.free is got.tasks is None
+
+    def test_else_the_mean_of_its_groups_that_have_a_value(self) -> None:
+        care, harm = ("a", "care"), ("a", "harm")
+        got = self.of(
+            [{care: 1.0, harm: 2.0}, {care: None, harm: 4.0}],
+            null=[{care: [1, NAN, NAN], harm: [3, 5, NAN]}, {care: [0, 0, 0], harm: [1, 1, 1]}],
+        )
+        assert (got.group, got.value.tolist()) == ("mean of groups", [1.5, 4.0])
+        np.testing.assert_array_equal(got.null, [[2, 5, NAN], [0.5, 0.5, 0.5]])
+
+    def test_a_layer_without_a_value_is_nan_and_draws_are_all_or_nothing(self) -> None:
+        key = ("a", "overall")
+        got = self.of([{key: None}, {key: 1.0}], null=[{key: [1, 2]}, {}])
+        assert np.isnan(got.value[0]) and got.value[1] == 1
+        assert got.null is None
+
+
+class TestPeak:
+    def test_it_is_the_least_indifferent_layer_with_its_interval_and_corrected_p(self) -> None:
+        headline = line(
+            [0.5, 0.8, 0.6],
+            resampled=[[0] * 5, [0.6, 0.7, 0.8, 0.9, 1.0], [0] * 5],
+            null=[[0.1, 0.2, 0.9, 0.3], [0.4, 0.1, 0.1, 0.1], [0.5, 0.1, 0.1, 0.85]],  # largest: .5, .2, .9, .85
+            free=[[0.9] * 4, [0.1] * 4, [0.1] * 4],
+            tasks=[[0, 0], [0.3, 0.5], [0, 0]],
+            layers=[0, 5, 10],
+        )
+        assert peak(LESS, headline, 0.5) == {
+            "statistic": "a",
+            "group": "overall",
+            "layer": 5,
+            "value": 0.8,
+            "ci_low": pytest.approx(0.7),
+            "ci_high": pytest.approx(0.9),
+            "alternative": "greater",
+            "p_value": 3 / 5,
+            "p_value_any_length": 5 / 5,
+            "null_peak_low": pytest.approx(0.425),
+            "null_peak_high": pytest.approx(0.8625),
+            "control_task": pytest.approx(0.4),
+            "selectivity": pytest.approx(0.4),
+        }
+
+    def test_where_higher_is_more_indifferent_it_is_the_lowest_layer(self) -> None:
+        headline = line([0.5, -0.8, -0.6], null=[[0.1, 0.2], [0.1, -0.9], [-0.3, 0.4]], tasks=[[0], [-0.3], [0]])
+        found = peak(MORE, headline, 0.5)
+        assert (found["layer"], found["value"], found["alternative"]) == (1, -0.8, "less")
+        assert found["p_value"] == 2 / 3
+        assert (found["null_peak_low"], found["null_peak_high"]) == pytest.approx((-0.75, -0.45))
+        assert found["ci_low"] is None and found["p_value_any_length"] is None
+
+    def test_a_metric_that_does_not_say_peaks_where_it_is_highest_and_is_tested_both_ways(self) -> None:
+        silent = dataclasses.replace(LESS, higher_is="")
+        found = peak(silent, line([1.0, 3.0], null=[[0, 2, 0, 5], [1, 0, 4, 0]]), 0.9)
+        assert sign_of(silent) == sign_of(LESS) == 1 == -sign_of(MORE)
+        assert (found["layer"], found["alternative"], found["p_value"]) == (1, "two-sided", 1.0)
+
+    def test_layers_without_a_value_are_passed_over_and_without_any_there_is_no_peak(self) -> None:
+        found = peak(LESS, line([NAN, 0.25, NAN], null=[[NAN] * 3, [0.1, 0.2, 0.3], [NAN] * 3]), 0.9)
+        assert (found["layer"], found["p_value"]) == (1, 2 / 4)
+        assert peak(LESS, line([NAN, NAN], null=[[1, 2], [1, 2]]), 0.9) is None
+
+    def test_draws_without_any_value_leave_holes_and_no_nan(self) -> None:
+        found = peak(LESS, line([0.5], [[NAN] * 3], [[NAN] * 3], [[NAN] * 3], [[NAN] * 2]), 0.9)
+        assert {found[k] for k in ("ci_low", "p_value", "p_value_any_length", "null_peak_low")} == {None}
+        assert "selectivity" not in found
+        found = peak(LESS, line([0.5], null=[[0.1, 0.2, 0.3, 0.6] * 5 + [NAN]]), 0.9)
+        assert found["p_value"] == 6 / 21
+
+
+class TestCompare:
+    model = line([0.5, 0.8], resampled=[[0.5, 0.9, 0.4, 0.5], [0.7, 0.8, 0.9, 0.8]], layers=[2, 7])  # .7 .9 .9 .8
+    baseline = line([0.6], resampled=[[0.5, 0.6, 0.8, 0.2]], layers=[-1])  # differences .2, .3, .1, .6
+
+    def test_the_interval_is_basic_and_each_resample_has_its_own_best_layers(self) -> None:
+        got = compare(LESS, self.model, self.baseline, "bag of words", 0.5)
+        low, high = np.quantile([0.2, 0.3, 0.1, 0.6], [0.25, 0.75])
+        assert dataclasses.asdict(got) == {
+            "metric": "mine",
+            "statistic": "a",
+            "against": "bag of words",
+            "layer": 7,
+            "value": 0.8,
+            "against_layer": None,
+            "against_value": 0.6,
+            "difference": pytest.approx(0.2),
+            "ci_low": pytest.approx(0.4 - high),
+            "ci_high": pytest.approx(0.4 - low),
+            "p_value": 2 / 5,  # of D_b − 0.2 = 0, 0.1, −0.1, 0.4 one reaches 0.2
+        }
+        assert got.to_json() == dataclasses.asdict(got)
+
+    def test_where_higher_is_more_indifferent_everything_is_mirrored(self) -> None:
+        mirrored = [
+            dataclasses.replace(one, value=-one.value, resampled=-one.resampled) for one in (self.model, self.baseline)
+        ]
+        got, plain = compare(MORE, *mirrored, "x", 0.5), compare(LESS, self.model, self.baseline, "x", 0.5)
+        assert (got.layer, got.value, got.difference) == (7, -0.8, pytest.approx(-plain.difference))
+        assert (got.ci_low, got.ci_high) == pytest.approx((-plain.ci_high, -plain.ci_low))
+        assert got.p_value == plain.p_value
+
+    def test_a_model_below_its_baseline_has_a_large_p(self) -> None:
+        got = compare(LESS, self.baseline, self.model, "x", 0.5)
+        assert got.difference == pytest.approx(-0.2)
+        assert got.p_value == 5 / 5 - 1 / 5  # D_b − D = 0, −.1, .1, −.4 against −.2: three reach it
+        assert got.against_layer == 7
+
+    @pytest.mark.parametrize(
+        "alike",
+        [
+            1.0,
+            pytest.param(
+                0.0,
+                marks=pytest.mark.xfail(
+                    strict=True,
+                    reason="of independent layers with equal true values the chosen one's luck is taken off in part: "
+                    "22 % instead of 5 % come out beyond the baseline (14 % at a correlation of 0.5, 9 % at 0.9); "
+                    "centring each layer's resamples at its own value would give 5 %",
+                ),
+            ),
+        ],
+    )
+    def test_a_peak_that_is_no_higher_than_the_baselines_is_rarely_beyond_it(self, alike: float) -> None:
+        rng = np.random.default_rng(0)
+
+        def layers(b: int) -> np.ndarray:
+            shared, own = rng.standard_normal((1, b)), rng.standard_normal((20, b))
+            return np.sqrt(alike) * shared + np.sqrt(1 - alike) * own
+
+        beyond = []
+        for _ in range(400):
+            value, against = layers(1), rng.standard_normal((1, 1))
+            model = line(list(value[:, 0]), resampled=value + layers(200))
+            baseline = line(list(against[0]), resampled=against + rng.standard_normal((1, 200)))
+            beyond.append(compare(LESS, model, baseline, "x", 0.95).p_value < 0.05)
+        assert np.mean(beyond) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+    def test_layers_of_a_baseline_that_has_them_are_named(self) -> None:
+        twin = dataclasses.replace(self.model, layers=[0, 3])
+        assert compare(LESS, self.model, twin, "random weights", 0.5).against_layer == 3
+        only = line([0.6], layers=[0])
+        assert compare(LESS, self.model, only, "random weights", 0.5).against_layer == 0
+
+    def test_without_resamples_there_is_a_difference_alone(self) -> None:
+        got = compare(LESS, self.model, line([0.6]), "x", 0.5)
+        assert got.difference == pytest.approx(0.2)
+        assert (got.ci_low, got.ci_high, got.p_value) == (None, None, None)
+
+    def test_without_a_value_there_is_no_comparison(self) -> None:
+        assert compare(LESS, self.model, line([NAN]), "x", 0.5) is None
+        assert compare(LESS, line([NAN]), self.baseline, "x", 0.5) is None
+
+    def test_resamples_without_a_value_are_left_out_unless_they_are_too_many(self) -> None:
+        holes = dataclasses.replace(self.model, resampled=np.full((2, 4), NAN))
+        got = compare(LESS, holes, self.baseline, "x", 0.5)
+        assert (got.ci_low, got.p_value) == (None, None)
+        some = dataclasses.replace(self.model, resampled=np.where(np.arange(4) == 1, NAN, self.model.resampled))
+        assert compare(LESS, some, self.baseline, "x", 0.5).p_value == 2 / 4

@@ -1,0 +1,166 @@
+"""Intervals, corrected variances and p-values, by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sae_moral.controls.inference import alternative_of, interval, narrowed, p_values, widened
+
+NAN = np.nan
+
+
+def array(*values: float) -> np.ndarray:
+    return np.array(values, dtype=float)
+
+
+class TestInterval:
+    def test_it_is_the_percentile_interval(self) -> None:
+        assert interval(np.arange(101.0)[::-1], 0.9) == pytest.approx((5.0, 95.0))
+        assert interval(array(1, 2, 3, 4), 0.5) == (1.75, 3.25)
+
+    def test_a_tenth_without_a_value_is_left_out_and_more_are_too_many(self) -> None:
+        draws = np.arange(100.0)
+        draws[:10] = NAN
+        assert interval(draws, 0.5) == pytest.approx((10 + 0.25 * 89, 10 + 0.75 * 89))
+        draws[10] = np.inf
+        assert interval(draws, 0.5) is None
+        assert interval(np.full(5, NAN), 0.5) is None
+        assert interval(array(), 0.5) is None
+
+
+class TestWidened:
+    refitted = array(1, 2, 6)  # about their mean: −2, −1, 3
+
+    def test_it_adds_the_spread_of_refitted_readers_about_its_mean(self) -> None:
+        got = widened(np.full(30_000, 10.0), self.refitted, 0)
+        assert set(got) == {8.0, 9.0, 13.0}
+        assert [(got == value).mean() for value in (8, 9, 13)] == pytest.approx([1 / 3] * 3, abs=0.01)
+
+    def test_the_two_parts_are_independent_and_the_samples_own_draws_keep_their_centre(self) -> None:
+        rng = np.random.default_rng(1)
+        sampled, refitted = 5 + 2 * rng.standard_normal(20_000), 7 + 3 * rng.standard_normal(500)
+        got = widened(sampled, refitted, 0)
+        assert got.mean() == pytest.approx(5, abs=0.1)
+        assert got.var() == pytest.approx(sampled.var() + refitted.var(), rel=0.05)
+
+    @pytest.mark.parametrize("refitted", [array(3, 3, 3), array(NAN, NAN), array(4), array()])
+    def test_readers_that_do_not_vary_add_nothing(self, refitted: np.ndarray) -> None:
+        sampled = array(1, 2, 3)
+        np.testing.assert_array_equal(widened(sampled, refitted, 0), sampled)
+
+    def test_draws_without_a_value_are_left_out_of_the_spread_and_stay(self) -> None:
+        got = widened(array(0, NAN, 0, 0), array(NAN, *self.refitted, NAN), 3)
+        np.testing.assert_array_equal(got, widened(array(0, NAN, 0, 0), self.refitted, 3))
+        assert np.isnan(got[1]) and set(got[[0, 2, 3]]) <= {-2, -1, 3}
+
+    def test_the_seed_decides(self) -> None:
+        first, again, other = (widened(np.zeros(50), self.refitted, seed) for seed in (0, 0, 1))
+        assert (first == again).all() and (first != other).any()
+
+
+class TestNarrowed:
+    sampled = array(-1, 5, -1, 5)  # variance 9 about 2
+
+    def test_it_takes_the_null_variance_off_about_the_value(self) -> None:
+        got = narrowed(self.sampled, 1.0, array(-2, 2))  # 9 − 4 of 9 are left
+        np.testing.assert_allclose(got, 1 + (self.sampled - 1) * np.sqrt(5 / 9))
+        assert got.var() == pytest.approx(5)
+
+    def test_half_of_the_variance_stays(self) -> None:
+        got = narrowed(self.sampled, 1.0, array(-20, 20))
+        assert got.var() == pytest.approx(4.5)
+
+    def test_where_nothing_varies_or_nothing_is_known_draws_stay_as_they_are(self) -> None:
+        constant = array(2, 2, 2)
+        np.testing.assert_array_equal(narrowed(constant, 1.0, array(-2, 2)), constant)
+        np.testing.assert_array_equal(narrowed(self.sampled, 1.0, array(NAN, NAN)), self.sampled)
+        nothing = array(NAN, NAN)
+        np.testing.assert_array_equal(narrowed(nothing, 1.0, array(-2, 2)), nothing)
+
+    def test_draws_without_a_value_are_left_out_of_the_variances(self) -> None:
+        got = narrowed(array(*self.sampled, NAN), 1.0, array(-2, 2, NAN))
+        np.testing.assert_allclose(got[:4], narrowed(self.sampled, 1.0, array(-2, 2)))
+        assert np.isnan(got[4])
+
+
+class TestPValues:
+    def test_the_sample_itself_counts_as_one_draw(self) -> None:
+        null = array(0.1, 0.2, 0.6)
+        assert p_values([0.5], [null], "greater") == [2 / 4]
+        assert p_values([0.7], [null], "greater") == [1 / 4]
+        assert p_values([0.0], [null], "greater") == [1.0]
+        assert p_values([0.15], [null], "less") == [2 / 4]
+        assert p_values([0.0], [null], "less") == [1 / 4]
+
+    def test_a_tie_counts_even_where_rounding_hides_it(self) -> None:
+        for sign, side in ((1, "greater"), (-1, "less")):
+            null = sign * array(0.0, 0.3, 0.3 - 1e-12, 0.3 - 1e-6)
+            assert p_values([sign * 0.3], [null], side) == [3 / 5]
+
+    def test_every_layer_is_compared_with_the_most_extreme_layer_of_each_permutation(self) -> None:
+        null = [array(0, 2, 0, 5), array(1, 0, 4, 0)]  # largest: 1, 2, 4, 5
+        assert p_values([1.0, 3.0], null, "greater") == [5 / 5, 3 / 5]
+        assert p_values([-1.0, -3.0], [-one for one in null], "less") == [5 / 5, 3 / 5]
+        assert p_values([3.0], null[1:], "greater") == [2 / 5]
+
+    def test_two_sided_is_twice_the_smaller_tail_and_at_most_1(self) -> None:
+        null = [array(-3, 0, 1, 2), array(-1, -2, 0, 4)]  # largest: −1, 0, 1, 4; smallest: −3, −2, 0, 2
+        assert p_values([3.0, -2.5], null, "two-sided") == [2 * 2 / 5, 2 * 2 / 5]
+        assert p_values([0.5, 0.5], null, "two-sided") == [1.0, 1.0]
+
+    def test_a_layer_without_a_value_has_none_and_no_part_in_the_largest(self) -> None:
+        null = [array(0, 2, 0, 5), array(9, 9, 9, 9)]
+        assert p_values([3.0, None], null, "greater") == [2 / 5, None]
+        assert p_values([None, None], null, "greater") == [None, None]
+        assert p_values([3.0, 4.0], [null[0], None], "greater") == [2 / 5, None]
+        assert p_values([3.0], [None], "two-sided") == [None]
+
+    def test_a_layer_with_too_few_draws_has_none_and_no_part_in_the_largest(self) -> None:
+        few = np.full(20, 9.0)
+        few[:3] = NAN
+        enough = np.arange(20.0)
+        enough[:2] = NAN
+        got = p_values([18.0, 9.0], [enough, few], "greater")
+        assert got == [3 / 19, None]  # two draws without any value are no draws
+        assert p_values([18.0, 9.0], [enough, few], "two-sided") == [2 * 3 / 19, None]
+
+    def test_a_draw_that_one_layer_lacks_is_that_of_the_others(self) -> None:
+        first, second = np.arange(20.0), np.zeros(20)
+        first[19], second[19] = NAN, 30.0
+        assert p_values([18.5, 0.0], [first, second], "greater")[0] == 2 / 21
+        second[19] = NAN
+        assert p_values([17.5, 0.0], [first, second], "greater")[0] == 2 / 20
+
+    def test_an_exact_test_rejects_no_more_often_than_it_says(self) -> None:
+        rng = np.random.default_rng(0)
+        p = []
+        for _ in range(400):
+            draws = rng.standard_normal((5, 40))  # five layers, the first draw is the sample
+            p.append(min(p_values(list(draws[:, 0]), list(draws[:, 1:]), "greater")))
+        for alpha in (0.1, 0.3, 0.5):
+            share = np.mean(np.array(p) <= alpha + 1e-12)
+            assert share == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 400))
+
+
+class TestAlternative:
+    @pytest.mark.parametrize(
+        ("higher_is", "expected"),
+        [
+            ("less indifferent", "greater"),
+            ("more indifferent, as the paper reads it", "less"),
+            ("Less indifferent", "greater"),
+            ("", "two-sided"),
+            (None, "two-sided"),
+            ("stranger", "two-sided"),
+        ],
+    )
+    def test_it_is_the_way_of_the_headline(self, higher_is: str | None, expected: str) -> None:
+        assert alternative_of(SimpleNamespace(higher_is=higher_is), "a") == expected
+
+    def test_a_metric_may_say_otherwise_for_a_statistic(self) -> None:
+        metric = SimpleNamespace(higher_is="less indifferent", alternatives={"a": "two-sided", "b": "less"})
+        assert [alternative_of(metric, name) for name in "abc"] == ["two-sided", "less", "greater"]
+        assert alternative_of(SimpleNamespace(), "a") == "two-sided"
