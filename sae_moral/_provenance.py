@@ -57,9 +57,8 @@ def _describe_metric(metric: Metric) -> dict[str, Any]:
     described |= {key: dict(value) if isinstance(value, Mapping) else value for key, value in given.items()}
     if dataclasses.is_dataclass(metric):
         fields = {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
-        parameters = {
-            k: v for k, v in fields.items() if k not in (*texts, "name", "headline", "raw", "function", "alternatives")
-        }
+        told = (*texts, *for_controls, "name", "headline", "raw", "function")
+        parameters = {k: v for k, v in fields.items() if k not in told}
         described["parameters"] = _jsonable(parameters)
     return described
 

@@ -1,9 +1,11 @@
 """A metric's peak over layers, and how far it lies from a baseline's.
 
-The difference of two peaks is bootstrapped with the same resamples of texts for both, each resample choosing its own
-best layers, and a basic interval is taken, 2·D − quantiles: what the choice among layers adds to a peak by chance it
-adds to the resamples' peaks once more, and the basic interval takes it off. p = (1 + #{D_b − D ≥ D}) / (1 + b), for
-the alternative that the model's peak lies further from indifference than the baseline's.
+The difference D of two peaks is bootstrapped with the same resamples of texts for both. The model's peak may owe
+something to being the best of many layers, so its error is taken to be the largest error of any layer, each about its
+own value: E_b = max_l (T_bl − T_l) − (B_b − B), with the baseline at its best layer.
+p = (1 + #{E_b ≥ D}) / (1 + b), for the alternative that the model's peak lies further from indifference than the
+baseline's. The interval's lower end is D less the upper quantile of E; its upper end is had from the errors of the
+peak's own layer. With one layer this is the basic bootstrap interval.
 """
 
 from __future__ import annotations
@@ -149,13 +151,16 @@ def compare(metric: Metric, model: Headline, baseline: Headline, against: str, l
     difference = peaks[0] - peaks[1]
     low = high = p = None
     if model.resampled is not None and baseline.resampled is not None:
-        best = [_best(sign * headline.resampled) for headline in (model, baseline) if headline.resampled is not None]
-        drawn = sign * (best[0] - best[1])
-        drawn = drawn[np.isfinite(drawn)]
-        ends = interval(drawn, level) if len(drawn) else None
-        if ends is not None:
-            low, high = 2 * difference - ends[1], 2 * difference - ends[0]
-            p = float((1 + (sign * (drawn - difference) >= sign * difference).sum()) / (1 + len(drawn)))
+        errors = sign * (model.resampled - model.value[:, None])
+        others = sign * (baseline.resampled[places[1]] - peaks[1])
+        largest, own = _best(errors) - others, errors[places[0]] - others
+        known = np.isfinite(largest) & np.isfinite(own)
+        largest, own = largest[known], own[known]
+        ends = interval(own, level), interval(largest, level)
+        if ends[0] is not None and ends[1] is not None:
+            signed = sorted((sign * (sign * difference - ends[1][1]), sign * (sign * difference - ends[0][0])))
+            low, high = signed
+            p = float((1 + (largest >= sign * difference).sum()) / (1 + len(largest)))
     layer = baseline.layers[places[1]] if len(baseline.layers) > 1 or baseline.layers[0] >= 0 else None
     return Comparison(
         metric=metric.name,

@@ -26,7 +26,7 @@ from sae_moral._errors import unknown
 from sae_moral.data import MoralData
 from sae_moral.foundations import NEUTRAL
 
-LENGTH_STRATUM = 10
+LENGTH_STRATUM = 5
 """Texts per stratum of length, at least: of labels permuted among m texts one in m stays by chance."""
 
 SCHEMES: dict[str, Callable[[MoralData], Int[np.ndarray, "n"]]] = {

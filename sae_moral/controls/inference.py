@@ -75,17 +75,20 @@ def p_values(values: Sequence[float | None], null: Sequence[Draws | None], alter
         alternative: `greater`, `less` or `two-sided`.
     """
     usable = [
-        draws
+        (value, draws)
         for value, draws in zip(values, null, strict=True)
         if value is not None and draws is not None and np.isfinite(draws).mean() >= ENOUGH
     ]
+    # Labels that cannot move make no null: every draw is the value itself.
+    if all(np.allclose(draws[np.isfinite(draws)], value, rtol=0, atol=1e-12) for value, draws in usable):
+        usable = []
     if not usable:
         return [None] * len(values)
     if alternative == "two-sided":
         tails = [p_values(values, null, side) for side in ("greater", "less")]
         return [None if a is None or b is None else min(1.0, 2 * min(a, b)) for a, b in zip(*tails, strict=True)]
     sign = {"greater": 1.0, "less": -1.0}[alternative]
-    stacked = sign * np.stack(usable)
+    stacked = sign * np.stack([draws for _, draws in usable])
     extreme = np.where(np.isfinite(stacked), stacked, -np.inf).max(axis=0)
     extreme = extreme[np.isfinite(extreme)]
     # Values and draws come by different routes: what is equal but for rounding counts as a tie.

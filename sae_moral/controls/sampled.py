@@ -115,7 +115,8 @@ def sample(
             by_scheme[scheme].append(name)
     null, free, tasks = ({} for _ in range(3))
     for scheme, names in by_scheme.items():
-        if scheme in draws.permuted:
+        linear = any(readers.get(name) == "linear" for name in names)
+        if scheme in draws.permuted and ("null" in controls or linear):
             null |= _arrays(prepared, Variants.relabelled(draws.permuted[scheme].index), names)
         if scheme in draws.free:
             free |= _arrays(prepared, Variants.relabelled(draws.free[scheme].index), names)

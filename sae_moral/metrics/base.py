@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -75,6 +75,8 @@ class FunctionMetric:
     chance: float | None = None
     higher_is: str = ""
     raw: bool = False
+    nulls: str | Mapping[str, str] = "all"
+    alternatives: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> Results:
         """The statistics of one layer."""

@@ -93,7 +93,9 @@ class TestPermutations:
     @pytest.mark.parametrize("folded", [False, True])
     @given(seed=SEEDS)
     @settings(max_examples=10, deadline=None)
-    def test_labels_move_among_ten_texts_or_more_next_to_each_other_in_length(self, folded: bool, seed: int) -> None:
+    def test_labels_move_among_so_many_texts_or_more_next_to_each_other_in_length(
+        self, folded: bool, seed: int
+    ) -> None:
         data = random_data(seed, 400, 330)
         fold = folds(data, 2, 0) if folded else None
         index = permutations(data, "foundation", 100, seed=seed, fold=fold).index.numpy()
@@ -117,7 +119,7 @@ class TestPermutations:
     def test_texts_of_like_length_swap_and_others_do_not(self) -> None:
         length = np.repeat([5, 50], 12)
         data = moral_data([0] * 24, [0] * 24, [1.0] * 24, length=length)
-        index = permutations(data, "all", 200).index.numpy()
+        index = permutations(data, "all", 200, stratum=10).index.numpy()
         assert (length[index] == length).all()
         assert {frozenset(cell) for cell in cells(index)} == {
             frozenset(range(12)),

@@ -130,7 +130,5 @@ def test_the_scheme_is_what_the_metric_says_for_a_statistic() -> None:
     assert scheme(AuditedCategorical(), "auroc") == "pole"
     assert scheme(AuditedCategorical(), "reliability") is None
 
-    class One(FunctionMetric):
-        nulls = "labels"
-
-    assert scheme(One("mine", "distance", distance), "anything") == "labels"
+    one = FunctionMetric("mine", "distance", distance, nulls="labels")
+    assert scheme(one, "anything") == "labels"

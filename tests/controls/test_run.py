@@ -26,7 +26,7 @@ from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.structural import AuditedStructural
 from sae_moral.protocol import AUDITED, PAPER, Protocol
-from tests.metrics.worlds import LEVELS, balanced, moral_data
+from tests.metrics.worlds import balanced, moral_data
 
 QUICK = Controls(resamples=100, permutations=99, control_tasks=5)
 PROTOCOL = replace(AUDITED, folds=3)
@@ -316,7 +316,7 @@ class TestSettings:
     def test_the_description_holds_every_number_that_shaped_it(self, found: Measured) -> None:
         held = found.controls
         assert (held["resamples"], held["permutations"], held["control_tasks"], held["seed"]) == (100, 99, 5, 0)
-        assert (held["level"], held["alpha"], held["stratum"]) == (0.95, 0.05, 10)
+        assert (held["level"], held["alpha"], held["stratum"]) == (0.95, 0.05, 5)
         assert set(held["labels_that_cannot_move"]) == {"all", "foundation", "labels", "pole", "typicality"}
         assert held["monte_carlo"]["p_value"] == pytest.approx((0.05 * 0.95 / 99) ** 0.5, abs=1e-5)
         assert held["names"] == list(QUICK.names)

@@ -93,6 +93,6 @@ class TestPrepared:
 
 
 def test_the_mean_of_groups_leaves_out_what_could_not_be_computed() -> None:
-    parts = [torch.tensor([1.0, torch.nan, torch.nan]), torch.tensor([3.0, 5.0, torch.nan]), torch.tensor([2.0])]
+    parts = [torch.tensor([1.0, torch.nan, torch.nan]), torch.tensor([3.0, 5.0, torch.nan]), torch.tensor([2.0] * 3)]
     assert mean_of_groups(parts).tolist() == [2.0, 3.5, 2.0]
     assert mean_of_groups([torch.tensor([torch.nan])]).isnan().all()

@@ -1,0 +1,213 @@
+"""`find_moral_latents`: which latents of an SAE belong to which moral dimension, and how well that holds.
+
+For every latent × dimension, on texts that took no part in the selection: Pearson and Spearman correlation, partial
+correlation given length and word frequency, AUROC (does the latent separate texts of the dimension from all others?),
+prototypicality (Spearman with the strength of the label, among texts of the dimension). The rules are in `classes`, the
+statistics in `association`.
+
+What it does not prove. That the model uses a latent: these are correlations over scenarios, and surgery or steering is
+what tests use. That a latent means what its label says: topic goes with foundation (a latent for police is one for
+authority on these data), and only length and word frequency are taken out. That there are no moral latents where none
+is found: small effects and rare latents are below what the sample can show, and a dimension may be spread over many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from sae_moral._errors import SaeMoralWarning
+from sae_moral.data import MoralData
+from sae_moral.data.splits import Split
+from sae_moral.foundations import DIMENSIONS
+from sae_moral.sae.classes import PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
+from sae_moral.sae.encoded import LatentRepresentations, latent_representations
+from sae_moral.sae.load import SaeLike, load_saes
+from sae_moral.sae.measure import Arrays, measure
+from sae_moral.sae.moral_latents import MoralLatents
+from sae_moral.sae.texts import Texts, measurable, two_parts
+
+MEMORY = 1 << 30
+
+
+def find_moral_latents(
+    sae: SaeLike,
+    source: Any,
+    data: MoralData,
+    *,
+    settings: LatentSettings | None = None,
+    split: Split | None = None,
+    select: Sequence[str] = ("train",),
+    report: Sequence[str] = ("validation", "test"),
+    memory: int = MEMORY,
+    **options: Any,
+) -> MoralLatents:
+    """Find one SAE's moral latents.
+
+    Args:
+        sae: an SAE; see `load_sae`.
+        source: a model; `Representations` of the data (pooled vectors, encoded by the SAE); or `LatentRepresentations`
+            of this SAE.
+        data: the labelled scenarios.
+        settings: what the audited rule asks.
+        split: parts by name; by default `group_split(data, settings.seed)`.
+        select: parts to select on.
+        report: parts every reported number is of.
+        memory: bytes for a block of latents. In all, the vectors [n, d] (or, for TopK and tokens, 12 bytes per latent
+            that fires), this, and about 2 kB per latent.
+        options: as for `latent_representations` (granularity, template, pooling, bos, any_model, …).
+
+    Raises:
+        ValueError: as `load_sae`, `latent_representations` and `two_parts`; representations of other scenarios, latents
+            of another SAE; no dimension with enough texts.
+    """
+    found = find_moral_latents_by_layer(
+        sae, source, data, settings=settings, split=split, select=select, report=report, memory=memory, **options
+    )
+    if len(found) != 1:
+        raise ValueError(f"SAEs of {len(found)} layers; expected one, or use find_moral_latents_by_layer")
+    return next(iter(found.values()))
+
+
+def find_moral_latents_by_layer(
+    saes: SaeLike | Mapping[int, SaeLike],
+    source: Any,
+    data: MoralData,
+    *,
+    settings: LatentSettings | None = None,
+    split: Split | None = None,
+    select: Sequence[str] = ("train",),
+    report: Sequence[str] = ("validation", "test"),
+    memory: int = MEMORY,
+    **options: Any,
+) -> dict[int, MoralLatents]:
+    """`find_moral_latents` for one SAE per layer, from one pass of the model.
+
+    Raises:
+        ValueError: as `find_moral_latents`.
+    """
+    settings = settings or LatentSettings()
+    if isinstance(source, LatentRepresentations):
+        latents = source
+        _check_same(latents, saes, options)
+    else:
+        latents = latent_representations(source, data.text, saes, **options)
+    if len(latents) != len(data):
+        raise ValueError(f"vectors of {len(latents)} scenarios and {len(data)} records; expected the same scenarios")
+    _warn_of_prompts(latents)
+    parts = two_parts(data, latents.length, split, select, report, settings.seed)
+    measured = measurable(*parts, settings.items)
+    if not measured.any():
+        raise ValueError(
+            f"no dimension has {settings.items} labelled texts to select on and 3 to report on; expected more "
+            "scenarios, or LatentSettings(items=...)"
+        )
+    found = {}
+    for layer in latents.layers:
+        rows = np.concatenate([part.row for part in parts])
+        arrays = measure(latents.subset(rows).columns(layer), *parts, measured, settings, memory)
+        facts = {"select": list(select), "report": list(report), "split": "group_split" if split is None else "given"}
+        found[layer] = _result(latents, layer, data, parts, measured, arrays, settings, facts)
+    return found
+
+
+def fractions_by_layer(found: Mapping[int, MoralLatents]) -> list[dict[str, Any]]:
+    """One row per layer: the shares of `MoralLatents.fractions`."""
+    return [{"layer": layer, "latents": len(one), **one.fractions()} for layer, one in sorted(found.items())]
+
+
+def _check_same(latents: LatentRepresentations, saes: SaeLike | Mapping[int, SaeLike], options: dict[str, Any]) -> None:
+    if options:
+        raise ValueError(f"these are latents already, and {', '.join(options)} would have no effect; leave them out")
+    for layer, sae in load_saes(saes).items():
+        if layer not in latents.layers or latents.saes[layer].sha256 != sae.sha256:
+            raise ValueError(
+                f"the latents of layer {layer} are not those of {sae.source}; expected latents of that SAE"
+            )
+
+
+def _warn_of_prompts(latents: LatentRepresentations) -> None:
+    """Vectors captured otherwise than what an SAE was trained on."""
+    for sae in latents.saes.values():
+        if sae.bos == "prepend" and latents.provenance.get("first_token") == "text":
+            problem = (
+                "prompts that begin with BOS, and these vectors are of prompts without: capture with bos='prepend'"
+            )
+            warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
+        for key in ("template", "pooling", "granularity"):
+            wanted, found = sae.trained_on.get(key), latents.provenance.get(key)
+            if None not in (wanted, found) and wanted != found:
+                problem = f"{key} {wanted!r}, and these vectors are of {found!r}"
+                warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
+
+
+def _result(
+    latents: LatentRepresentations,
+    layer: int,
+    data: MoralData,
+    parts: tuple[Texts, Texts],
+    measured: Bool[np.ndarray, "10"],
+    raw: Arrays,
+    settings: LatentSettings,
+    facts: dict[str, Any],
+) -> MoralLatents:
+    arrays, null = _classified(raw, measured, settings)
+    of_sae = latents.saes[layer].describe()
+    sizes = {
+        f"{name}_{unit}": int(count)
+        for name, part in zip(("selection", "report"), parts, strict=True)
+        for unit, count in (("texts", len(part)), ("records", part.count.sum()))
+    }
+    provenance = {
+        "data": {**data.provenance, "sha256": data.sha256, "n": len(data)},
+        "measured": [name for name, enough in zip(DIMENSIONS, measured, strict=True) if enough],
+        "n": {**sizes, "latents": len(arrays["passes"]), "tested": int(arrays["tested"].sum())},
+        "settings": dataclasses.asdict(settings),
+        **facts,
+        "capture": {key: value for key, value in latents.provenance.items() if key != "saes"},
+    }
+    result = MoralLatents(layer, of_sae, provenance, null, {}, arrays)
+    moral = sorted({*result.latents(), *result.latents(rule="paper", limit=200)})
+    top = {
+        str(latent): [
+            {"id": data.id[row], "text": data.text[row], "value": float(value)}
+            for row, value in zip(arrays["top_row"][latent], arrays["top_value"][latent], strict=True)
+            if value > 0
+        ]
+        for latent in moral
+    }
+    return dataclasses.replace(result, top=top)
+
+
+def _classified(
+    raw: Arrays, measured: Bool[np.ndarray, "10"], settings: LatentSettings
+) -> tuple[Arrays, dict[str, float | None]]:
+    """Both rules on the true labels, and the shares they find on each of the permuted ones."""
+    tested = raw["fired"] >= settings.firing
+    family = tested[:, None] & measured[None, :]
+    shares: dict[str, list[float]] = {"audited": [], "paper": [], "paper_moral": []}
+    arrays = {name: array for name, array in raw.items() if array.ndim != 3} | {"tested": tested}
+    for k in range(raw["selection_p"].shape[1]):
+        q = q_values(raw["selection_p"][:, k], family)
+        halves = raw["first_half_p"][:, k], raw["second_half_p"][:, k]
+        passes, audited, selectivity = audit(raw["selection_r"][:, k], q, halves, tested, settings)
+        paper = paper_classes(raw["paper_r"][:, k])
+        if k == 0:
+            arrays |= {name: np.ascontiguousarray(array[:, 0]) for name, array in raw.items() if array.ndim == 3}
+            arrays |= {"selection_q": q, "passes": passes, "audited_class": audited, "selectivity": selectivity}
+            arrays |= {"paper_class": paper, "replicated": _replicated(raw["partial_p"], passes)}
+            continue
+        shares["audited"].append(float(passes.any(axis=1).mean()))
+        shares["paper"].append(float((paper == PAPER_CLASSES.index("monosemantic")).mean()))
+        shares["paper_moral"].append(float((paper != PAPER_CLASSES.index("weak")).mean()))
+    return arrays, {name: float(np.mean(values)) if values else None for name, values in shares.items()}
+
+
+def _replicated(p: np.ndarray, passes: Bool[np.ndarray, "s 10"]) -> Bool[np.ndarray, "s 10"]:
+    """Pairs that pass and are significant on the held-out part, after correction over the pairs that pass."""
+    return passes & (q_values(p, passes) <= 0.05)

@@ -1,0 +1,202 @@
+"""`MoralLatents`: which latents carry which moral dimension, with every number that says so and what shaped it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from sae_moral._errors import unknown
+from sae_moral._files import write_json
+from sae_moral.foundations import DIMENSIONS
+from sae_moral.sae.classes import AUDITED_CLASSES, PAPER_CLASSES
+
+SCHEMA = 1
+RULES = ("audited", "paper")
+STATISTICS = ("partial_r", "partial_p", "pearson", "spearman", "auroc", "prototypicality")
+
+
+@dataclass(frozen=True, eq=False)
+class MoralLatents:
+    """The moral latents of one SAE. Selected on one part of the texts; what is reported is of the other part.
+
+    Attributes:
+        layer: the block the SAE belongs to.
+        sae: what `LoadedSae.describe` says, its sha256 included.
+        provenance: data (source, sha256), parts, settings, capture. JSON values only.
+        null: what the same rules find with permuted labels, mean over the permutations.
+        top: of each moral latent, the held-out scenarios on which it is highest.
+        arrays: by name, [s, 10] unless said otherwise. Of the selection part: `selection_r`, `selection_p`,
+            `selection_q`, `first_half_r`, `second_half_r` (partial correlations given length and word frequency, and
+            their p- and adjusted p-values), `paper_r` (plain, over records), `passes`, `audited_class`, `paper_class`
+            [s], `selectivity` [s], `nuisance_share` [s], `fired` [s]. Of the held-out part: `STATISTICS`, `replicated`
+            (p ≤ 0.05 after Benjamini–Hochberg over the pairs that pass), `length_r`, `frequency_r`, `firing` [s],
+            `report_nuisance_share` [s]. Undefined values are 0 there, and `defined` / `prototypicality_defined` say
+            where; the methods give None for them.
+    """
+
+    layer: int
+    sae: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    null: Mapping[str, float | None]
+    top: Mapping[str, list[dict[str, Any]]]
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        """Latents of the SAE."""
+        return len(self.arrays["passes"])
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Dimensions with enough texts to be measured."""
+        return tuple(self.provenance["measured"])
+
+    def pairs(self, rule: str = "audited") -> Bool[np.ndarray, "s 10"]:
+        """Which latent is moral for which dimension. Under `paper` the sign does not count.
+
+        Raises:
+            ValueError: a rule other than audited, paper.
+        """
+        if rule not in RULES:
+            raise unknown("rule", rule, RULES)
+        if rule == "audited":
+            return self.arrays["passes"]
+        single = self.arrays["paper_class"] == PAPER_CLASSES.index("monosemantic")
+        return (np.abs(self.arrays["paper_r"]) > 0.1) & single[:, None]
+
+    def latents(self, dimension: str | None = None, *, rule: str = "audited", limit: int | None = None) -> list[int]:
+        """Moral latents, those with the largest correlation on the selection part first.
+
+        Args:
+            dimension: only those of one dimension.
+            rule: `audited`, or `paper` (its monosemantic latents).
+            limit: at most so many.
+
+        Raises:
+            ValueError: unknown dimension or rule.
+        """
+        if dimension is not None and dimension not in DIMENSIONS:
+            raise unknown("dimension", dimension, DIMENSIONS)
+        chosen = self.pairs(rule) & np.array([dimension in (None, name) for name in DIMENSIONS])
+        by = self.arrays["selection_r"] if rule == "audited" else np.abs(self.arrays["paper_r"])
+        strength = np.where(chosen, by, -np.inf).max(axis=1)
+        order = np.argsort(-strength, kind="stable")[: int(chosen.any(axis=1).sum())]
+        return order[:limit].tolist()
+
+    def by_dimension(self, *, rule: str = "audited", limit: int | None = None) -> dict[str, list[int]]:
+        """`latents` of every dimension: what surgery takes."""
+        return {name: self.latents(name, rule=rule, limit=limit) for name in DIMENSIONS}
+
+    def classes(self, rule: str = "audited") -> dict[str, int]:
+        """How many latents are in each class of a rule."""
+        names = AUDITED_CLASSES if rule == "audited" else PAPER_CLASSES
+        counts = np.bincount(self.arrays[f"{rule}_class"], minlength=len(names))
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    def fractions(self) -> dict[str, float | None]:
+        """Shares of all latents, as found and with permuted labels, and how many of the pairs hold on the other part.
+
+        `audited`: monosemantic by the audited rule; `paper`: by the paper's; `paper_moral`: not weak by the paper's.
+        """
+        audited, paper, replicated = self.classes(), self.classes("paper"), self.arrays["replicated"]
+        passing = int(self.arrays["passes"].sum())
+        return {
+            "audited": audited["monosemantic"] / len(self),
+            "audited_null": self.null["audited"],
+            "audited_replicated": int(replicated.sum()) / passing if passing else None,
+            "paper": paper["monosemantic"] / len(self),
+            "paper_null": self.null["paper"],
+            "paper_moral": 1 - paper["weak"] / len(self),
+            "paper_moral_null": self.null["paper_moral"],
+            "dead": float((self.arrays["firing"] == 0).mean()),
+        }
+
+    def rows(self, latents: Int[np.ndarray, "k"] | list[int] | None = None) -> list[dict[str, Any]]:
+        """One row per latent (by default every moral one): classes, its dimension, and the held-out numbers there."""
+        if latents is None:
+            latents = sorted({*self.latents(), *self.latents(rule="paper")})
+        return [self._row(int(latent)) for latent in latents]
+
+    def _row(self, latent: int) -> dict[str, Any]:
+        a = self.arrays
+        d = int(np.where(a["passes"][latent].any(), np.where(a["passes"][latent], a["selection_r"][latent], -2),
+                         a["selection_r"][latent]).argmax())  # fmt: skip
+        low, high = self._interval(float(a["partial_r"][latent, d]))
+        known = bool(a["defined"][latent, d]) and DIMENSIONS[d] in self.measured
+        held = {name: float(a[name][latent, d]) if known else None for name in STATISTICS}
+        if not a["prototypicality_defined"][latent, d]:
+            held["prototypicality"] = None
+        return {
+            "latent": latent,
+            "audited_class": AUDITED_CLASSES[a["audited_class"][latent]],
+            "paper_class": PAPER_CLASSES[a["paper_class"][latent]],
+            "dimension": DIMENSIONS[d],
+            **held,
+            "ci_low": low if known else None,
+            "ci_high": high if known else None,
+            "replicated": bool(a["replicated"][latent, d]),
+            "selection_r": float(a["selection_r"][latent, d]),
+            "selection_q": float(a["selection_q"][latent, d]),
+            "selectivity": float(a["selectivity"][latent]),
+            "length_r": float(a["length_r"][latent]) if known else None,
+            "frequency_r": float(a["frequency_r"][latent]) if known else None,
+            "firing": float(a["firing"][latent]),
+        }
+
+    def _interval(self, r: float) -> tuple[float, float]:
+        """95 % by Fisher's z, for a partial correlation given five columns; optimistic where few texts fire."""
+        half = 1.959964 / np.sqrt(max(self.provenance["n"]["report_texts"] - 3 - 4, 1))
+        z = np.arctanh(np.clip(r, -0.999999, 0.999999))
+        return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `moral_latents.safetensors`, then `moral_latents.json`, each complete or not at all."""
+        from safetensors.numpy import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()})
+        tensors = folder / "moral_latents.safetensors"
+        temporary = tensors.with_name(f".{tensors.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, tensors)
+        finally:
+            temporary.unlink(missing_ok=True)
+        about = {name: getattr(self, name) for name in ("layer", "sae", "provenance", "null", "top")}
+        summary = {"fractions": self.fractions(), "moral": self.rows()}
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = folder / "moral_latents.json"
+        write_json(path, {"schema_version": SCHEMA, "kind": "moral_latents", "arrays": sha256, **about, **summary})
+        return path
+
+    @staticmethod
+    def load(folder: Path | str) -> MoralLatents:
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such files.
+            ValueError: another kind of file, a newer schema, or tensors that are not those the JSON was written with.
+        """
+        from safetensors.numpy import load
+
+        folder = Path(folder)
+        about = json.loads((folder / "moral_latents.json").read_text(encoding="utf8"))
+        if about.get("kind") != "moral_latents" or about.get("schema_version", 0) > SCHEMA:
+            raise ValueError(f"{folder} holds {about.get('kind')!r} of schema {about.get('schema_version')}; expected "
+                             f"'moral_latents' of schema {SCHEMA} or earlier")  # fmt: skip
+        content = (folder / "moral_latents.safetensors").read_bytes()
+        if hashlib.sha256(content).hexdigest() != about["arrays"]:
+            raise ValueError(f"{folder / 'moral_latents.safetensors'} is not the file its JSON was written with")
+        fields = {name: about[name] for name in ("layer", "sae", "provenance", "null", "top")}
+        return MoralLatents(**fields, arrays=load(content))

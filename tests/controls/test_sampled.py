@@ -1,0 +1,98 @@
+"""One metric with its draws: which of them are corrected, and by what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sae_moral.controls.draws import permutations, resamples
+from sae_moral.controls.inference import narrowed, widened
+from sae_moral.controls.sampled import Draws, sample
+from sae_moral.controls.settings import Controls
+from sae_moral.metrics.categorical import AuditedCategorical
+from sae_moral.metrics.dimensional import AuditedDimensional
+from sae_moral.metrics.folds import folds
+from sae_moral.metrics.structural import AuditedStructural
+from sae_moral.metrics.variants import Variants
+from tests.metrics.worlds import planted
+
+X, DATA = planted(0, n=150, d=5, polarity=0.7, gradation=1)
+CONTROLS = Controls(("interval", "null"), resamples=60, permutations=29, seed=3)
+
+
+def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Draws:
+    return Draws.of(DATA, ["all", "foundation", "labels", "pole"], controls, fold=folds(DATA, 3, 0), free=free)
+
+
+def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None:
+    metric, drawn = AuditedCategorical(3), draws()
+    got, prepared = sample(metric, X, DATA, drawn, CONTROLS).resampled, metric.prepare(X, DATA)
+    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.reader), ["auroc"])
+    assert got.keys() == raw.keys()
+    for key, value in raw.items():
+        expected = widened(value.numpy(), refits[key].numpy(), 3) if key in refits else value.numpy()
+        np.testing.assert_allclose(got[key], expected, atol=1e-12)
+    key = "auroc", "overall"
+    assert got[key].var() > 1.1 * raw[key].numpy().var()
+
+
+def test_readers_refitted_to_first_order_are_narrowed_by_the_null() -> None:
+    metric, drawn = AuditedDimensional(3), draws()
+    found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
+    raw = prepared(Variants.weighed(drawn.weight))
+    for group in ("overall", "care"):
+        key = "r2", group
+        expected = narrowed(raw[key].numpy(), found.values[key], found.null[key])
+        np.testing.assert_allclose(found.resampled[key], expected, atol=1e-12)
+        assert found.resampled[key].var() < 0.99 * raw[key].numpy().var()
+
+
+def test_an_interval_is_the_same_whether_or_not_a_null_is_asked_for() -> None:
+    metric, alone = AuditedDimensional(3), Controls(("interval",), resamples=60, permutations=29, seed=3)
+    with_null, without = (sample(metric, X, DATA, draws(c), c) for c in (CONTROLS, alone))
+    assert without.null == {} != with_null.null
+    for key, value in with_null.resampled.items():
+        np.testing.assert_array_equal(value, without.resampled[key])
+
+
+def test_every_statistic_gets_the_null_of_its_own_scheme() -> None:
+    metric, drawn = AuditedStructural(folds=3, components=4), draws(free=True)
+    found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
+    for name, scheme in (
+        ("accuracy_foundation", "foundation"),
+        ("accuracy_polarity", "labels"),
+        ("kmeans_ari_both", "all"),
+    ):
+        for kind, got in (("permuted", found.null), ("free", found.free)):
+            index = getattr(drawn, kind)[scheme].index
+            expected = prepared(Variants.relabelled(index), [name])[name, "overall"]
+            np.testing.assert_allclose(got[name, "overall"], expected, atol=1e-12)
+    assert ("noise", "overall") not in found.null
+
+
+def test_a_baseline_has_resamples_of_its_headline_alone() -> None:
+    found = sample(AuditedCategorical(3), X, DATA, draws(free=True), CONTROLS, baseline=True)
+    assert {key[0] for key in found.resampled} == {"auroc"}
+    assert (found.null, found.free, found.tasks) == ({}, {}, {})
+    full = sample(AuditedCategorical(3), X, DATA, draws(), CONTROLS)
+    assert found.statistics == full.statistics
+    np.testing.assert_array_equal(found.resampled["auroc", "overall"], full.resampled["auroc", "overall"])
+
+
+@pytest.mark.parametrize("names", [(), ("interval",), ("null",), ("selectivity",)])
+def test_only_what_is_asked_for_is_drawn(names: tuple[str, ...]) -> None:
+    drawn = draws(Controls(names, resamples=60, permutations=29, control_tasks=4))
+    assert (drawn.weight is not None) == (drawn.reader is not None) == ("interval" in names)
+    assert bool(drawn.permuted) == ("interval" in names or "null" in names)
+    assert bool(drawn.tasks) == ("selectivity" in names)
+
+
+def test_draws_are_those_of_the_settings_and_readers_have_texts_of_their_own() -> None:
+    drawn = draws(free=True)
+    torch.testing.assert_close(drawn.weight, resamples(DATA, 60, seed=3))
+    assert len(drawn.reader) == 29 and not torch.equal(drawn.reader, drawn.weight[:29])
+    fold = folds(DATA, 3, 0)
+    for stratum, got in ((5, drawn.permuted), (None, drawn.free)):
+        expected = permutations(DATA, "pole", 29, seed=3, fold=fold, stratum=stratum).index
+        assert torch.equal(got["pole"].index, expected)

@@ -1,0 +1,132 @@
+"""Every architecture trained, saved and loaded gives the same latents; what came out is judged on held-out vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_moral._errors import SaeMoralWarning
+from sae_moral.sae.evaluate import reconstruction
+from sae_moral.sae.train import train_on
+from sae_moral.sae.train_config import TrainSettings, architectures, configure
+from sae_moral.sae.train_layer import LayerTraining, warn_if_parted
+from tests.sae.test_train_input import invented
+
+NAMES = architectures()
+
+
+def settings(**options: Any) -> TrainSettings:
+    return TrainSettings(**{"expansion": 3, "target_l0": 3, "steps": 60, "batch": 64, "lr": 3e-3, **options})
+
+
+def trained(activations: Any, chosen: TrainSettings, **options: Any) -> LayerTraining:
+    training = LayerTraining(activations, 0, chosen, configure(activations, chosen), **options)
+    training.trainer.fit()
+    return training
+
+
+@torch.no_grad()
+def latents_in_training(sae: Any, x: torch.Tensor) -> torch.Tensor:
+    """What the training SAE's latents are by its own weights; BatchTopK's by the threshold it has learned so far."""
+    if "batchtopk" not in sae.cfg.architecture():
+        return sae.encode(x)
+    _, hidden = sae.encode_with_hidden_pre(x)
+    return hidden.relu() * (hidden > sae.topk_threshold)
+
+
+@pytest.mark.parametrize("normalise", ["scale", "standardise"])
+@pytest.mark.parametrize("architecture", NAMES)
+@pytest.mark.filterwarnings("ignore:decoder_init_norm")
+def test_train_save_load(tmp_path: Path, architecture: str, normalise: str) -> None:
+    from sae_lens import SAE
+
+    activations = invented(tmp_path, layers=1)
+    training = trained(activations, settings(architecture=architecture, normalise=normalise))
+    x = torch.from_numpy(np.array(training.vectors[training.held]))
+    with torch.no_grad():
+        before = training.apply.inverse(training.sae.decode(latents_in_training(training.sae, training.apply(x))))
+    if architecture == "matching_pursuit" and normalise == "standardise":
+        with pytest.raises(ValueError, match="use 'scale'"):
+            training.apply.fold_into(training.sae)
+        return
+    sae: Any = training.fold()
+    loaded = SAE.load_from_disk(sae.save_inference_model(tmp_path / "sae")[0].parent)
+    with torch.no_grad():
+        latents = loaded.encode(x)
+        torch.testing.assert_close(latents, latents_in_training(sae, x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded.decode(latents), before, rtol=1e-4, atol=1e-4)
+    assert (latents != 0).any() and loaded.cfg.normalize_activations == "none"
+    if normalise == "scale" and architecture != "matching_pursuit":
+        torch.testing.assert_close(loaded.W_dec.norm(dim=1), torch.ones(24), rtol=1e-5, atol=1e-5)
+
+
+def test_batchtopk_has_its_l0_when_it_is_loaded(tmp_path: Path) -> None:
+    chosen = settings(architecture="batchtopk", steps=200)
+    result = train_on(invented(tmp_path, n=3000, layers=1), chosen, out=tmp_path / "o", progress=False)
+    assert result.results[0]["held_out"]["l0"] == pytest.approx(3, rel=0.15)
+
+
+def test_the_result_is_judged_by_the_formula_on_raw_held_out_vectors(tmp_path: Path) -> None:
+    activations = invented(tmp_path, n=3000, layers=1)
+    result = train_on(activations, settings(steps=300), out=tmp_path / "o", progress=False)
+    row, sae = result.results[0], result.load(0)
+    x = torch.from_numpy(np.array(activations.vectors(0)[activations.rows("validation")]))
+    with torch.no_grad():
+        latents = sae.encode(x)
+        error = (x - sae.decode(latents)).square().sum()
+    spread = (x - x.mean(0)).square().sum()
+    assert row["held_out"]["explained_variance"] == pytest.approx(float(1 - error / spread), abs=1e-5)
+    assert row["held_out"]["l0"] == pytest.approx(float((latents != 0).sum(1).float().mean()))
+    assert row["held_out"]["explained_variance"] > 0.6 and row["dead_share"] < 0.3
+    written = json.loads((result.path(0) / "sae_moral.json").read_text())
+    assert written["provenance"]["settings"]["steps"] == 300 and written["history"][0]["step"] < 300
+    assert "torch" in written["provenance"]["versions"]
+    assert result.table()["held_out_ev"][0] == row["held_out"]["explained_variance"]
+    assert json.loads((result.path(0) / "cfg.json").read_text())["metadata"]["hook_name"] == activations.hooks[0]
+
+
+def test_one_folder_is_one_training(tmp_path: Path) -> None:
+    activations = invented(tmp_path)
+    first = train_on(activations, settings(), out=tmp_path / "o", progress=False)
+    again = train_on(activations, settings(), out=tmp_path / "o", progress=False)
+    assert again.results == first.results
+    with pytest.raises(ValueError, match=r"steps 60 \(now 61\); choose another folder"):
+        train_on(activations, settings(steps=61), out=tmp_path / "o")
+
+
+def test_parting_of_train_and_held_out_is_warned_about(tmp_path: Path) -> None:
+    activations = invented(tmp_path, n=60, d=16, layers=1)
+    chosen = settings(expansion=16, target_l0=12, steps=400, lr=1e-2, init="data")
+    with pytest.warns(SaeMoralWarning, match=r"held-out ones \(parted by step \d+\): it has 0\.1\d* training vectors"):
+        train_on(activations, chosen, out=tmp_path / "o", progress=False)
+    row = {"layer": 0, "vectors_per_latent": 5, "history": []}
+    warn_if_parted({**row, "train": {"explained_variance": 0.9}, "held_out": {"explained_variance": 0.81}})
+
+
+def test_outliers_are_left_out_and_counted(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    activations = invented(tmp_path, layers=1)
+    vectors = torch.from_numpy(np.array(activations.vectors(0)))
+    vectors[activations.rows("train")[:3]] *= 300
+    save_file({"vectors": vectors}, tmp_path / "layer_000.safetensors")
+    training = trained(activations, settings())
+    assert training.left_out == {"train": 3, "held_out": 0}
+    assert reconstruction(training.sae, training.vectors, training.held, training.apply).explained_variance > 0.2
+
+
+def test_global_generators_are_left_alone(tmp_path: Path) -> None:
+    activations = invented(tmp_path, layers=1)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    one = trained(activations, settings(init="data"))
+    assert torch.equal(torch.rand(2), expected)
+    torch.manual_seed(9)
+    assert torch.equal(trained(activations, settings(init="data")).sae.W_enc, one.sae.W_enc)
+    assert not torch.equal(trained(activations, settings(init="data", seed=1)).sae.W_enc, one.sae.W_enc)
