@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from sae_moral import __version__
     from sae_moral._cli_atlas import add_atlas
+    from sae_moral._cli_sae import add_train_sae
 
     parser = argparse.ArgumentParser(
         prog="sae-moral", description="Measure how a language model's inside represents morality."
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_diagnose(commands)
     add_atlas(commands)
+    add_train_sae(commands)
     _add_data(commands)
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."
