@@ -151,8 +151,8 @@ class AuditedCategorical:
         for f, name in enumerate(FOUNDATIONS):
             counts |= {(statistic, name): (n[2 * f] + n[2 * f + 1], 0) for statistic in PER_FOUNDATION}
         both = [(n[2 * f] + n[2 * f + 1]) * (n[2 * f] > 0) * (n[2 * f + 1] > 0) for f in range(len(FOUNDATIONS))]
-        counts |= {(name, OVERALL): (sum(both), 0) for name in (*PER_FOUNDATION, "prototype_reliability")}
-        return counts
+        counts |= {(name, OVERALL): (sum(both), 0) for name in PER_FOUNDATION}
+        return counts | {("prototype_reliability", OVERALL): (sum(n), 0)}
 
 
 @dataclass(frozen=True)

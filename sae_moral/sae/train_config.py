@@ -56,7 +56,7 @@ class TrainSettings:
     protocol: str | Protocol = "audited"
     steps: int | None = None
     batch: int = 256
-    lr: float = 1e-3
+    lr: float = 3e-3
     warm_up: float = 0.05
     normalise: str = "scale"
     outliers: float | None = 10.0
