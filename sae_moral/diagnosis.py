@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sae_moral.controls import Controls
     from sae_moral.data import MoralData
     from sae_moral.metrics import Metric
+    from sae_moral.sae import LoadedSae
+    from sae_moral.sae.load import SaeLike
 
 SCHEMA_VERSION = 1
 ROW_KEYS = (
@@ -137,12 +139,16 @@ def diagnose(
     limit: int | None = None,
     match: str | None = None,
     controls: str | Sequence[str] | Controls = "default",
+    sae: SaeLike | Mapping[int, SaeLike] | None = None,
     store: str | Path | None = None,
     dtype: str = "float32",
     device: str | None = None,
     progress: bool | None = None,
 ) -> Diagnosis:
     """Measure the types of moral indifference of a language model, layer by layer.
+
+    With `sae`, of an SAE's latents in the place of the residual stream they encode; the stream itself is then a
+    baseline (`provenance["controls"]["baselines"]["residual stream"]`): what the metric sees before encoding.
 
     Args:
         model: a HookedTransformer, a TransformerBridge or an SAE variant of either; or the name of a bundled model, a
@@ -156,7 +162,10 @@ def diagnose(
             counts before measuring.
         controls: `default` (intervals, permuted labels, nuisance, bag of words, selectivity), `all` (the same
             architecture with random weights, too), `none`, names, or `Controls` of your own.
-        store: folder for captured vectors: memory stays bounded, interrupted captures resume, repeated ones are free.
+        sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
+            then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
+        store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
+            repeated ones are free.
         dtype, device: for a model given by name.
         progress: progress bars; by default only on a terminal.
 
@@ -182,20 +191,20 @@ def diagnose(
             f"{type(model).__name__} is not a model with hooks; "
             "expected a HookedTransformer, a TransformerBridge or a name"
         )
-    numbers = parse_layers(layers, model.cfg.n_layers)
+    saes = None if sae is None else _load_saes(sae, model, layers)
+    numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
+    prompts: dict[str, Any] = {"template": chosen.template, "pooling": chosen.pooling, "bos": chosen.bos}
     loaded = time.perf_counter()
 
+    def stream(some: Any) -> Representations:
+        return capture(some, scenarios.text, layers=numbers, store=store, progress=progress, **prompts)
+
     def read(some: Any) -> Representations:
-        return capture(
-            some,
-            scenarios.text,
-            layers=numbers,
-            template=chosen.template,
-            pooling=chosen.pooling,
-            bos=chosen.bos,
-            store=store,
-            progress=progress,
-        )
+        if saes is None:
+            return stream(some)
+        from sae_moral.sae import latent_representations
+
+        return latent_representations(some, scenarios.text, saes, progress=progress, any_model=True, **prompts)
 
     representations = read(model)
     captured = time.perf_counter()
@@ -206,12 +215,18 @@ def diagnose(
         measured, kept = _match(measured, match, chosen.seed)
         representations = representations.subset(kept)
 
-    def twin() -> Representations:
-        found = read(random_weights(model, seed=settings.seed))
-        return found if kept is None else found.subset(kept)
+    def otherwise(captured: Callable[[], Representations]) -> Callable[[], Representations]:
+        return captured if kept is None else lambda: captured().subset(kept)
 
+    baselines: dict[str, Callable[[], Representations]] = {}
+    if "random-weights" in settings:
+        baselines["random weights"] = otherwise(lambda: read(random_weights(model, seed=settings.seed)))
+    if saes is not None:
+        baselines["residual stream"] = otherwise(lambda: stream(model))
     where = model.cfg.device or "cpu"
-    result = measure(representations, measured, resolved, chosen, settings, twin=twin, device=where, progress=progress)
+    result = measure(
+        representations, measured, resolved, chosen, settings, baselines=baselines, device=where, progress=progress
+    )
     ceilings = _add_ceilings(result.rows, measured, chosen.seed)
     seconds = {"load": loaded - started, "capture": captured - loaded, "measure": time.perf_counter() - captured}
     provenance = provenance_of(model, measured, chosen, resolved, representations, result)
@@ -243,6 +258,19 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
             f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}"
         )
     return sorted({layer % n_layers for layer in numbers})
+
+
+def _load_saes(
+    sae: SaeLike | Mapping[int, SaeLike], model: Any, layers: str | int | Sequence[int]
+) -> dict[int, LoadedSae]:
+    """Those of the layers that were asked for."""
+    from sae_moral.sae import load_saes
+
+    loaded = load_saes(sae, model=model)
+    wanted = list(loaded) if layers == "all" else parse_layers(layers, model.cfg.n_layers)
+    if missing := sorted(set(wanted) - set(loaded)):
+        raise ValueError(f"layers {missing} were asked for, and there are SAEs of {sorted(loaded)}; give one for each")
+    return {layer: loaded[layer] for layer in wanted}
 
 
 def _match(data: MoralData, by: str, seed: int) -> tuple[MoralData, Int[np.ndarray, "k"]]:

@@ -84,19 +84,19 @@ def plan_file(two_models: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often a model was loaded, and how many texts went through one."""
     calls: Counter[str] = Counter()
-    load, pool = sae_moral.capture.load_model, capture_run.pooled_body
+    load, pool = sae_moral.capture.load_model, capture_run.body
 
     def load_model(name: str, **options: Any) -> Any:
         calls["loaded"] += 1
         calls[Path(name).name] += 1
         return load(name, **options)
 
-    def pooled_body(*given: Any) -> Any:
+    def body(*given: Any) -> Any:
         calls["forward passes"] += 1
         return pool(*given)
 
     monkeypatch.setattr(sae_moral.capture, "load_model", load_model)
-    monkeypatch.setattr(capture_run, "pooled_body", pooled_body)
+    monkeypatch.setattr(capture_run, "body", body)
     return calls
 
 

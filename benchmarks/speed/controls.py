@@ -83,7 +83,12 @@ def main() -> None:
         metrics = resolve_metrics(None, AUDITED)
         started = time.perf_counter()
         result = measure(
-            representations, data, metrics, AUDITED, controls, twin=lambda: read(random_weights(model, seed=0))
+            representations,
+            data,
+            metrics,
+            AUDITED,
+            controls,
+            baselines={"random weights": lambda: read(random_weights(model, seed=0))},
         )
         ours = time.perf_counter() - started
         x, _ = preprocess(representations[layers[len(layers) // 2]], representations.length, AUDITED.preprocessing)

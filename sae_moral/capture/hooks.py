@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -51,20 +51,21 @@ def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
     return names
 
 
-Pooled = dict[int, tuple[Tensor, Tensor]]
-"""Per layer the pooled vectors [batch, d], on the device, and the sink ratios [batch]."""
+Taken = TypeVar("Taken")
+Reader = Callable[[Tokens], Callable[[int, Tensor], Taken]]
+"""From a batch to a function (layer, hidden [batch, pos, d]) → what is taken of it."""
 
 
 @contextmanager
-def pooled_body(model: Any, hooks: dict[int, str], pooling: Pooling) -> Iterator[Callable[[Tokens], Pooled]]:
-    """Within the context, a function that runs one batch through the body of the model and returns what was pooled.
+def body(model: Any, hooks: dict[int, str], reader: Reader[Taken]) -> Iterator[Callable[[Tokens], dict[int, Taken]]]:
+    """Within the context, a function that runs one batch through the body of the model and returns what was taken of
+    the residual stream, per layer.
 
-    The hooks are put on once for all batches: on a TransformerBridge that alone takes a fifth of a second. The sink
-    ratio is the norm of the first token over the mean norm of the other real ones; NaN for a prompt of one token. Other
-    hooks on the model stay active: a steered model is measured as it is.
+    The hooks are put on once for all batches: on a TransformerBridge that alone takes a fifth of a second. Other hooks
+    on the model stay active: a steered model is read as it is.
 
     Raises:
-        RuntimeError: (the function) a hook that did not fire exactly once, or vectors that are not finite.
+        RuntimeError: (the function) a hook that did not fire exactly once.
     """
     deepest = max(hooks)
     current: dict[str, Any] = {}
@@ -72,38 +73,56 @@ def pooled_body(model: Any, hooks: dict[int, str], pooling: Pooling) -> Iterator
     def make_hook(layer: int) -> Callable[..., None]:
         def hook(hidden: Tensor, hook: Any = None) -> None:
             current["fired"][layer] += 1
-            pooled = pool(hidden, current["weights"])
-            current["results"][layer] = pooled, _sink_ratio(hidden, current["tokens"])
+            current["found"][layer] = current["take"](layer, hidden)
             if layer == deepest:
                 raise _DeepestBlockReached
 
         return hook
 
-    def run(tokens: Tokens) -> Pooled:
-        results: Pooled = {}
+    def run(tokens: Tokens) -> dict[int, Taken]:
+        found: dict[int, Taken] = {}
         fired = dict.fromkeys(hooks, 0)
-        current.update(tokens=tokens, weights=pooling(tokens), results=results, fired=fired)
+        current.update(take=reader(tokens), found=found, fired=fired)
         with torch.inference_mode():
             try:
                 model(tokens.ids, attention_mask=tokens.real.long(), return_type=None)
             except _DeepestBlockReached:
                 pass
-        _check(model, hooks, fired, results)
-        return results
+        wrong = {hooks[layer]: count for layer, count in fired.items() if count != 1}
+        if wrong:
+            raise RuntimeError(
+                f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each"
+            )
+        return found
 
     with model.hooks(fwd_hooks=[(name, make_hook(layer)) for layer, name in hooks.items()]):
         yield run
 
 
-def _check(model: Any, hooks: dict[int, str], fired: dict[int, int], results: Pooled) -> None:
-    wrong = {hooks[layer]: count for layer, count in fired.items() if count != 1}
-    if wrong:
-        raise RuntimeError(
-            f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each"
-        )
-    for layer, (vectors, _) in results.items():
-        if not torch.isfinite(vectors).all():
-            raise RuntimeError(f"{hooks[layer]} gave values that are not finite; try dtype float32")
+def pooled(hooks: dict[int, str], pooling: Pooling) -> Reader[tuple[Tensor, Tensor]]:
+    """Reads pooled vectors [batch, d] and sink ratios [batch]: the norm of the first token over the mean norm of the
+    other real ones, NaN for a prompt of one token.
+
+    Raises:
+        RuntimeError: (when reading) vectors that are not finite.
+    """
+
+    def reader(tokens: Tokens) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        weights = pooling(tokens)
+        return lambda layer, hidden: (finite(pool(hidden, weights), hooks[layer]), _sink_ratio(hidden, tokens))
+
+    return reader
+
+
+def finite(vectors: Float[Tensor, "*rows d"], name: str) -> Float[Tensor, "*rows d"]:
+    """The vectors.
+
+    Raises:
+        RuntimeError: one that is not finite.
+    """
+    if not torch.isfinite(vectors).all():
+        raise RuntimeError(f"{name} gave values that are not finite; try dtype float32")
+    return vectors
 
 
 def _sink_ratio(hidden: Float[Tensor, "batch pos d"], tokens: Tokens) -> Float[Tensor, "batch"]:

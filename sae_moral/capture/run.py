@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from sae_moral.capture.hooks import pooled_body, resolve_hooks
+from sae_moral.capture.hooks import body, pooled, resolve_hooks
 from sae_moral.capture.models import active_hooks, describe_model
 from sae_moral.capture.pooling import Pooling, get_pooling, pooling_name
 from sae_moral.capture.prompts import Prompts, build_prompts
@@ -145,10 +145,10 @@ class _Run:
         n = len(self.prompts.ids)
         vectors = {layer: torch.empty(n, self.model.cfg.d_model) for layer in self.hooks}
         sinks = {layer: torch.empty(n) for layer in self.hooks}
-        with self._bar(0) as bar, pooled_body(self.model, self.hooks, self.pooling) as forward:
+        with self._bar(0) as bar, body(self.model, self.hooks, pooled(self.hooks, self.pooling)) as forward:
             for start, stop in self.batches:
-                for layer, (pooled, sink) in forward(self.prompts.tokens(start, stop, self.device)).items():
-                    vectors[layer][start:stop], sinks[layer][start:stop] = pooled.cpu(), sink.cpu()
+                for layer, (mean, sink) in forward(self.prompts.tokens(start, stop, self.device)).items():
+                    vectors[layer][start:stop], sinks[layer][start:stop] = mean.cpu(), sink.cpu()
                 bar.update(stop - start)
         return vectors, sinks
 
@@ -166,7 +166,7 @@ class _Run:
         with lock:
             try:
                 done = store.open()
-                with self._bar(done) as bar, pooled_body(self.model, self.hooks, self.pooling) as forward:
+                with self._bar(done) as bar, body(self.model, self.hooks, pooled(self.hooks, self.pooling)) as forward:
                     for index in range(done, len(self.batches)):
                         start, stop = self.batches[index]
                         store.write(start, forward(self.prompts.tokens(start, stop, self.device)))

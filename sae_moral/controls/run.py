@@ -23,7 +23,7 @@ from sae_moral.controls.words import bag_of_words
 from sae_moral.data import MoralData
 from sae_moral.metrics import Metric
 from sae_moral.metrics.folds import folds
-from sae_moral.metrics.preprocess import preprocess
+from sae_moral.metrics.preprocess import preprocess, within_span
 from sae_moral.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measure(
     protocol: Protocol,
     controls: Controls,
     *,
-    twin: Callable[[], Representations] | None = None,
+    baselines: Mapping[str, Callable[[], Representations]] | None = None,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
 ) -> Measured:
@@ -63,7 +63,7 @@ def measure(
     Args:
         representations: captured vectors.
         data: their scenarios, with lengths.
-        twin: captures the same scenarios with random weights; needed for `random-weights`.
+        baselines: name → captures the same scenarios otherwise (`random weights`, an SAE's `residual stream`).
         device: where metrics are computed.
     """
     run = _Run(data, metrics, protocol, controls, torch.device(device), progress)
@@ -73,19 +73,17 @@ def measure(
         return Measured(rows, facts, {})
     found = run.describe(nuisance)
     model = {metric.name: run.headline(metric, representations.layers, sampled) for metric in metrics}
-    baselines = run.baselines(twin)
-    _fill_baseline(rows, baselines.get("bag of words"))
-    found["baselines"] = {name: baseline.to_json() for name, baseline in baselines.items()}
+    others = run.baselines(baselines or {})
+    _fill_baseline(rows, others.get("bag of words"))
+    found["baselines"] = {name: baseline.to_json() for name, baseline in others.items()}
     comparisons: list[Comparison] = []
     found["peaks"], found["verdicts"] = {}, {}
     for metric in metrics:
-        own = [
-            comparison
-            for name, baseline in baselines.items()
-            if (
-                comparison := compare(metric, model[metric.name], baseline.headlines[metric.name], name, controls.level)
-            )
-        ]
+        compared = (
+            compare(metric, model[metric.name], baseline.headlines[metric.name], name, controls.level)
+            for name, baseline in others.items()
+        )
+        own = [comparison for comparison in compared if comparison is not None]
         found["peaks"][metric.name] = peak(metric, model[metric.name], controls.level)
         found["verdicts"][metric.name] = verdict(found["peaks"][metric.name], own, controls.alpha)
         comparisons += own
@@ -149,8 +147,11 @@ class _Run:
             _append(facts, found)
             if not baseline and "nuisance" in self.controls:
                 _append(nuisance, explained_by_family(raw, self.data))
+            wide = prepared.shape[1] > prepared.shape[0]
+            spanned = within_span(prepared) if wide else prepared
             for metric in self.metrics:
-                x = raw.double() if getattr(metric, "raw", False) else prepared
+                turned = spanned if getattr(metric, "rotation_invariant", False) else prepared
+                x = raw.double() if getattr(metric, "raw", False) else turned
                 sampled[metric.name].append(sample(metric, x, self.data, self.draws, self.controls, baseline=baseline))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
@@ -201,17 +202,17 @@ class _Run:
         draws = {name: [getattr(one, name) for one in own] for name in ("resampled", "null", "free", "tasks")}
         return Headline.of(metric, layers, [one.values for one in own], draws)
 
-    def baselines(self, twin: Callable[[], Representations] | None) -> dict[str, Baseline]:
+    def baselines(self, captured: Mapping[str, Callable[[], Representations]]) -> dict[str, Baseline]:
         """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
         found: dict[str, Baseline] = {}
         if "nuisance" in self.controls:
             found["nuisance"] = self._features("nuisance", nuisance_features(self.data))
-        if "random-weights" in self.controls and twin is not None:
+        for name, capture in captured.items():
             started = time.perf_counter()
-            representations = twin()
-            self.seconds["capture with random weights"] = time.perf_counter() - started
-            sampled, _, _ = self.layers(representations, "random weights", baseline=True)
-            found["random weights"] = self._baseline(list(representations.layers), sampled)
+            representations = capture()
+            self.seconds[f"capture, {name}"] = time.perf_counter() - started
+            sampled, _, _ = self.layers(representations, name, baseline=True)
+            found[name] = self._baseline(list(representations.layers), sampled)
         if "words" in self.controls:
             started = time.perf_counter()
             vectors = bag_of_words(self.data)

@@ -25,7 +25,8 @@ def verdict(peak: dict[str, Any] | None, comparisons: Sequence[Comparison], alph
     """The verdict on one metric, and the sentence that says why.
 
     A metric is `found` when its peak is beyond permuted labels and beyond every baseline at `alpha`; each of these
-    tests stands for itself, so all of them together are stricter than `alpha`.
+    tests stands for itself, so all of them together are stricter than `alpha`. Comparisons with anything that is not in
+    `BASELINES` (an SAE's residual stream) say nothing about morality and take no part.
     """
     if peak is None or peak["p_value"] is None:
         return {"verdict": "not tested", "sentence": f"{WORDS['not tested'].capitalize()}."}
@@ -40,6 +41,7 @@ def verdict(peak: dict[str, Any] | None, comparisons: Sequence[Comparison], alph
         return {"verdict": "empty", "sentence": f"{WORDS['empty'].capitalize()} ({_p(p)})."}
     beyond, not_beyond = [f"permuted labels ({_p(p)})"], []
     word = "found"
+    comparisons = [comparison for comparison in comparisons if comparison.against in BASELINES]
     for comparison in comparisons:
         if comparison.p_value is None:
             continue

@@ -43,10 +43,11 @@ Results = Iterable[Statistic] | Mapping[str, float | None] | Mapping[tuple[str, 
 class Metric(Protocol):
     """Any object with these attributes that can be called so. Optional attributes, shown in reports where present:
     `means`, `does_not_prove` (sentences), `chance` (the headline's value without information), `higher_is` (what a
-    higher headline means), `raw` (True: gets the vectors before the protocol's preprocessing); for controls `nulls`
-    (what labels are permuted within: a scheme of `sae_moral.controls.draws.SCHEMES`, or one per statistic; freely by
-    default), `alternatives` (statistic → `greater`, `less` or `two-sided`; that of `higher_is` by default) and
-    `readers` (`sae_moral.controls.inference`)."""
+    higher headline means), `raw` (True: gets the vectors before the protocol's preprocessing), `rotation_invariant`
+    (True: vectors wider than the sample may come in coordinates of their span); for controls `nulls` (what labels are
+    permuted within: a scheme of `sae_moral.controls.draws.SCHEMES`, or one per statistic; freely by default),
+    `alternatives` (statistic → `greater`, `less` or `two-sided`; that of `higher_is` by default) and `readers`
+    (`sae_moral.controls.inference`)."""
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class PaperCategorical:
     headline: str = "cosine"
     chance: float | None = None
     higher_is: str = "more indifferent, as the paper reads it"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Cosine between the mean vectors of the most typical virtuous and the most typical vicious scenarios of a "
         "foundation, after the layer's mean is subtracted. The paper reads values above 0.5 as indifference."
@@ -102,6 +104,7 @@ class AuditedCategorical:
     headline: str = "auroc"
     chance: float | None = 0.5
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "AUROC: how often a held-out virtuous scenario lies further than a held-out vicious one of the same foundation "
         "along the line between the two prototypes, which are fitted on other texts; 0.5 is chance. Beside it the "

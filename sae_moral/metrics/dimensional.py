@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -181,6 +182,7 @@ class AuditedDimensional:
     headline: str = "r2"
     chance: float | None = 0.0
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Share of the variance of the ten human dimensions that ridge regression predicts for held-out texts (mean "
         "of the ten). Beside it the rank correlation of predicted with human valence."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class PaperGradient:
     headline: str = "spearman"
     chance: float | None = 0.0
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Rank correlation between human typicality and closeness to the prototype of the pole, neutral scenarios "
         "included as typicality 0. The paper finds less than 0.55 in 23 models."
@@ -113,6 +115,7 @@ class AuditedGradient:
     headline: str = "spearman"
     chance: float | None = 0.0
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Rank correlation, within one pole and over held-out texts, between human typicality and the position along "
         "the direction from slight to grave, fitted on other texts. Beside it with neutral scenarios added, given "

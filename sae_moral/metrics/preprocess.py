@@ -86,6 +86,16 @@ def preprocess(
     return x, facts
 
 
+def within_span(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """Coordinates in a basis of the rows' span: the same inner products between items with n instead of d numbers.
+
+    For representations wider than the sample, such as an SAE's latents; what a rotation cannot change stays as it is,
+    up to the square root of rounding.
+    """
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    return vectors * values.clamp(min=0).sqrt()
+
+
 def _length_share(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> float:
     total = (x - x.mean(dim=0)).square().sum()
     return float(length_fit(x, length).square().sum() / total) if total > _rounding(x) else 0.0

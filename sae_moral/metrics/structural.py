@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,6 +89,7 @@ class PaperStructural:
     headline: str = "ari_polarity"
     chance: float | None = 0.0
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Agreement (adjusted Rand index) of density clusters with human labels. The paper finds about 0.5 at best for "
         "polarity and under 0.15 for foundations."
@@ -155,6 +156,7 @@ class AuditedStructural:
     headline: str = "accuracy_polarity"
     chance: float | None = 0.0
     higher_is: str = "less indifferent"
+    rotation_invariant: ClassVar[bool] = True
     means: str = (
         "How well held-out scenarios are assigned to virtue, vice or neutral (and to foundations) by the nearest class "
         "mean fitted on other texts; 0 is chance, 1 perfect. Beside it whether clusters that form by themselves agree "

@@ -38,6 +38,7 @@ class GroupStyle:
 BASELINE_LINES: dict[str, tuple[GroupStyle, float]] = {
     "random weights": (GroupStyle(MUTED, DASHED), 1.1),
     "bag of words": (GroupStyle(INK, DOTTED), 1.5),
+    "residual stream": (GroupStyle(INK, DASHED), 1.5),
     "nuisance": (GroupStyle(MUTED, DASHDOTDOT), 1.1),
 }
 """Baseline → style and width. Grey, because colours are the groups'; told apart by dash and by name."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_moral._errors import unknown
-from sae_moral.capture.hooks import pooled_body, resolve_hooks
+from sae_moral.capture.hooks import body, resolve_hooks
 from sae_moral.capture.models import describe_model
-from sae_moral.capture.pooling import Pooling, get_pooling, pooling_name
+from sae_moral.capture.pooling import Pooling, Tokens, get_pooling, pooling_name
 from sae_moral.capture.prompts import build_prompts
 from sae_moral.capture.representations import Representations
 from sae_moral.capture.run import TOKENS_PER_BATCH, capture
@@ -168,26 +168,20 @@ def _of_tokens(
     device = torch.device(model.cfg.device or "cpu")
     budget = tokens_per_batch or TOKENS_PER_BATCH * (16 if device.type == "cuda" else 1)
     kept = {layer: SparseColumns(len(prompts.ids), sae.d_sae) for layer, sae in saes.items()}
-    batch: dict[str, Any] = {}
 
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(hidden: Tensor, hook: Any = None) -> None:
-            kept[layer].add(batch["start"], pooled_latents(saes[layer], hidden, batch["weights"]))
+    def reader(tokens: Tokens) -> Callable[[int, Tensor], Tensor]:
+        weights = weigh(tokens)
+        # Sparse, because all layers' latents of a batch are held at once.
+        return lambda layer, hidden: pooled_latents(saes[layer], hidden, weights).to_sparse()
 
-        return hook
-
-    ours = [(name, keep(layer)) for layer, name in hooks.items()]
-    # pooled_body's own hooks come after these: they check that each fired once and leave after the deepest.
+    disable = None if progress is None else not progress
     with (
-        model.hooks(fwd_hooks=ours),
-        pooled_body(model, hooks, weigh) as forward,
-        tqdm(total=len(prompts.ids), desc="latents", unit="text", disable=None if progress is None else not progress)
-        as bar,
-    ):  # fmt: skip
+        body(model, hooks, reader) as forward,
+        tqdm(total=len(prompts.ids), desc="latents", unit="text", disable=disable) as bar,
+    ):
         for start, stop in prompts.batches(budget):
-            tokens = prompts.tokens(start, stop, device)
-            batch.update(start=start, weights=weigh(tokens))
-            forward(tokens)
+            for layer, latents in forward(prompts.tokens(start, stop, device)).items():
+                kept[layer].add(start, latents.to_dense())
             bar.update(stop - start)
 
     def read(these: LatentRepresentations, layer: int) -> Columns:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -193,17 +194,30 @@ def load_sae(
 
 
 def load_saes(saes: SaeLike | Mapping[int, SaeLike], **options: Any) -> dict[int, LoadedSae]:
-    """By layer: of one SAE, or of {layer: SAE}; options as for `load_sae`.
+    """By layer: of one SAE, of a folder of SAE folders (as a training leaves it), or of {layer: SAE}; options as for
+    `load_sae`.
 
     Raises:
-        ValueError: as `load_sae`; no SAE at all.
+        ValueError: as `load_sae`; no SAE at all, two SAEs of one layer.
     """
+    if isinstance(saes, str | Path) and (folders := _folders(Path(saes))):
+        loaded = [load_sae(folder, **options) for folder in folders]
+        if twice := {sae.layer for sae in loaded if [other.layer for other in loaded].count(sae.layer) > 1}:
+            raise ValueError(f"{saes} holds several SAEs of layers {sorted(twice)}; give the folder of one SAE")
+        return {sae.layer: sae for sae in sorted(loaded, key=lambda sae: sae.layer)}
     if not isinstance(saes, Mapping):
         loaded = load_sae(saes, **options)
         return {loaded.layer: loaded}
     if not saes:
         raise ValueError("no SAE given; expected at least one")
     return {layer: load_sae(source, layer=layer, **options) for layer, source in sorted(saes.items())}
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The SAE folders in a folder that is none itself."""
+    if not folder.is_dir() or (folder / "cfg.json").exists():
+        return []
+    return sorted(path.parent for path in folder.glob("*/cfg.json"))
 
 
 def _layer_of(sae: Any, name: str, layer: int | None) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sae_moral.capture.hooks import _check, _DeepestBlockReached
+from sae_moral.capture.hooks import Reader, body, finite
 from sae_moral.capture.models import active_hooks, describe_model
 from sae_moral.capture.pooling import Tokens
 from sae_moral.capture.prompts import Prompts
@@ -85,7 +84,7 @@ def _write_tokens(
         try:
             done = store.open()
             bar = tqdm(batches[done:], desc="capture", unit="batch", disable=None if progress is None else not progress)
-            with _own_tokens(model, hooks) as forward:
+            with body(model, hooks, _own_tokens(hooks)) as forward:
                 for index, (start, stop) in enumerate(bar, start=done):
                     store.write(int(first[start]), forward(prompts.tokens(start, stop, device)))
                     store.done(index + 1, last=False)
@@ -94,37 +93,15 @@ def _write_tokens(
             store.close()
 
 
-_Found = dict[int, tuple[Tensor, Tensor]]
+def _own_tokens(hooks: dict[int, str]) -> Reader[tuple[Tensor, Tensor]]:
+    """Reads the own tokens' vectors [tokens, d], prompt by prompt; the second of each pair fills the store's column of
+    sink ratios, which a token has none of."""
 
+    def reader(tokens: Tokens) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        def take(layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+            vectors = finite(hidden[tokens.own.to(hidden.device)].float(), hooks[layer])
+            return vectors, torch.full((len(vectors),), torch.nan)
 
-@contextmanager
-def _own_tokens(model: Any, hooks: dict[int, str]) -> Iterator[Callable[[Tokens], _Found]]:
-    """Within the context, a function from a batch to its own tokens' vectors [tokens, d], prompt by prompt, per layer;
-    the second of each pair fills the store's column of sink ratios, which a token has none of."""
-    deepest = max(hooks)
-    current: dict[str, Any] = {}
+        return take
 
-    def make_hook(layer: int) -> Callable[..., None]:
-        def hook(hidden: Tensor, hook: Any = None) -> None:
-            current["fired"][layer] += 1
-            vectors = hidden[current["own"].to(hidden.device)].float()
-            current["found"][layer] = vectors, torch.full((len(vectors),), torch.nan)
-            if layer == deepest:
-                raise _DeepestBlockReached
-
-        return hook
-
-    def run(tokens: Tokens) -> _Found:
-        found: _Found = {}
-        fired = dict.fromkeys(hooks, 0)
-        current.update(own=tokens.own, found=found, fired=fired)
-        with torch.inference_mode():
-            try:
-                model(tokens.ids, attention_mask=tokens.real.long(), return_type=None)
-            except _DeepestBlockReached:
-                pass
-        _check(model, hooks, fired, found)
-        return found
-
-    with model.hooks(fwd_hooks=[(name, make_hook(layer)) for layer, name in hooks.items()]):
-        yield run
+    return reader

@@ -52,7 +52,7 @@ def test_complete_store_is_read_without_the_model_running(
 ) -> None:
     text = scenarios(20).text
     first = capture(tiny, text, store=tmp_path)
-    monkeypatch.setattr("sae_moral.capture.run.pooled_body", None)
+    monkeypatch.setattr("sae_moral.capture.run.body", None)
     assert torch.equal(capture(tiny, text, store=tmp_path)[0], first[0])
 
 
@@ -123,7 +123,7 @@ def test_interrupted_store_is_taken_up_where_it_ended(
     text = scenarios(100).text
     from sae_moral.capture import run
 
-    real, seen = run.pooled_body, []
+    real, seen = run.body, []
 
     @contextmanager
     def counting(*arguments: Any) -> Iterator[Callable[[Any], Any]]:
@@ -137,7 +137,7 @@ def test_interrupted_store_is_taken_up_where_it_ended(
 
             yield count
 
-    monkeypatch.setattr(run, "pooled_body", counting)
+    monkeypatch.setattr(run, "body", counting)
     with pytest.raises(KeyboardInterrupt):
         capture(tiny, text, tokens_per_batch=32, store=tmp_path / "a")
     assert json.loads((the_store(tmp_path / "a") / "progress.json").read_text()) == {"batches": 4}
