@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from sae_moral._cli_arguments import quiet_loading
+
 
 def add_atlas(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser of `sae-moral`."""
@@ -29,9 +31,8 @@ def add_atlas(commands: argparse._SubParsersAction) -> None:
 
 def _atlas(arguments: argparse.Namespace) -> int:
     from sae_moral.atlas import atlas
-    from sae_moral.cli import _quiet_loading
 
-    _quiet_loading()
+    quiet_loading()
     out = arguments.out or Path(f"atlas-{arguments.models.stem}")
     found = atlas(arguments.models, out, device=arguments.device, delete_stores=arguments.store_delete_after)
     print(found.summary())

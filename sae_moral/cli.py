@@ -7,6 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sae_moral._cli_arguments import (
+    add_controls,
+    add_layers,
+    add_running,
+    add_scenarios,
+    folder,
+    names,
+    quiet_loading,
+    scenarios,
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
@@ -24,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from sae_moral import __version__
     from sae_moral._cli_atlas import add_atlas
-    from sae_moral._cli_sae import add_train_sae
+    from sae_moral._cli_sae import add_saes
 
     parser = argparse.ArgumentParser(
         prog="sae-moral", description="Measure how a language model's inside represents morality."
@@ -33,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_diagnose(commands)
     add_atlas(commands)
-    add_train_sae(commands)
+    add_saes(commands)
     _add_data(commands)
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."
@@ -55,55 +66,35 @@ def _add_diagnose(commands: argparse._SubParsersAction) -> None:
         "report.html.",
     )
     parser.set_defaults(run=_diagnose)
-    parser.add_argument(
-        "model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name"
-    )
-    parser.add_argument(
-        "--data",
-        default="moralstrength",
-        metavar="SOURCE",
-        help="a source (see: sae-moral data) or a table (default: %(default)s)",
-    )
-    parser.add_argument("--path", type=Path, metavar="FILE", help="where the file of a named SOURCE is")
-    parser.add_argument("--protocol", default="audited", help="audited (default) or paper")
-    parser.add_argument("--layers", default="all", help="all (default), 3, 0,5,9 or 0:30:5")
-    parser.add_argument("--metrics", metavar="A,B", help="metric names (default: all; see: sae-moral metrics)")
+    add_scenarios(parser)
+    add_layers(parser)
+    add_controls(parser)
     parser.add_argument("--match", choices=["length"], help="virtue, vice and neutral items with equal token counts")
     parser.add_argument(
-        "--controls",
-        default="default",
-        metavar="A,B",
-        help="default (all but random-weights), all, none, or names of interval, null, nuisance, words, selectivity, "
-        "random-weights",
+        "--sae", metavar="SAE", help="measure an SAE's latents: a folder (of one or of several), or release/id"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="use at most N scenarios")
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep captured vectors here: interrupted captures resume"
     )
-    parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
-    parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (default: diagnosis-MODEL-SOURCE-PROTOCOL)"
-    )
+    add_running(parser, out="diagnosis-MODEL-SOURCE-PROTOCOL")
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from sae_moral import diagnose, load_data
+    from sae_moral import diagnose
 
-    _quiet_loading()
-    out = arguments.out or Path(
-        "-".join(["diagnosis", *(Path(part).stem for part in (arguments.model, arguments.data, arguments.protocol))])
-    )
+    quiet_loading()
+    out = folder(arguments, "diagnosis", arguments.protocol)
     out.mkdir(parents=True, exist_ok=True)
     diagnosis = diagnose(
         arguments.model,
-        load_data(arguments.data, path=arguments.path),
+        scenarios(arguments),
         protocol=arguments.protocol,
-        metrics=arguments.metrics.split(",") if arguments.metrics else None,
+        metrics=names(arguments.metrics),
         layers=arguments.layers,
         limit=arguments.limit,
         match=arguments.match,
         controls=arguments.controls,
+        sae=arguments.sae,
         store=arguments.store,
         dtype=arguments.dtype,
         device=arguments.device,
@@ -204,14 +195,6 @@ def _metrics(arguments: argparse.Namespace) -> int:
             if text := getattr(metric, key, ""):
                 print(f"  {key.replace('_', ' ')}: {text}")
     return 0
-
-
-def _quiet_loading() -> None:
-    """Keep transformers' own progress bars and advice out of a command's output; errors stay."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

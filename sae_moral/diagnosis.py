@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae_moral._errors import DataError, unknown
+from sae_moral._errors import DataError, SaeMoralWarning, unknown
 from sae_moral._files import write_json
 from sae_moral.protocol import Protocol, get_protocol
 
@@ -204,9 +205,16 @@ def diagnose(
             return stream(some)
         from sae_moral.sae import latent_representations
 
-        return latent_representations(some, scenarios.text, saes, progress=progress, any_model=True, **prompts)
+        with warnings.catch_warnings():
+            # That they fit was checked when they were loaded; a twin with random weights goes by another name.
+            warnings.simplefilter("ignore", SaeMoralWarning)
+            return latent_representations(some, scenarios.text, saes, progress=progress, any_model=True, **prompts)
 
     representations = read(model)
+    if saes is not None:
+        from sae_moral.sae.latents import warn_of_prompts
+
+        warn_of_prompts(representations)
     captured = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
     measured = dataclasses.replace(scenarios, length=length)

@@ -126,7 +126,7 @@ def _granularity(asked: str | None, saes: Mapping[int, LoadedSae], given: bool) 
 
 
 def _trained_on(saes: Mapping[int, LoadedSae], key: str, default: str) -> str:
-    return _common(key, {sae.source: str(sae.trained_on.get(key, default)) for sae in saes.values()})
+    return _common(key, {sae.source: str(sae.trained_on.get(key) or default) for sae in saes.values()})
 
 
 def _common(key: str, wanted: Mapping[str, str]) -> str:

@@ -99,7 +99,7 @@ def find_moral_latents_by_layer(
         latents = latent_representations(source, data.text, saes, **options)
     if len(latents) != len(data):
         raise ValueError(f"vectors of {len(latents)} scenarios and {len(data)} records; expected the same scenarios")
-    _warn_of_prompts(latents)
+    warn_of_prompts(latents)
     parts = two_parts(data, latents.length, split, select, report, settings.seed)
     measured = measurable(*parts, settings.items)
     if not measured.any():
@@ -131,8 +131,8 @@ def _check_same(latents: LatentRepresentations, saes: SaeLike | Mapping[int, Sae
             )
 
 
-def _warn_of_prompts(latents: LatentRepresentations) -> None:
-    """Vectors captured otherwise than what an SAE was trained on."""
+def warn_of_prompts(latents: LatentRepresentations) -> None:
+    """Warn of latents read from other prompts, or in another way, than an SAE was trained on."""
     for sae in latents.saes.values():
         if sae.bos == "prepend" and latents.provenance.get("first_token") == "text":
             problem = (

@@ -107,6 +107,8 @@ class LoadedSae:
             "model_name": self.model_name,
             "bos": self.bos,
             "granularity": self.granularity,
+            "architecture": self.architecture,
+            "neuronpedia_id": self.sae.cfg.metadata.neuronpedia_id or None,
             **self._settings(),
         }
 
