@@ -110,6 +110,19 @@ def _exchangeable(
     return [cell for cell in cells if len(cell) > 1]
 
 
+STEP = 0.3
+"""How far `perturbed` weights are from 1, as a share of a Bayesian bootstrap's."""
+
+
+def perturbed(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
+    """Weights 1 + STEP (e − 1), e exponential with mean 1 per distinct text: the Bayesian bootstrap (Rubin 1981) at a
+    distance at which a statistic is nearly linear. Deviations have to be divided by STEP."""
+    names, group = np.unique(data.group, return_inverse=True)
+    weight = np.random.default_rng(seed).exponential(size=(n, len(names)))
+    weight = 1 + STEP * (weight / weight.mean(axis=1, keepdims=True) - 1)
+    return torch.from_numpy(weight[:, group])
+
+
 def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
     """How often each record counts in n bootstrap samples: distinct texts are drawn with replacement, and the records
     of a text come with it."""

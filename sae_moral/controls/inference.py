@@ -3,9 +3,12 @@
 Interval. A held-out statistic varies with the texts it is read from and with the texts its readers were fitted on, and
 the plain bootstrap over held-out texts shows the first alone: too narrow (Nadeau & Bengio 2003; Bates, Hastie &
 Tibshirani 2024). A metric says in `readers` which of its statistics have readers, and what its weighed versions do:
-- `given` (they stay): a second bootstrap fits readers to resampled texts and reads every text once; its spread about
-  its mean is added, as if independent. Where labels mean nothing, Σ_i y_i Σ_j K_ij y_j has half its variance from
-  either side, and both make the whole; where readers are good they hardly vary, and nothing is added.
+- `given` (they stay): texts are weighed a little and deviations scaled up (`draws.perturbed`), because a fold may hold
+  six items of a dimension, and resampling six makes their ranks vary more than six new ones would. A second bootstrap
+  fits readers to resampled texts and reads every text once; its spread about its mean is added, as if independent.
+  Where labels mean nothing, Σ_i y_i Σ_j K_ij y_j has half its variance from either side; where readers are good they
+  hardly vary. A value that permuted labels would give, too, varies at least as they do: within two of their standard
+  deviations the interval has at least their width, beyond four it owes them nothing.
 - `linear` (refitted to first order, in the same draws: R² gains and loses by scale, so its two sides go together): such
   draws have 2·v0 where there is nothing to find, v0 being the variance over permuted labels, because each text counts
   once as a reader's and once as a read one; v0 is taken off, down to half of what there is.
@@ -27,6 +30,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sae_moral.controls.draws import STEP
+
 ENOUGH = 0.9
 """Share of the draws that must have a value."""
 Draws = Float[np.ndarray, "_"]
@@ -41,18 +46,27 @@ def interval(sampled: Draws, level: float) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def widened(sampled: Draws, refitted: Draws, seed: int) -> Draws:
-    """Bootstrap draws with given readers, plus what resampled readers vary by.
+def widened(perturbed: Draws, refitted: Draws, value: float, null: Draws | None, seed: int) -> Draws:
+    """Draws with given readers, plus what resampled readers vary by; where permuted labels give such values, too, at
+    least as wide as those.
 
     Args:
-        sampled: held-out texts resampled, readers given.
+        perturbed: held-out texts weighed by `draws.perturbed`, readers given.
         refitted: readers resampled, every text read once.
+        value: of the sample as it is.
+        null: of permuted labels.
         seed: of the draw that pairs the two parts.
     """
+    found = value + (perturbed - np.nanmean(perturbed)) / STEP if np.isfinite(perturbed).any() else perturbed
     known = refitted[np.isfinite(refitted)]
-    if not len(known):
-        return sampled
-    return sampled + np.random.default_rng(seed).choice(known - known.mean(), size=len(sampled))
+    if len(known):
+        found = found + np.random.default_rng(seed).choice(known - known.mean(), size=len(found))
+    variance = np.nanvar(found) if np.isfinite(found).any() else 0.0
+    if null is None or not np.isfinite(null).any() or variance == 0:
+        return found
+    least = float(np.nanvar(null))
+    share = np.clip(2 - abs(value - np.nanmean(null)) / (2 * np.sqrt(least)), 0, 1) if least > 0 else 0.0
+    return value + (found - value) * np.sqrt(1 + share * max(0.0, least / variance - 1))
 
 
 def narrowed(sampled: Draws, value: float, null: Draws) -> Draws:

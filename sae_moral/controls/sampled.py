@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_moral.controls import loop
 from sae_moral.controls.control_tasks import control_tasks
-from sae_moral.controls.draws import Permutations, permutations, resamples
+from sae_moral.controls.draws import Permutations, permutations, perturbed, resamples
 from sae_moral.controls.inference import narrowed, widened
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
@@ -30,6 +30,7 @@ class Draws:
 
     Attributes:
         weight: resamples of texts; None when no interval is asked for.
+        perturbed: small perturbations of the weights of texts, for held-out scores of given readers.
         reader: resamples of texts that readers are fitted to, as many as there are permutations.
         permuted: scheme → permutations within strata of length (or free, if the settings say so).
         free: scheme → permutations among texts of any length; empty where the protocol takes length out.
@@ -37,6 +38,7 @@ class Draws:
     """
 
     weight: Float[Tensor, "b n"] | None
+    perturbed: Float[Tensor, "b n"] | None
     reader: Float[Tensor, "r n"] | None
     permuted: Mapping[str, Permutations]
     free: Mapping[str, Permutations]
@@ -64,6 +66,7 @@ class Draws:
         stratum = controls.stratum if data.length is not None else None
         return cls(
             resamples(data, controls.resamples, seed=seed) if "interval" in controls else None,
+            perturbed(data, controls.resamples, seed=seed) if "interval" in controls else None,
             resamples(data, b, seed=seed + 1) if "interval" in controls else None,
             {s: permutations(data, s, b, seed=seed, fold=fold, stratum=stratum) for s in needed},
             {s: permutations(data, s, b, seed=seed, fold=fold, stratum=None) for s in needed if free},
@@ -108,34 +111,37 @@ def sample(
     prepared = loop.prepare(metric, representation, data)
     statistics = loop.own_statistics(metric, prepared, representation, data)
     readers = getattr(metric, "readers", {}) if isinstance(metric, Preparing) else {}
+    names = [metric.headline] if baseline else list(dict.fromkeys(s.name for s in statistics))
     by_scheme: dict[str, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(s.name for s in statistics):
+    for name in names:
         scheme = loop.scheme(metric, name)
-        if scheme is not None and not baseline:
+        if scheme is not None:
             by_scheme[scheme].append(name)
     null, free, tasks = ({} for _ in range(3))
-    for scheme, names in by_scheme.items():
-        linear = any(readers.get(name) == "linear" for name in names)
-        if scheme in draws.permuted and ("null" in controls or linear):
-            null |= _arrays(prepared, Variants.relabelled(draws.permuted[scheme].index), names)
-        if scheme in draws.free:
-            free |= _arrays(prepared, Variants.relabelled(draws.free[scheme].index), names)
-        if scheme in draws.tasks and metric.headline in names:
+    for scheme, own in by_scheme.items():
+        # Intervals of what readers read need permuted labels, too, whether or not they are asked for.
+        read = [name for name in own if name in readers] if "interval" in controls else []
+        permuted = own if "null" in controls and not baseline else read
+        if scheme in draws.permuted and permuted:
+            null |= _arrays(prepared, Variants.relabelled(draws.permuted[scheme].index), permuted)
+        if scheme in draws.free and not baseline:
+            free |= _arrays(prepared, Variants.relabelled(draws.free[scheme].index), own)
+        if scheme in draws.tasks and metric.headline in own and not baseline:
             tasks |= _arrays(prepared, Variants.relabelled(draws.tasks[scheme]), [metric.headline])
     resampled: Sample = {}
-    if draws.weight is not None and draws.reader is not None:
-        names = [metric.headline] if baseline else list(dict.fromkeys(s.name for s in statistics))
-        resampled = _arrays(prepared, Variants.weighed(draws.weight), names)
+    if draws.weight is not None and draws.perturbed is not None and draws.reader is not None:
         given = [name for name in names if readers.get(name) == "given"]
+        if others := [name for name in names if name not in given]:
+            resampled = _arrays(prepared, Variants.weighed(draws.weight), others)
+        moved = _arrays(prepared, Variants.weighed(draws.perturbed), given) if given else {}
         refitted = _arrays(prepared, Variants.refitted(draws.reader), given) if given else {}
         values = {(s.name, s.group): s.value for s in statistics}
-        for key, value in resampled.items():
-            own = values.get(key)
-            if key in refitted:
-                resampled[key] = widened(value, refitted[key], controls.seed)
-            elif readers.get(key[0]) == "linear" and key in null and own is not None:
-                resampled[key] = narrowed(value, own, null[key])
-    return Sampled(statistics, resampled, null if "null" in controls else {}, free, tasks)
+        for key, own in values.items():
+            if key in moved and own is not None:
+                resampled[key] = widened(moved[key], refitted[key], own, null.get(key), controls.seed)
+            elif key in resampled and readers.get(key[0]) == "linear" and key in null and own is not None:
+                resampled[key] = narrowed(resampled[key], own, null[key])
+    return Sampled(statistics, resampled, null if "null" in controls and not baseline else {}, free, tasks)
 
 
 def _arrays(prepared: Prepared, variants: Variants, only: Sequence[str] | None) -> Sample:

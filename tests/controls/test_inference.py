@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sae_moral.controls.draws import STEP
 from sae_moral.controls.inference import alternative_of, interval, narrowed, p_values, widened
 
 NAN = np.nan
@@ -35,29 +36,37 @@ class TestWidened:
     refitted = array(1, 2, 6)  # about their mean: −2, −1, 3
 
     def test_it_adds_the_spread_of_refitted_readers_about_its_mean(self) -> None:
-        got = widened(np.full(30_000, 10.0), self.refitted, 0)
-        assert set(got) == {8.0, 9.0, 13.0}
-        assert [(got == value).mean() for value in (8, 9, 13)] == pytest.approx([1 / 3] * 3, abs=0.01)
+        got = widened(np.full(30_000, 10.0), self.refitted, 7.0, None, 0)
+        assert set(got) == {5.0, 6.0, 10.0}
+        assert [(got == value).mean() for value in (5, 6, 10)] == pytest.approx([1 / 3] * 3, abs=0.01)
 
-    def test_the_two_parts_are_independent_and_the_samples_own_draws_keep_their_centre(self) -> None:
+    def test_small_perturbations_are_scaled_up_about_the_value_and_independent_of_the_readers(self) -> None:
         rng = np.random.default_rng(1)
-        sampled, refitted = 5 + 2 * rng.standard_normal(20_000), 7 + 3 * rng.standard_normal(500)
-        got = widened(sampled, refitted, 0)
-        assert got.mean() == pytest.approx(5, abs=0.1)
-        assert got.var() == pytest.approx(sampled.var() + refitted.var(), rel=0.05)
+        moved, refitted = 5 + 2 * STEP * rng.standard_normal(20_000), 7 + 3 * rng.standard_normal(500)
+        got = widened(moved, refitted, 4.0, None, 0)
+        assert got.mean() == pytest.approx(4, abs=0.1)
+        assert got.var() == pytest.approx(4 + refitted.var(), rel=0.05)
+
+    def test_a_value_that_permuted_labels_give_varies_at_least_as_they_do(self) -> None:
+        moved, null = STEP * array(-1, 1), array(-3, 3)  # variances 1 and 9 once scaled
+        widths = {value: np.ptp(widened(moved, array(), value, null, 0)) for value in (0.0, 5.9, 9.0, 12.0, 40.0)}
+        assert widths[0.0] == pytest.approx(6) and widths[5.9] == pytest.approx(6)
+        assert widths[9.0] == pytest.approx(2 * np.sqrt(1 + 0.5 * 8))  # three standard deviations: half way
+        assert widths[12.0] == pytest.approx(2) and widths[40.0] == pytest.approx(2)
+        assert np.ptp(widened(moved, array(), 0.0, null / 30, 0)) == pytest.approx(2)  # never narrower
 
     @pytest.mark.parametrize("refitted", [array(3, 3, 3), array(NAN, NAN), array(4), array()])
     def test_readers_that_do_not_vary_add_nothing(self, refitted: np.ndarray) -> None:
-        sampled = array(1, 2, 3)
-        np.testing.assert_array_equal(widened(sampled, refitted, 0), sampled)
+        got = widened(STEP * array(1, 2, 3), refitted, 0.0, None, 0)
+        np.testing.assert_allclose(got, array(-1, 0, 1), atol=1e-12)
 
     def test_draws_without_a_value_are_left_out_of_the_spread_and_stay(self) -> None:
-        got = widened(array(0, NAN, 0, 0), array(NAN, *self.refitted, NAN), 3)
-        np.testing.assert_array_equal(got, widened(array(0, NAN, 0, 0), self.refitted, 3))
+        got = widened(array(0, NAN, 0, 0), array(NAN, *self.refitted, NAN), 0.0, array(NAN), 3)
+        np.testing.assert_array_equal(got, widened(array(0, NAN, 0, 0), self.refitted, 0.0, None, 3))
         assert np.isnan(got[1]) and set(got[[0, 2, 3]]) <= {-2, -1, 3}
 
     def test_the_seed_decides(self) -> None:
-        first, again, other = (widened(np.zeros(50), self.refitted, seed) for seed in (0, 0, 1))
+        first, again, other = (widened(np.zeros(50), self.refitted, 0.0, None, seed) for seed in (0, 0, 1))
         assert (first == again).all() and (first != other).any()
 
 

@@ -89,7 +89,7 @@ def data() -> MoralData:
 @pytest.fixture(scope="module")
 def found(data: MoralData) -> Measured:
     """A layer of noise and one with morality in it, under the audited protocol with all controls but a second model."""
-    return run(data, {3: noise(1, len(data)), 8: moral(data, 1.5)}, audited())
+    return run(data, {3: noise(1, len(data)), 8: moral(data, 2.0)}, audited())
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ class TestVerdicts:
             calls.append(1)
             return representations(data, twin)
 
-        found = run(data, layers, [AuditedCategorical(3)], controls, twin=capture)
+        found = run(data, layers, [AuditedCategorical(3)], controls, baselines={"random weights": capture})
         assert calls == [1]
         assert found.controls["verdicts"]["categorical"]["verdict"] == "untrained"
         assert found.controls["baselines"]["random weights"]["layers"] == [0, 4]
@@ -284,7 +284,7 @@ class TestThirdParty:
 
 class TestSettings:
     def test_none_gives_only_values(self, data: MoralData, found: Measured) -> None:
-        bare = run(data, {3: noise(1, len(data)), 8: moral(data, 1.5)}, audited(), get_controls("none"))
+        bare = run(data, {3: noise(1, len(data)), 8: moral(data, 2.0)}, audited(), get_controls("none"))
         assert bare.controls == {}
         columns = ("ci_low", "ci_high", "null_low", "null_high", "p_value", "ceiling", "baseline")
         assert {r[column] for r in bare.rows for column in columns} == {None}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sae_moral.controls.draws import permutations, resamples
+from sae_moral.controls.draws import STEP
 from sae_moral.controls.inference import narrowed, widened
 from sae_moral.controls.sampled import Draws, sample
 from sae_moral.controls.settings import Controls
@@ -27,14 +28,17 @@ def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Draws:
 
 def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None:
     metric, drawn = AuditedCategorical(3), draws()
-    got, prepared = sample(metric, X, DATA, drawn, CONTROLS).resampled, metric.prepare(X, DATA)
+    found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
     raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.reader), ["auroc"])
-    assert got.keys() == raw.keys()
+    moved = prepared(Variants.weighed(drawn.perturbed), ["auroc"])
+    assert found.resampled.keys() == raw.keys()
     for key, value in raw.items():
-        expected = widened(value.numpy(), refits[key].numpy(), 3) if key in refits else value.numpy()
-        np.testing.assert_allclose(got[key], expected, atol=1e-12)
-    key = "auroc", "overall"
-    assert got[key].var() > 1.1 * raw[key].numpy().var()
+        expected = value.numpy()
+        if key in refits:
+            own, null = found.values[key], found.null[key]
+            expected = widened(moved[key].numpy(), refits[key].numpy(), own, null, 3)
+            assert expected.var() > 1.05 * np.var((moved[key].numpy() - own) / STEP)
+        np.testing.assert_allclose(found.resampled[key], expected, atol=1e-12)
 
 
 def test_readers_refitted_to_first_order_are_narrowed_by_the_null() -> None:
