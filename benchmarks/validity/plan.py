@@ -63,9 +63,9 @@ class Configuration:
         """How late its worlds come, so that a run that is cut short has the most wanted numbers."""
         if self.part == "verdicts":
             return 0.0
-        if self.part == "bias" or (self.share, self.n) == (0.05, 2000):
-            return 0.3
-        return 2.0 if "layers" in self.world or (self.n * self.d > 25_000 and self.part == "draws") else 1.0
+        if (self.share, self.n) == (0.05, 2000) or (self.part, self.protocol) == ("draws", "audited"):
+            return 2.0 if "layers" in self.world or self.n * self.d > 25_000 and self.part == "draws" else 0.3
+        return 1.0
 
     @property
     def key(self) -> str:

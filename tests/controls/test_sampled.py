@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.draws import STEP
+from sae_moral.controls.draws import STEP, permutations, resamples
 from sae_moral.controls.inference import narrowed, widened
 from sae_moral.controls.sampled import Draws, sample
 from sae_moral.controls.settings import Controls
