@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     from sae_moral import __version__
     from sae_moral._cli_atlas import add_atlas
     from sae_moral._cli_sae import add_saes
+    from sae_moral._cli_steering import add_steering
+    from sae_moral._cli_surgery import add_surgery
 
     parser = argparse.ArgumentParser(
         prog="sae-moral", description="Measure how a language model's inside represents morality."
@@ -45,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_diagnose(commands)
     add_atlas(commands)
     add_saes(commands)
+    add_surgery(commands)
+    add_steering(commands)
     _add_data(commands)
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."

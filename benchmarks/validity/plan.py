@@ -64,7 +64,7 @@ class Configuration:
         if self.part == "verdicts":
             return 0.0
         if (self.share, self.n) == (0.05, 2000) or (self.part, self.protocol) == ("draws", "audited"):
-            return 2.0 if "layers" in self.world or self.n * self.d > 25_000 and self.part == "draws" else 0.3
+            return 2.0 if "layers" in self.world or (self.n * self.d > 25_000 and self.part == "draws") else 0.3
         return 1.0
 
     @property

@@ -47,14 +47,22 @@ def paper_split(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "_"]]:
     return _parts(np.searchsorted(bounds, place, side="right")[inverse])
 
 
-def group_split(data: MoralData, seed: int = 0) -> dict[str, Int[np.ndarray, "_"]]:
+def group_split(
+    data: MoralData, seed: int = 0, shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+) -> dict[str, Int[np.ndarray, "_"]]:
     """A split in which equal normalised texts stay together: groups in a random order, cut where 80 % and 90 % of the
-    records are reached, so the parts hold 80/10/10 % of the records to within one text."""
+    records are reached, so the parts hold 80/10/10 % of the records (or other shares) to within one text.
+
+    Raises:
+        ValueError: shares that are not above 0 or do not sum to 1.
+    """
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(f"shares {shares}; expected three numbers above 0 that sum to 1")
     size = np.bincount(data.group)
     order = np.random.default_rng(seed).permutation(len(size))
     before = np.cumsum(size[order]) - size[order]
     part = np.empty(len(size), dtype=np.int64)
-    part[order] = np.searchsorted([0.8 * len(data), 0.9 * len(data)], before, side="right")
+    part[order] = np.searchsorted([shares[0] * len(data), (shares[0] + shares[1]) * len(data)], before, side="right")
     return _parts(part[data.group])
 
 

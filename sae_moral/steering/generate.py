@@ -1,0 +1,157 @@
+"""`generate`: batched decoding of a model, steered or not, on a TransformerBridge or a HookedTransformer alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_moral.steering.forward import last_logits
+from sae_moral.steering.hooks import Steering, steer
+from sae_moral.steering.prompts import Prompt, left_padded, prompt_ids
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came after one prompt.
+
+    Attributes:
+        prompt_ids: the prompt, without padding.
+        ids: the generated tokens, without the one that ended the text.
+        text: of those tokens, special ones left out.
+        finished: the model ended the text itself; False: it was cut at `max_new_tokens`.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    finished: bool
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Prompt],
+    *,
+    steerings: Steering | Sequence[Steering] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: bool | str = False,
+    thinking: bool = False,
+    bos: str = "prepend",
+    stop_at_eos: bool = True,
+    batch_size: int = 8,
+    use_cache: bool = True,
+    any_model: bool = False,
+) -> list[Generation]:
+    """Continue every prompt.
+
+    Prompts of similar length share a batch, padded on the left. What comes out for a prompt does not depend on the
+    batch it was in: its random numbers follow from `seed` and its own tokens (equal prompts get equal samples).
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either.
+        prompts: texts, chats, or token ids; see `prompt_ids` for `chat`, `thinking` and `bos`.
+        steerings: see `steering_hooks`; none for the model as it is.
+        temperature: 0 takes the likeliest token.
+        top_p: sample from the likeliest tokens that together have this probability.
+        stop_at_eos: end a text at any of the model's end tokens.
+        use_cache: a KV cache; without, the same comes out, slower.
+        any_model: as for `steering_hooks`.
+
+    Raises:
+        ValueError: a setting outside its range, a bad steering, a chat for a model without a template.
+        DataError: a prompt that is empty, or longer than the context with `max_new_tokens`.
+    """
+    for name, value, good in (
+        ("temperature", temperature, temperature >= 0),
+        ("top_p", top_p, 0 < top_p <= 1),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
+        ("batch_size", batch_size, batch_size >= 1),
+    ):
+        if not good:
+            raise ValueError(f"{name} is {value}; expected {'0 or more' if name == 'temperature' else 'more than 0'}"
+                             + (" and at most 1" if name == "top_p" else ""))  # fmt: skip
+    ids = prompt_ids(model, prompts, chat=chat, thinking=thinking, bos=bos, new_tokens=max_new_tokens)
+    if not ids:
+        return []
+    ends = end_tokens(model) if stop_at_eos else []
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found: dict[int, Generation] = {}
+    with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            tokens, mask = left_padded([ids[row] for row in rows], model.tokenizer, model.cfg.device or "cpu")
+            start(mask)
+            chance = torch.tensor(np.stack([_uniform(seed, ids[row], max_new_tokens) for row in rows]))
+            out = _continue(model, tokens, mask, chance.to(tokens.device), temperature, top_p, ends, use_cache)
+            for row, new in zip(rows, out.tolist(), strict=True):
+                found[row] = _generation(model.tokenizer, ids[row], new, ends)
+    return [found[row] for row in range(len(ids))]
+
+
+def end_tokens(model: Any) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those of the model's generation settings."""
+    settings = getattr(getattr(model, "original_model", None), "generation_config", None)
+    given = getattr(settings, "eos_token_id", None)
+    listed = given if isinstance(given, list) else [given]
+    return sorted({int(token) for token in [*listed, model.tokenizer.eos_token_id] if token is not None})
+
+
+def _generation(tokenizer: Any, prompt: list[int], new: list[int], ends: list[int]) -> Generation:
+    stop = next((i for i, token in enumerate(new) if token in ends), None)
+    kept = new[:stop]
+    return Generation(prompt, kept, tokenizer.decode(kept, skip_special_tokens=True), stop is not None)
+
+
+def _uniform(seed: int, ids: Sequence[int], n: int) -> Float[np.ndarray, "n"]:
+    """n numbers in [0, 1) that belong to this seed and prompt; fewer are the first of more."""
+    digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()]).random(n)
+
+
+def _continue(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    chance: Float[Tensor, "batch new"],
+    temperature: float,
+    top_p: float,
+    ends: list[int],
+    use_cache: bool,
+) -> Int[Tensor, "batch some"]:
+    """The new tokens; after a row's end token whatever came."""
+    forward, stops = last_logits(model, len(tokens), use_cache=use_cache), torch.tensor(ends, device=tokens.device)
+    finished = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    given, real, out = tokens, mask.long(), []
+    for i in range(chance.shape[1]):
+        new = choose(forward(given, real), chance[:, i], temperature, top_p)
+        out.append(new)
+        finished |= torch.isin(new, stops)
+        if ends and finished.all():
+            break
+        given = new[:, None] if use_cache else torch.cat([given, new[:, None]], dim=1)
+        real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+    return torch.stack(out, dim=1)
+
+
+def choose(
+    logits: Float[Tensor, "batch words"], chance: Float[Tensor, "batch"], temperature: float, top_p: float
+) -> Int[Tensor, "batch"]:
+    """The next token of each row: the likeliest at temperature 0, else where the summed probabilities pass `chance`."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    p = torch.softmax(logits.double() / temperature, dim=-1)
+    ranked = p.sort(dim=-1, descending=True, stable=True)
+    kept = torch.where(ranked.values.cumsum(dim=-1) - ranked.values < top_p, ranked.values, 0.0)
+    summed = kept.cumsum(dim=-1)
+    place = torch.searchsorted(summed, chance.double()[:, None] * summed[:, -1:], right=True)
+    last = (kept > 0).sum(dim=-1, keepdim=True) - 1  # rounding must not pass the last token kept
+    return ranked.indices.gather(-1, torch.minimum(place, last)).squeeze(-1)

@@ -1,0 +1,234 @@
+"""`Steering`, and the plain hook functions that carry it out: for `model.hooks`, `run_with_hooks`, or `steer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_moral._errors import unknown
+from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.sae import LoadedSae, check_fit
+from sae_moral.steering.directions import Direction, Matched
+from sae_moral.steering.edit import Term, edit, reconstruction_error
+from sae_moral.steering.where import WHERES, Place
+from sae_moral.surgery import Operation
+
+UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """One addition to the residual stream after one block.
+
+    Attributes:
+        what: an `Operation`, a `Direction`, a direction `Matched` to an operation's norm, or (paper's form only) an SAE
+            that was not operated on.
+        alpha: strength; negative turns it round, 0 installs nothing.
+        units: `alpha`: h + α·term, as in the paper. `relative`: h + α·‖h‖·term/‖term‖, so that |α| is the share of
+            the norm injected; where the term is zero (no operated latent changed), nothing is added.
+        form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
+        where: `all` tokens, the `prompt`, its `last` token, or the `generated` ones.
+
+    Raises:
+        ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.
+    """
+
+    what: Operation | Direction | Matched | LoadedSae
+    alpha: float
+    units: str = "alpha"
+    form: str = "edit"
+    where: str = "all"
+
+    def __post_init__(self) -> None:
+        for kind, given, valid in (
+            ("units", self.units, UNITS),
+            ("form", self.form, FORMS),
+            ("where", self.where, WHERES),
+        ):
+            if given not in valid:
+                raise unknown(kind, given, valid)
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"alpha is {self.alpha}; expected a finite number")
+        if isinstance(self.what, LoadedSae) and self.form == "edit":
+            raise ValueError(f"{self.what.source} was not operated on, so it has no edit; use form='paper'")
+        if isinstance(self.what, Direction) and self.form == "paper":
+            raise ValueError(f"{self.what.name} is a direction: it has no reconstruction; use form='edit'")
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.what.source if isinstance(self.what, LoadedSae) else self.what.name
+
+    def term(self, device: torch.device | str) -> Term:
+        """What is added at α = 1, as a function of h."""
+        what = self.what
+        if isinstance(what, Direction):
+            vector = what.vector.to(device, torch.float32)
+            return lambda h: vector.expand(h.shape)
+        if isinstance(what, Matched):
+            unit = what.direction.vector.to(device, torch.float32)
+            unit, like = unit / unit.norm(), _sae_term(what.operation, self.form)
+            return lambda h: torch.linalg.vector_norm(like(h).float(), dim=-1, keepdim=True) * unit
+        return _sae_term(what, self.form)
+
+
+def _sae_term(what: Operation | LoadedSae, form: str) -> Term:
+    if isinstance(what, LoadedSae):
+        return reconstruction_error(what)
+    return edit(what) if form == "edit" else reconstruction_error(what.sae)
+
+
+class NotFiniteError(RuntimeError):
+    """A steering gave values that are not finite."""
+
+
+class SteeringHook:
+    """A plain hook function, `(hidden, hook) -> hidden`, that holds all it needs: nothing is looked up later.
+
+    Attributes:
+        name: of the hook point.
+        fired: how often it was called.
+    """
+
+    def __init__(self, name: str, steering: Steering, place: Place, device: torch.device | str) -> None:
+        self.name, self.steering, self.place, self.fired = name, steering, place, 0
+        self._term = steering.term(device)
+
+    def __call__(self, hidden: Float[Tensor, "batch pos d"], hook: Any = None) -> Float[Tensor, "batch pos d"] | None:
+        """The steered residual stream; None, which leaves it as it is, where no position is steered.
+
+        Raises:
+            ValueError: forward calls that do not fit the mask.
+            NotFiniteError: something to add that is not finite.
+        """
+        self.fired += 1
+        chosen = self.place.select(hidden.shape[0], hidden.shape[1])
+        if chosen is False:
+            return None
+        added = self._added(hidden, None if chosen is True else chosen.to(hidden.device))
+        if not torch.isfinite(added).all():
+            raise NotFiniteError(
+                f"{self.steering.name} at {self.name} gave values that are not finite; use a smaller |alpha| than "
+                f"{abs(self.steering.alpha)}, and check the model's own values there (dtype float32 helps)"
+            )
+        return hidden + added.to(hidden.dtype)
+
+    def _added(
+        self, hidden: Float[Tensor, "batch pos d"], chosen: Bool[Tensor, "batch pos"] | None
+    ) -> Float[Tensor, "batch pos d"]:
+        term = self._term(hidden).float()
+        if self.steering.units == "relative":
+            size = torch.linalg.vector_norm(term, dim=-1, keepdim=True)
+            length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
+            term = torch.where(size > 0, term * (length / size), 0.0)
+        added = self.steering.alpha * term
+        return added if chosen is None else torch.where(chosen[..., None], added, 0.0)
+
+
+def steering_hooks(
+    model: Any,
+    steerings: Steering | Sequence[Steering],
+    *,
+    mask: Bool[Tensor, "batch prompt"] | None = None,
+    any_model: bool = False,
+) -> list[tuple[str, SteeringHook]]:
+    """Hook functions for `model.hooks(fwd_hooks=...)` or `run_with_hooks`, in the order given: several at one layer act
+    one after the other, each on what the one before left. Steerings with α = 0 are left out.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either.
+        mask: True on the prompts' tokens, False on padding; what follows the prompt was generated. Needed for any
+            `where` but `all`, and for padding to be left alone. The hooks then serve one batch of prompts: with or
+            without KV cache, and any number of times, unless the prompt is a single token.
+        any_model: accept an SAE of a model with another name.
+
+    Raises:
+        ValueError: a layer or hook the model does not have, an SAE or direction of another width, model or device, or
+            a `where` that needs a mask.
+    """
+    chosen = [steerings] if isinstance(steerings, Steering) else list(steerings)
+    if mask is None and (needing := [s.where for s in chosen if s.where != "all" and s.alpha]):
+        raise ValueError(f"where={needing[0]!r} needs to know the prompts: pass mask=, True on their tokens")
+    return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, any_model)]
+
+
+def make_hooks(
+    model: Any, steerings: Sequence[Steering], mask: Bool[Tensor, "batch prompt"] | None, any_model: bool
+) -> list[SteeringHook]:
+    """As `steering_hooks`; the mask may still come by `Place.start`."""
+    device = torch.device(model.cfg.device or "cpu")
+    hooks = []
+    for steering in steerings:
+        if steering.alpha == 0:
+            continue
+        check_steering(steering, model, any_model)
+        name = resolve_hooks(model, [steering.what.layer])[steering.what.layer]
+        hooks.append(SteeringHook(name, steering, Place(steering.where, mask), device))
+    return hooks
+
+
+def check_steering(steering: Steering, model: Any, any_model: bool) -> None:
+    """Refuse what does not belong to this model, or lies on another device.
+
+    Raises:
+        ValueError: it does not.
+    """
+    what = steering.what
+    direction = what.direction if isinstance(what, Matched) else what if isinstance(what, Direction) else None
+    if direction is not None and len(direction.vector) != model.cfg.d_model:
+        raise ValueError(
+            f"width: {direction.name} has {len(direction.vector)} numbers and the model {model.cfg.d_model}; expected "
+            "a direction of this model"
+        )
+    operation = what.operation if isinstance(what, Matched) else what
+    if isinstance(operation, Direction):
+        return
+    sae = operation if isinstance(operation, LoadedSae) else operation.sae
+    check_fit(sae, model, any_model=any_model)
+    at, device = torch.device(sae.sae.device), torch.device(model.cfg.device or "cpu")
+    if (at.type, at.index or 0) != (device.type, device.index or 0):
+        raise ValueError(
+            f"device: {sae.source} is on {at} and the model on {device}; load it with device={str(device)!r}"
+        )
+
+
+@contextmanager
+def steer(
+    model: Any,
+    steerings: Steering | Sequence[Steering],
+    *,
+    mask: Bool[Tensor, "batch prompt"] | None = None,
+    any_model: bool = False,
+) -> Iterator[Callable[[Bool[Tensor, "batch prompt"]], None]]:
+    """Within the context the model is steered; everything else about it stays as it is, other hooks included.
+
+    Yields a function that takes the mask of the next batch of prompts, so that the hooks are put on once (on a
+    TransformerBridge that takes a fifth of a second). Arguments as for `steering_hooks`.
+
+    Raises:
+        ValueError: as `steering_hooks`.
+        RuntimeError: on leaving, a hook that never fired.
+    """
+    hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, any_model)
+
+    def start(mask: Bool[Tensor, "batch prompt"]) -> None:
+        for hook in hooks:
+            hook.place.start(mask)
+
+    if not hooks:  # α = 0 or nothing given: the model is not touched at all
+        yield start
+        return
+    with model.hooks(fwd_hooks=[(hook.name, hook) for hook in hooks]):
+        yield start
+    if silent := sorted({hook.name for hook in hooks if not hook.fired}):
+        raise RuntimeError(
+            f"the hooks at {', '.join(silent)} never fired: nothing was steered there; run the model inside the "
+            "context, and at least as deep as those blocks"
+        )

@@ -1,0 +1,130 @@
+"""A sweep as a figure (gain against damage, with the Pareto front) and as a small Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sae_moral.report.palette import FAINT, INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sae_moral.steering.summary import Sweep
+
+COLOURS = {
+    "operated": "#D55E00",
+    "shuffled": "#CC79A7",
+    "dense": "#0072B2",
+    "random": "#6b7280",
+    "pretrained": "#E69F00",
+}
+MARKS = {"operated": "o", "shuffled": "s", "dense": "^", "random": "x", "pretrained": "D"}
+PANELS = (
+    ("gain", "gap of the acceptability margin, change (nats)"),
+    ("categorical_change", "categorical (audited, downstream), change"),
+    ("gradient_change", "gradient (audited, downstream), change"),
+)
+COLUMNS = ("layer", "form", "alpha", "arm", "gain", "over_random", "categorical_change", "gradient_change", "kl")
+COLUMNS += ("perplexity_ratio", "top_agreement", "norm_share", "distinct_2", "repetition", "front")
+
+
+def pareto_figure(sweep: Sweep) -> Figure:
+    """Three effects against KL on neutral text; the front of gain and KL as a line, each operated point with its α."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    for axes, (effect, label) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for arm, colour in COLOURS.items():
+            rows = [r for r in sweep.rows if r["arm"] == arm and r[effect] is not None and r["kl"] is not None]
+            x, y = [row["kl"] for row in rows], [row[effect] for row in rows]
+            axes.scatter(x, y, s=22, color=colour, marker=MARKS[arm], label=f"{arm} ({len(rows)})")
+            if effect == "gain" and arm == "operated":
+                error = [[r["gain"] - r["gain_low"] for r in rows], [r["gain_high"] - r["gain"] for r in rows]]
+                axes.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, linewidth=0.8)
+            for row in rows if arm == "operated" else ():
+                axes.annotate(f"L{row['layer']} α {row['alpha']:g}", (row["kl"], row[effect]), fontsize=6, color=INK)
+        if effect == "gain":
+            front = sorted((row["kl"], row["gain"]) for row in sweep.rows if row["front"])
+            axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        axes.set_xscale("symlog", linthresh=1e-4)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("KL(unsteered ‖ steered) on neutral text, nats per token")
+        axes.set_ylabel(label)
+    figure.axes[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def page(sweep: Sweep) -> str:
+    """Verdicts first, then the figure, the table, and what shaped it."""
+    about, base = sweep.provenance, sweep.unsteered
+    lines = [
+        f"# Steering sweep: {about['model']['name']}",
+        "",
+        f"{about['n']} held-out scenarios of {about['source']}. Unsteered: gap of the acceptability margin "
+        f"{base['gap']:.3f} [{base['gap_low']:.3f}, {base['gap_high']:.3f}] nats.",
+        "",
+        *verdicts(sweep.rows),
+        "",
+        "![effect against damage](sweep.png)",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(_shown(row, name) for name in COLUMNS) + " |" for row in sweep.rows),
+        "",
+        f"Units of α: {about['units']}. Audited measures after block: "
+        + "; ".join(f"{to or 'none'} for edits after {layer}" for layer, to in about["downstream"].items())
+        + f". Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
+        f"({len(sweep.rows)}).",
+        "",
+        "gain: change of the gap between virtuous and vicious scenarios. over_random: the same against random "
+        "directions that have, at every token, the operated arm's norm. front: no other row, nor the unsteered model, "
+        "has more gain and less KL. kl, perplexity_ratio, top_agreement, norm_share: neutral text. distinct_2, "
+        "repetition: greedy continuations.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def verdicts(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """One sentence per operation and form: where the operated arm beats a random direction of its norm, or that it
+    does not."""
+    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["arm"] == "operated":
+            found.setdefault((row["operation"], row["layer"], row["form"]), []).append(row)
+    sentences = []
+    for (operation, layer, form), own in found.items():
+        compared = [row for row in own if row["over_random"] is not None]
+        beats = [row for row in compared if row["over_random_low"] > 0]
+        below = [row for row in compared if row["over_random_high"] < 0]
+        where = ", ".join(
+            f"{row['alpha']:g} (+{row['over_random']:.3f} nats, KL {_number(row['kl'])})" for row in beats
+        )
+        what = f"- {operation}, layer {layer}, form {form}: "
+        if not compared:
+            what += "not comparable with random directions (none was measured)"
+        elif beats:
+            what += f"beats random directions of its norm at α = {where}"
+        else:
+            what += f"beats random directions of its norm at none of the {len(compared)} strengths"
+        what += f"; is below them at {len(below)}" if below else ""
+        failed = sum(row["error"] is not None for row in own)
+        sentences.append(what + (f"; {failed} strengths gave values that are not finite" if failed else "") + ".")
+    return sentences
+
+
+def _shown(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if name in ("gain", "over_random") and value is not None:
+        return f"{value:+.3f} [{row[name + '_low']:+.3f}, {row[name + '_high']:+.3f}]"
+    if name == "arm" and row["seed"] is not None:
+        return f"{value} {row['seed']}"
+    if name == "alpha":
+        return f"{value:g}"
+    return ("yes" if value else "") if isinstance(value, bool) else value if isinstance(value, str) else _number(value)
+
+
+def _number(value: float | int | None) -> str:
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"

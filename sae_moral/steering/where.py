@@ -1,0 +1,69 @@
+"""Which tokens are steered. A hook sees only the positions of one forward call: with a KV cache one new token, without
+it the whole text again. `Place` counts what has passed, so that both are steered at the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+WHERES = ("all", "prompt", "last", "generated")
+
+
+@dataclass
+class Place:
+    """Where one hook acts, for one generation or any number of forward calls over the same prompts.
+
+    Attributes:
+        where: `all` tokens, the `prompt`, its `last` token, or the `generated` ones.
+        mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None: everything that
+            comes is steered, padding too (`all` only).
+    """
+
+    where: str
+    mask: Bool[Tensor, "batch prompt"] | None = None
+    seen: int = 0
+
+    def start(self, mask: Bool[Tensor, "batch prompt"]) -> None:
+        """Begin with new prompts."""
+        self.mask, self.seen = mask, 0
+
+    def select(self, batch: int, positions: int) -> Bool[Tensor, "batch pos"] | bool:
+        """Which of the positions of this forward call are steered; True or False for all or none of them.
+
+        A call with as many positions as the prompt or more is one from the beginning, one with fewer goes on with a KV
+        cache. (Where the prompt is a single token, the first call is the prompt, and each further one of a single
+        position goes on.)
+
+        Raises:
+            ValueError: no mask where one is needed, or calls that do not fit it.
+        """
+        if self.mask is None:
+            if self.where != "all":
+                raise ValueError(f"where={self.where!r} needs to know the prompts: pass mask=, True on their tokens")
+            return True
+        rows, prompt = self.mask.shape
+        again = positions >= prompt and (positions > 1 or self.seen == 0)
+        if batch != rows or (self.seen == 0 and not again):
+            raise ValueError(
+                f"a forward call of {batch} × {positions} positions for a mask of {rows} × {prompt}; expected the "
+                "whole prompts first, and hooks made anew for other prompts"
+            )
+        start = 0 if again else self.seen
+        self.seen = start + positions
+        if start >= prompt:
+            return self.where in ("all", "generated")
+        if self.where == "generated" and self.seen <= prompt:
+            return False
+        return self._from_start(positions)
+
+    def _from_start(self, positions: int) -> Bool[Tensor, "batch pos"]:
+        assert self.mask is not None
+        inside = self.mask if self.where != "generated" else torch.zeros_like(self.mask)
+        if self.where == "last":
+            behind = self.mask.long().flip(1).cumsum(dim=1).flip(1)
+            inside = self.mask & (behind == 1)
+        after = inside.new_full((len(inside), positions - inside.shape[1]), self.where in ("all", "generated"))
+        return torch.cat([inside, after], dim=1)

@@ -1,0 +1,20 @@
+"""Surgery: train a few latents of an SAE on moral labels, everything else frozen; the result is an ordinary SAE."""
+
+from sae_moral.surgery.controls import CONTROLS
+from sae_moral.surgery.evaluate import summary
+from sae_moral.surgery.operate import operate
+from sae_moral.surgery.operation import Operation, push
+from sae_moral.surgery.settings import DEFAULT, PAPER, SETTINGS, SurgerySettings, get_settings
+
+__all__ = [
+    "CONTROLS",
+    "DEFAULT",
+    "PAPER",
+    "SETTINGS",
+    "Operation",
+    "SurgerySettings",
+    "get_settings",
+    "operate",
+    "push",
+    "summary",
+]

@@ -1,0 +1,238 @@
+"""`operate`: train the moral latents of an SAE to keep apart poles and to order by typicality; all else stays.
+
+Method: arXiv 2603.15615 ("targeted alignment"). Three parts of the texts, no text in two: latents are selected and
+trained on the first, training stops by the second, everything that is reported is of the third.
+
+What it does not prove. That a model's behaviour changes: only the SAE did; put the edit back (`sae_moral.steering`) and
+measure. That the gain is about morality: run the controls, above all shuffled labels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_moral._errors import unknown
+from sae_moral._provenance import _jsonable, _versions
+from sae_moral.data import MoralData
+from sae_moral.data.splits import PARTS, Split, group_split, leaks
+from sae_moral.foundations import DIMENSIONS
+from sae_moral.sae.latents import find_moral_latents
+from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
+from sae_moral.sae.moral_latents import MoralLatents
+from sae_moral.surgery.controls import CONTROLS, firing_rates, random_latents, shuffled
+from sae_moral.surgery.evaluate import table
+from sae_moral.surgery.fit import Fit, Labels, by_columns, contrasts
+from sae_moral.surgery.operation import Operation, rows_of, with_rows
+from sae_moral.surgery.parts import Part
+from sae_moral.surgery.settings import SurgerySettings, get_settings
+from sae_moral.surgery.vectors import Vectors, latents_of, vectors_of
+
+Latents = MoralLatents | Mapping[str, Sequence[int]]
+
+
+def operate(
+    sae: SaeLike,
+    latents: Latents | None,
+    representations: Any,
+    data: MoralData,
+    *,
+    settings: str | SurgerySettings = "default",
+    control: str = "none",
+    seed: int = 0,
+    split: Split | None = None,
+    granularity: str | None = None,
+    store: Path | str | None = None,
+    progress: bool | None = None,
+    **changes: Any,
+) -> Operation:
+    """Operate on moral latents.
+
+    Args:
+        sae: what `load_sae` takes; it is not changed.
+        latents: `find_moral_latents`' result (selected on the training part), {dimension: latents}, or None to find
+            them.
+        representations: `Representations` of the data, or the model they are of.
+        data: the labelled scenarios.
+        settings: `default`, `paper`, or a `SurgerySettings`.
+        control: `none`, `shuffled`, `random` or `no-surgery`; see `controls`.
+        seed: of the batches, the control and the intervals.
+        split: records of train, validation and test; by default `group_split(data)`.
+        granularity, store: as for `vectors_of`.
+        progress: progress bars of a capture.
+        changes: fields of `SurgerySettings`, e.g. `polarity=0.5`.
+
+    Raises:
+        ValueError: an unknown name; latents of another SAE, of other data or selected on texts of another part; vectors
+            of another width or layer or not finite; a dimension with latents and without items in a part; an
+            architecture that `parts` does not cover.
+        RuntimeError: a loss that is not finite.
+
+    Warns:
+        SaeMoralWarning: vectors captured otherwise than what the SAE was trained on.
+    """
+    started = time.perf_counter()
+    if control not in CONTROLS:
+        raise unknown("control", control, CONTROLS)
+    chosen = get_settings(settings, **changes)
+    model = representations if hasattr(representations, "hook_dict") else None
+    loaded = load_sae(sae, model=model)
+    split = _checked(split or group_split(data), data)
+    if isinstance(latents, MoralLatents):
+        _check_found(latents, loaded, data, split)
+    given = None if latents is None else _by_dimension(latents, loaded, chosen)
+    vectors = vectors_of(representations, data.text, loaded, granularity=granularity, store=store, progress=progress)
+    if given is None:
+        latents = find_moral_latents(loaded, latents_of(vectors, loaded), data, split=split, report=("validation",))
+        given = _by_dimension(latents, loaded, chosen)
+    if control == "random":
+        rates = firing_rates(loaded, vectors, torch.unique(vectors.row[torch.from_numpy(split["train"])]))
+        given = random_latents(given, rates, _moral(latents, given), seed)
+    _check_items(given, data, split)
+    labels = shuffled(data, split, vectors.length, seed) if control == "shuffled" else data
+    return _operated(loaded, given, vectors, data, labels, split, chosen, control, seed, started, _found(latents))
+
+
+def _operated(
+    sae: LoadedSae,
+    by_dimension: dict[str, list[int]],
+    vectors: Vectors,
+    data: MoralData,
+    labels: MoralData,
+    split: Split,
+    settings: SurgerySettings,
+    control: str,
+    seed: int,
+    started: float,
+    found: dict[str, Any],
+) -> Operation:
+    index = torch.tensor(sorted({latent for members in by_dimension.values() for latent in members}))
+    columns, part = by_columns(index, by_dimension), Part(sae, index)
+    records = {name: torch.from_numpy(rows) for name, rows in split.items()}
+    fit = Fit(
+        part, vectors, Labels.of(labels, part.latents.device),
+        {name: records[name] for name in PARTS[:2]}, columns, settings,
+    )  # fmt: skip
+    name = f"{sae.source}, operated" + ("" if control == "none" else f" ({control})")
+    about = {"control": control, "settings": settings.name, "latents": len(index), "sha256_before": sae.sha256}
+    before = rows_of(sae, index)
+    rows, history, stopped = (before, [], {}) if control == "no-surgery" else fit.run(seed)
+    operated = with_rows(sae, index, part.rows(rows), name, surgery=about)
+    evaluated = table(sae, operated, vectors, data, records["test"], index, columns, fit.scale, seed=seed)
+    changed = _changed(sae, operated)
+    total = sum(value.numel() for value in sae.sae.state_dict().values())
+    record = {
+        "source": sae.source,
+        "control": control,
+        "settings": settings.to_dict(),
+        "seed": seed,
+        "sha256": {"before": sae.sha256, "after": operated.sha256},
+        "weights": {
+            "total": total,
+            "trainable": sum(value.numel() for value in before.values()),
+            "changed": changed,
+            "share_changed": changed / total,
+        },
+        "contrasted": [DIMENSIONS[2 * f] + "-" + DIMENSIONS[2 * f + 1] for f in contrasts(columns)],
+        "scale": fit.scale.tolist(),
+        "latents_found": found,
+        "parts": {name: len(rows) for name, rows in split.items()},
+        **{"stopped": stopped, "history": history, "table": evaluated},
+        "data": {**data.provenance, "n": len(data), "sha256": data.sha256},
+        "capture": vectors.provenance,
+        "sae": sae.describe(),
+        "versions": _versions(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return Operation(operated, index, before, by_dimension, _jsonable(record))
+
+
+def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -> dict[str, list[int]]:
+    if isinstance(latents, MoralLatents):
+        given = latents.by_dimension(rule=settings.rule, limit=settings.per_dimension)
+    else:
+        given = {name: [int(latent) for latent in members] for name, members in latents.items()}
+    for name, members in given.items():
+        if name not in DIMENSIONS:
+            raise unknown("dimension", name, DIMENSIONS)
+        outside = [latent for latent in members if not 0 <= latent < sae.d_sae]
+        if outside or len(set(members)) < len(members):
+            raise ValueError(
+                f"latents of {name}: {outside or members}; expected distinct numbers from 0 to {sae.d_sae - 1}"
+            )
+    found = {name: sorted(given[name]) for name in DIMENSIONS if given.get(name)}
+    if not found:
+        raise ValueError(
+            f"no moral latent of {sae.source} by the rule {settings.rule!r}; nothing to operate on: pass rule='paper', "
+            "more scenarios, or {dimension: latents}"
+        )
+    return found
+
+
+def _check_found(latents: MoralLatents, sae: LoadedSae, data: MoralData, split: Split) -> None:
+    """Latents must be this SAE's, and must not have been selected on what training stops by or is judged on."""
+    if latents.sae["sha256"] != sae.sha256:
+        raise ValueError(
+            f"these are latents of {latents.sae['source']} (sha256 {latents.sae['sha256'][:12]}), and the SAE is "
+            f"{sae.source} (sha256 {sae.sha256[:12]}); expected latents of that SAE"
+        )
+    about = latents.provenance
+    advice = "find them with find_moral_latents(..., select=('train',)) and the split that surgery uses, or pass "
+    advice += "{dimension: latents} to use them all the same"
+    if about["data"]["sha256"] != data.sha256:
+        raise ValueError(
+            f"these latents were found on other scenarios, which may hold texts of the test part; {advice}"
+        )
+    default = group_split(data, about["settings"]["seed"])
+    same = about["split"] == "group_split" and all(np.array_equal(default[name], split[name]) for name in PARTS)
+    if set(about["select"]) != {"train"} or not same:
+        raise ValueError(f"these latents were selected on {about['select']} of another split; {advice}")
+
+
+def _checked(split: Split, data: MoralData) -> Split:
+    missing = [name for name in PARTS if not len(split.get(name, ()))]
+    if missing:
+        raise ValueError(f"no records in {', '.join(missing)}; expected some of each of {', '.join(PARTS)}")
+    if shared := leaks(data, {name: split[name] for name in PARTS}).texts:
+        raise ValueError(f"{shared} texts are in more than one part of the split; expected each in one: group_split")
+    return {name: split[name] for name in PARTS}
+
+
+def _check_items(by_dimension: Mapping[str, list[int]], data: MoralData, split: Split) -> None:
+    for name in by_dimension:
+        own = data.items(*divmod(DIMENSIONS.index(name), 2))
+        for part, rows in split.items():
+            if not own[rows].any():
+                raise ValueError(
+                    f"{name} has latents and no item in the {part} part; expected at least one: use more scenarios, or "
+                    "leave the dimension out of the latents"
+                )
+
+
+def _moral(latents: Latents | None, by_dimension: Mapping[str, list[int]]) -> set[int]:
+    found = {latent for members in by_dimension.values() for latent in members}
+    if isinstance(latents, MoralLatents):
+        found |= {*latents.latents(), *latents.latents(rule="paper")}
+    return found
+
+
+def _found(latents: Latents | None) -> dict[str, Any]:
+    if not isinstance(latents, MoralLatents):
+        return {"given": True}
+    about = latents.provenance
+    return {
+        "given": False,
+        "fractions": latents.fractions(),
+        **{key: about[key] for key in ("settings", "n", "select")},
+    }
+
+
+def _changed(before: LoadedSae, after: LoadedSae) -> int:
+    other: Mapping[str, Tensor] = after.sae.state_dict()
+    return sum(int((value != other[name]).sum()) for name, value in before.sae.state_dict().items())

@@ -1,0 +1,114 @@
+"""Everything that shapes a surgery, under two names: `default`, and `paper` (arXiv 2603.15615)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sae_moral._errors import unknown
+from sae_moral.sae.moral_latents import RULES
+
+FORMS = ("relative", "paper")
+TERMS = ("reconstruction", "sparsity", "alignment", "polarity", "prototype", "monosemantic")
+
+
+@dataclass(frozen=True)
+class SurgerySettings:
+    """Attributes:
+    name: what the record calls them.
+    reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the terms in `losses`.
+    polarity_margin, prototype_margin: in the units of the activations.
+    form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
+        surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
+    leak: share of a gradient that reaches a latent where it is silent; 0: none, as of a ReLU. It changes no value.
+    keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
+        its row as much, and margins would be met without a change to what is written back.
+    rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension.
+    lr: Adam's step; under `relative` in units of each parameter's own size.
+    batch: distinct prompts per step.
+    epochs: at most so many passes over the training prompts.
+    patience: epochs without a lower validation loss before training stops.
+    tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
+        before surgery; None: any.
+    """
+
+    name: str = "default"
+    reconstruction: float = 5.0
+    sparsity: float = 1e-4
+    alignment: float = 1.0
+    polarity: float = 1.0
+    prototype: float = 1.0
+    monosemantic: float = 0.1
+    polarity_margin: float = 0.5
+    prototype_margin: float = 1.0
+    form: str = "relative"
+    leak: float = 0.1
+    keep_norm: bool = True
+    rule: str = "audited"
+    per_dimension: int | None = 20
+    lr: float = 0.02
+    batch: int = 256
+    epochs: int = 50
+    patience: int = 5
+    tolerance: float | None = 0.02
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: an unknown name, or a number out of range.
+        """
+        if self.form not in FORMS:
+            raise unknown("form", self.form, FORMS)
+        if self.rule not in RULES:
+            raise unknown("rule", self.rule, RULES)
+        for name in (*TERMS, "polarity_margin", "prototype_margin", "leak", "epochs"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
+        for name in ("lr", "batch", "patience"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+
+    @property
+    def relative(self) -> bool:
+        """Whether activations and errors are in units of what they were before surgery."""
+        return self.form == "relative"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return dataclasses.asdict(self)
+
+
+DEFAULT = SurgerySettings()
+PAPER = SurgerySettings(
+    name="paper",
+    reconstruction=1.0,
+    alignment=0.5,
+    polarity=0.3,
+    prototype=0.2,
+    prototype_margin=0.1,
+    form="paper",
+    leak=0.0,
+    rule="paper",
+    lr=1e-4,
+    batch=4096,
+    tolerance=None,
+)
+"""Its weights and margins, and its SAE's optimiser; what it does not state (epochs, patience) is as in `DEFAULT`."""
+SETTINGS = {"default": DEFAULT, "paper": PAPER}
+
+
+def get_settings(settings: str | SurgerySettings, **changes: Any) -> SurgerySettings:
+    """The settings of that name, or the given ones, with some fields changed.
+
+    Raises:
+        ValueError: an unknown name or field, or a number out of range.
+    """
+    if isinstance(settings, str):
+        if settings not in SETTINGS:
+            raise unknown("settings", settings, SETTINGS)
+        settings = SETTINGS[settings]
+    fields = [field.name for field in dataclasses.fields(settings)]
+    for name in changes:
+        if name not in fields:
+            raise unknown("setting of a surgery", name, fields)
+    return dataclasses.replace(settings, **changes)

@@ -1,0 +1,100 @@
+"""The edit: the low-rank one is the full one, in every architecture and normalisation that SAELens has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+from sae_moral.sae.load import ELEMENTWISE
+from sae_moral.sae.usable import REFUSED
+from sae_moral.steering.edit import edit, full_edit, low_rank_edit, reconstruction_error
+from tests.steering.planted import LATENTS, D, operated, random_sae
+
+H = 3 * torch.randn(7, 5, D, generator=torch.Generator().manual_seed(5))
+USABLE = sorted(
+    name
+    for name in {*SAE_CLASS_REGISTRY, *(name for name in SAE_TRAINING_CLASS_REGISTRY if "batchtopk" in name)}
+    if not any(kind in name for kind in REFUSED)
+)
+COMPETING = ["abstopk", "topk"]
+WITHOUT_AN_ENCODER = ["matching_pursuit"]  # nothing there that surgery could train
+ALONE = [name for name in USABLE if name not in COMPETING + WITHOUT_AN_ENCODER]
+
+
+def test_every_architecture_is_one_or_the_other() -> None:
+    for name in USABLE:
+        saved = random_sae(name).architecture
+        assert (saved in ELEMENTWISE) == (name in ALONE), (name, saved)
+    assert {"batchtopk", "matryoshka_batchtopk", *ELEMENTWISE} == set(ALONE)
+
+
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("architecture", ALONE)
+def test_low_rank_is_full(architecture: str, bias: bool, normalize: str) -> None:
+    sae = random_sae(architecture, apply_b_dec_to_input=bias, normalize_activations=normalize)
+    operation = operated(sae)
+    full = full_edit(operation)(H)
+    assert full.abs().max() > 0.1
+    torch.testing.assert_close(low_rank_edit(operation)(H), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(edit(operation)(H[0, 0]), full[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_low_rank_is_full_in_half_precision() -> None:
+    operation = operated(random_sae("jumprelu", dtype="bfloat16"))
+    found, full = low_rank_edit(operation)(H), full_edit(operation)(H)
+    assert found.dtype == full.dtype == torch.bfloat16
+    # The full one rounds the whole reconstruction; the difference of two of those is the coarser number.
+    assert (found - full).abs().max() < 0.02 * operation.sae.sae.decode(operation.sae.sae.encode(H)).abs().max()
+
+
+def test_the_edit_of_untouched_latents_is_zero() -> None:
+    operation = operated(random_sae("jumprelu"), size=0.0)
+    torch.testing.assert_close(low_rank_edit(operation)(H), torch.zeros_like(H), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", COMPETING)
+def test_where_latents_compete_both_saes_run_whole(architecture: str) -> None:
+    operation = operated(random_sae(architecture))
+    before, after = operation.original().sae, operation.sae.sae
+    expected = after.decode(after.encode(H)) - before.decode(before.encode(H))
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(edit(operation)(H), expected)
+    with pytest.raises(ValueError, match=r"latents of a .* SAE compete; expected one of standard, jumprelu, gated"):
+        low_rank_edit(operation)
+
+
+def test_closed_form() -> None:
+    """One ReLU latent that reads x₀: before it writes e₀, after it reads with a bias of 1 and writes 2e₁."""
+    sae = random_sae()
+    with torch.no_grad():
+        for parameter in sae.sae.parameters():
+            parameter.zero_()
+        sae.sae.W_enc[0, 4], sae.sae.W_dec[4, 0] = 1.0, 1.0
+    operation = operated(sae, torch.tensor([4]), size=0.0)
+    with torch.no_grad():
+        operation.sae.sae.b_enc[4] = 1.0
+        operation.sae.sae.W_dec[4] = 2 * torch.eye(D)[1]
+    h = torch.zeros(3, D)
+    h[:, 0] = torch.tensor([3.0, -0.5, -2.0])
+    expected = torch.zeros(3, D)
+    expected[:, 0], expected[:, 1] = torch.tensor([-3.0, 0.0, 0.0]), torch.tensor([8.0, 1.0, 0.0])
+    torch.testing.assert_close(low_rank_edit(operation)(h), expected)
+
+
+def test_paper_form_is_the_whole_error() -> None:
+    operation = operated(random_sae("topk"))
+    sae = operation.sae.sae
+    torch.testing.assert_close(reconstruction_error(operation.sae)(H), sae.decode(sae.encode(H)) - H)
+
+
+def test_the_edit_holds_its_own_copy_of_nothing_trainable() -> None:
+    operation: Any = operated(random_sae("gated"))
+    h = H.clone().requires_grad_()
+    low_rank_edit(operation)(h).sum().backward()
+    assert h.grad is not None and h.grad.abs().max() > 0  # gradients pass through to what lies before
+    assert all(parameter.grad is None for parameter in operation.sae.sae.parameters())
+    assert len(LATENTS) == len(operation.latents)

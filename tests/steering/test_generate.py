@@ -1,0 +1,240 @@
+"""Generation: Hugging Face's and TransformerLens' tokens, whatever the batch, the cache or the wrapper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from sae_moral._errors import DataError
+from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
+from sae_moral.steering.forward import last_logits
+from sae_moral.steering.generate import choose
+from sae_moral.steering.prompts import left_padded
+from tests.conftest import bundled
+from tests.steering.planted import D, operated, random_sae
+
+PROMPTS = ["helping", "robbing the old baker is morally", "two strangers on the bus and the team", "hitting my sister"]
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}the{% endif %}{% if enable_thinking %} tired{% endif %}"
+)
+
+
+def steerings(where: str = "all") -> list[Steering]:
+    return [
+        Steering(operated(random_sae("jumprelu", layer=0)), 1.5, where=where),
+        Steering(random_direction(D, 2, 3), 0.3, units="relative", where=where),
+    ]
+
+
+@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+def test_batch_and_cache_change_nothing(tiny: Any, where: str) -> None:
+    options = {"steerings": steerings(where), "max_new_tokens": 10, "stop_at_eos": False}
+    alone = [generate(tiny, [prompt], use_cache=False, **options)[0] for prompt in PROMPTS]
+    assert generate(tiny, PROMPTS, **options) == alone
+    assert generate(tiny, PROMPTS, batch_size=3, **options) == alone
+    assert generate(tiny, PROMPTS, use_cache=False, **options) == alone
+    assert alone != generate(tiny, PROMPTS, max_new_tokens=10, stop_at_eos=False)
+    assert all(len(found.ids) == 10 and not found.finished for found in alone)
+
+
+def logits(model: Any, where: str, rows: list[list[int]], use_cache: bool, new: list[list[int]]) -> torch.Tensor:
+    """[rows, steps, words] with the given tokens forced."""
+    tokens, mask = left_padded(rows, model.tokenizer, "cpu")
+    out = []
+    with torch.inference_mode(), steer(model, steerings(where), mask=mask):
+        forward, given, real = last_logits(model, len(rows), use_cache=use_cache), tokens, mask.long()
+        for step in torch.tensor(new).T:
+            out.append(forward(given, real))
+            given = step[:, None] if use_cache else torch.cat([given, step[:, None]], dim=1)
+            real = torch.cat([real, torch.ones_like(step)[:, None]], dim=1)
+    return torch.stack(out, dim=1)
+
+
+@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+def test_logits_agree(tiny: Any, where: str) -> None:
+    rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
+    batched = logits(tiny, where, rows, True, new)
+    alone = torch.cat([logits(tiny, where, [row], False, [tokens]) for row, tokens in zip(rows, new, strict=True)])
+    torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_unsteered_is_hugging_face(tiny: Any, tiny_folder: Path, batch_size: int) -> None:
+    found = generate(tiny, PROMPTS, max_new_tokens=12, batch_size=batch_size)
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    for generation in found:
+        ids = torch.tensor([generation.prompt_ids])
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        new = expected[0, ids.shape[1] :].tolist()
+        assert generation.finished == (2 in new)
+        assert generation.ids == new[: new.index(2) if 2 in new else None]
+
+
+def tiny_hooked(folder: Path) -> Any:
+    """The tiny model's architecture and weights as a HookedTransformer."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    hf: Any = LlamaForCausalLM.from_pretrained(folder)
+    config = HookedTransformerConfig(
+        n_layers=3, d_model=D, n_ctx=64, d_head=8, n_heads=2, n_key_value_heads=1, d_mlp=32,
+        d_vocab=hf.config.vocab_size, act_fn="silu", gated_mlp=True, normalization_type="RMS",
+        eps=hf.config.rms_norm_eps,
+        positional_embedding_type="rotary", rotary_adjacent_pairs=False, rotary_dim=8, final_rms=True, device="cpu",
+        rotary_base=10000, original_architecture="LlamaForCausalLM",
+    )  # fmt: skip
+    model = HookedTransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
+    model.load_state_dict(convert_llama_weights(hf, config), strict=False)
+    return model
+
+
+@pytest.mark.parametrize("where", ["all", "last", "generated"])
+def test_hooked_transformer_is_the_bridge(tiny: Any, tiny_folder: Path, where: str) -> None:
+    hooked = tiny_hooked(tiny_folder)
+    rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
+    assert prompt_ids(hooked, PROMPTS) == rows
+    of_bridge = logits(tiny, where, rows, True, new)
+    for use_cache in (True, False):
+        found = logits(hooked, where, rows, use_cache, new)
+        torch.testing.assert_close(found.log_softmax(-1), of_bridge.log_softmax(-1), atol=1e-4, rtol=1e-4)
+    options = {"steerings": steerings(where), "max_new_tokens": 8}
+    assert generate(hooked, PROMPTS, **options) == generate(tiny, PROMPTS, **options)
+
+
+def test_the_script_of_the_documentation(tiny: Any) -> None:
+    """Fifteen lines with TransformerLens' own hooks and generate give our tokens."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "steering.md").read_text(encoding="utf8")
+    script = next(code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "model.generate(" in code)
+    assert len([line for line in script.splitlines() if line.strip()]) <= 15
+    operation = operated(random_sae("jumprelu"))
+    names: dict[str, Any] = {"model": tiny, "operation": operation, "prompts": PROMPTS}
+    exec(script, names)
+    expected = generate(
+        tiny, PROMPTS, steerings=Steering(operation, 1.5, where="generated"), max_new_tokens=20, stop_at_eos=False
+    )
+    assert names["found"] == [one.ids for one in expected]
+    assert names["found"] != [one.ids for one in generate(tiny, PROMPTS, max_new_tokens=20, stop_at_eos=False)]
+
+
+def test_plain_hooks_serve_one_prompt_again_and_again(tiny: Any) -> None:
+    ids = torch.tensor(prompt_ids(tiny, PROMPTS[1:2]))
+    hooks = steering_hooks(tiny, steerings("generated"), mask=torch.ones_like(ids, dtype=torch.bool))
+    options = {"max_new_tokens": 6, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    with torch.inference_mode(), tiny.hooks(fwd_hooks=hooks):
+        runs = [tiny.generate(ids, use_past_kv_cache=cache, **options) for cache in (True, False, True)]
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+
+
+def test_samples_follow_seed_and_prompt_not_batch(tiny: Any) -> None:
+    options = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 12, "stop_at_eos": False}
+    found = generate(tiny, PROMPTS, seed=3, **options)
+    assert generate(tiny, PROMPTS[::-1], seed=3, batch_size=1, **options)[::-1] == found
+    assert generate(tiny, PROMPTS, seed=4, **options) != found
+    shorter = generate(tiny, PROMPTS, seed=3, **{**options, "max_new_tokens": 5})
+    assert [one.ids for one in shorter] == [one.ids[:5] for one in found]
+    state = torch.get_rng_state()
+    generate(tiny, PROMPTS, seed=3, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_choose_draws_from_the_distribution() -> None:
+    p = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    n = 4000
+    chance = (torch.arange(n) + 0.5) / n
+    logits = p.log().expand(n, 4)
+    assert torch.equal(choose(logits, chance, 0.0, 1.0), torch.ones(n, dtype=torch.long))
+    for temperature, top_p, expected in (
+        (1.0, 1.0, p),
+        (0.5, 1.0, p**2 / (p**2).sum()),
+        (1.0, 0.7, torch.tensor([0, 0.5, 0, 0.25]) / 0.75),
+        (1.0, 0.4, torch.tensor([0.0, 1, 0, 0])),
+    ):
+        share = torch.bincount(choose(logits, chance, temperature, top_p), minlength=4) / n
+        torch.testing.assert_close(share, expected, atol=1e-3, rtol=0)
+    assert choose(p.log()[None], torch.tensor([1.0 - 1e-12]), 1.0, 0.7).item() == 3  # never one that was left out
+
+
+def test_plain_texts_begin_with_one_bos(tiny: Any) -> None:
+    bos = tiny.tokenizer.bos_token_id
+    (once,), (given,) = prompt_ids(tiny, ["hitting the team"]), prompt_ids(tiny, ["<s>hitting the team"])
+    assert once == given and once.count(bos) == 1 and once[0] == bos
+    assert prompt_ids(tiny, ["hitting the team"], bos="tokenizer") == [once[1:]]
+    assert prompt_ids(tiny, [[7, 8]]) == [[7, 8]]
+
+
+def test_chats_go_through_the_template_once(tiny: Any) -> None:
+    turns = [{"role": "helping", "content": "the team"}, {"role": "hitting", "content": "two strangers"}]
+    with pytest.raises(ValueError, match="has no chat template"):
+        prompt_ids(tiny, [turns])
+    with pytest.raises(ValueError, match="has no chat template"):
+        prompt_ids(tiny, ["the team"], chat=True)
+    assert prompt_ids(tiny, [turns, "the team"], chat="auto") == prompt_ids(
+        tiny, ["the team two strangers", "the team"]
+    )
+    tiny.tokenizer.chat_template = CHAT
+    tokens = lambda text: tiny.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    expected = tokens("<s>helping : the team hitting : two strangers the")
+    assert prompt_ids(tiny, [turns]) == prompt_ids(tiny, [turns], chat="auto") == [expected]
+    assert expected.count(tiny.tokenizer.bos_token_id) == 1
+    assert prompt_ids(tiny, ["the team"], chat="auto") == [tokens("<s>user : the team the")]
+    assert prompt_ids(tiny, ["the team"], chat=True, thinking=True) == [tokens("<s>user : the team the tired")]
+    assert prompt_ids(tiny, ["the team"]) == [tokens("<s>the team")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; expected 0 or more"),
+        ({"top_p": 0.0}, "top_p is 0.0; expected more than 0 and at most 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected more than 0"),
+        ({"chat": "always"}, "chat is 'always'; expected True, False or 'auto'"),
+        ({"bos": "prepnd"}, "unknown bos 'prepnd'; did you mean 'prepend'"),
+    ],
+)
+def test_bad_settings_are_refused(tiny: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(tiny, ["helping"], **options)
+
+
+def test_bad_prompts_are_named(tiny: Any) -> None:
+    with pytest.raises(DataError, match=r"row 2: a prompt of 61 tokens with 4 to come is longer than .* context of 64"):
+        generate(tiny, ["helping", "helping " * 60], max_new_tokens=4)
+    with pytest.raises(DataError, match="row 1: a prompt without a token"):
+        generate(tiny, [[]])
+    assert generate(tiny, [], steerings=steerings()) == []
+
+
+@pytest.fixture(scope="module")
+def hooked_gemma() -> Any:
+    folder = bundled("gemma-3-270m")
+    from transformer_lens import HookedTransformer
+
+    return HookedTransformer.from_pretrained_no_processing(
+        "google/gemma-3-270m",
+        hf_model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        device="cpu",
+    )
+
+
+@pytest.mark.slow
+def test_real_models(gemma: Any, hooked_gemma: Any, smollm2: Any) -> None:
+    prompts = ["Robbing a bank is", "The mayor of the town said that", "水在一百度"]
+    make: Callable[[Any], list[Steering]] = lambda model: [  # noqa: E731
+        Steering(random_direction(model.cfg.d_model, layer, 0), 0.2, units="relative", where="generated")
+        for layer in (3, 9)
+    ]
+    for model in (gemma, smollm2):
+        options = {"steerings": make(model), "max_new_tokens": 12}
+        alone = [generate(model, [prompt], use_cache=False, **options)[0] for prompt in prompts]
+        assert generate(model, prompts, **options) == alone
+    assert generate(hooked_gemma, prompts, steerings=make(gemma), max_new_tokens=12) == generate(
+        gemma, prompts, steerings=make(gemma), max_new_tokens=12
+    )

@@ -1,0 +1,146 @@
+"""What is saved is an ordinary SAELens folder, bit-identical but for the operated latents, and comes back whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sae_moral.sae.load import load_sae
+from sae_moral.surgery import Operation, push
+from sae_moral.surgery.operation import rows_of, with_rows
+from tests.surgery.worlds import sae
+
+LATENTS = torch.tensor([3, 7, 40])
+
+
+def operation(architecture: str = "standard", **config: Any) -> Operation:
+    original = sae(architecture, **config)
+    before = rows_of(original, LATENTS)
+    moved = {name: value + 0.5 for name, value in before.items()}
+    operated = with_rows(original, LATENTS, moved, "mine, operated", surgery={"control": "none"})
+    record = {"source": original.source, "sha256": {"before": original.sha256, "after": operated.sha256}}
+    return Operation(operated, LATENTS, before, {"care": [3], "harm": [7, 40]}, record)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk"])
+def test_saelens_reads_it_and_everything_but_the_operated_latents_is_bit_identical(
+    architecture: str, tmp_path: Path
+) -> None:
+    from sae_lens import SAE
+
+    made = operation(architecture)
+    made.original().sae.save_model(tmp_path / "before")
+    folder = made.save(tmp_path / "after")
+    before, after = (load_file(path / "sae_weights.safetensors") for path in (tmp_path / "before", folder))
+    assert before.keys() == after.keys()
+    others = torch.ones(48, dtype=torch.bool).index_fill(0, LATENTS, False)
+    for name, value in before.items():
+        if name in made.before:
+            axis = 1 if name == "W_enc" else 0
+            where = others.nonzero()[:, 0]
+            assert torch.equal(value.index_select(axis, where), after[name].index_select(axis, where))
+            assert not (value.index_select(axis, LATENTS) == after[name].index_select(axis, LATENTS)).any()
+        else:
+            assert torch.equal(value, after[name])
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(SAE.load_from_disk(folder)(x), made.sae.sae(x))
+
+
+def test_loading_gives_back_what_was_saved_and_the_original(tmp_path: Path) -> None:
+    made = operation(dtype="bfloat16")
+    found = Operation.load(made.save(tmp_path / "operation"))
+    assert (found.name, found.layer, found.hook_name) == ("mine, operated", 1, "blocks.1.hook_resid_post")
+    assert found.sae.sha256 == made.sae.sha256 and found.original().sha256 == sae(dtype="bfloat16").sha256
+    assert found.by_dimension == made.by_dimension and found.record == made.record
+    assert all(torch.equal(found.before[name], value) for name, value in made.before.items())
+    assert found.sae.trained_on["surgery"] == {"control": "none"}
+    assert not found.original().trained_on
+
+
+def test_a_folder_is_replaced_whole_and_only_by_an_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = operation().save(tmp_path / "operation")
+    monkeypatch.setattr(
+        "sae_moral.surgery.operation.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    with pytest.raises(OSError, match="disk full"):
+        operation("jumprelu").save(folder)
+    monkeypatch.undo()
+    assert Operation.load(folder).sae.architecture == "standard"
+    assert [path.name for path in tmp_path.iterdir()] == ["operation"]
+    operation("jumprelu").save(folder)
+    assert Operation.load(folder).sae.architecture == "jumprelu"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    with pytest.raises(FileExistsError, match="no operation"):
+        operation().save(tmp_path / "mine")
+
+
+def test_changed_files_are_refused(tmp_path: Path) -> None:
+    folder = operation().save(tmp_path / "operation")
+    for name in ("sae_weights.safetensors", "before.safetensors"):
+        other = shutil.copytree(folder, tmp_path / name)
+        values = load_file(other / name)
+        values["W_enc"][0, 0] += 1
+        save_file(values, other / name)
+        with pytest.raises(ValueError, match=r"not those its surgery\.json was written with"):
+            Operation.load(other)
+    about = json.loads((folder / "surgery.json").read_text())
+    (folder / "surgery.json").write_text(json.dumps({**about, "schema_version": 99}))
+    with pytest.raises(ValueError, match="schema 99; expected 'surgery' of schema 1"):
+        Operation.load(folder)
+    with pytest.raises(FileNotFoundError, match=r"no surgery\.json"):
+        Operation.load(tmp_path)
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    made = operation()
+    for change, message in (
+        ({"latents": torch.tensor([7, 3, 40])}, "ascending, distinct"),
+        ({"latents": torch.tensor([3, 7, 48])}, "from 0 to 47"),
+        ({"latents": torch.tensor([3, 7])}, r"before: W_enc"),
+        ({"by_dimension": {"caer": [3]}}, "did you mean 'care'"),
+        ({"by_dimension": {"care": [4]}}, r"not operated: \[4\]"),
+        ({"before": {}}, "W_enc is None"),
+    ):
+        fields = {name: getattr(made, name) for name in ("sae", "latents", "before", "by_dimension", "record")}
+        with pytest.raises(ValueError, match=message):
+            Operation(**{**fields, **change})
+
+
+def test_push_uploads_with_saelens_and_adds_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sae_lens.training import upload_saes_to_huggingface as uploader
+
+    sent: list[tuple[str, str, set[str]]] = []
+
+    class Hub:
+        def repo_info(self, repo_id: str) -> None: ...
+
+        def upload_file(self, **_: Any) -> None: ...
+
+        def upload_folder(
+            self, *, folder_path: Path, path_in_repo: str, repo_id: str, allow_patterns: list[str], **_: Any
+        ) -> None:
+            held = {path.name for path in Path(folder_path).iterdir()} & set(allow_patterns)
+            sent.append((repo_id, path_in_repo, held))
+
+    monkeypatch.setattr(uploader, "HfApi", Hub)
+    monkeypatch.setattr(uploader, "_repo_file_exists", lambda *_: True)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    push(operation(), "someone/saes")
+    where = ("someone/saes", "blocks.1.hook_resid_post")
+    assert sent == [
+        (*where, {"cfg.json", "sae_weights.safetensors"}),
+        (*where, {"surgery.json", "before.safetensors"}),
+    ]
+
+
+def test_an_operated_sae_can_be_operated_again() -> None:
+    first = operation()
+    again = with_rows(load_sae(first.sae.sae), LATENTS, first.before, "x", surgery={"control": "none"})
+    assert again.sha256 == first.record["sha256"]["before"]
