@@ -26,7 +26,7 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     steer.add_argument("--prompt", action="append", required=True, help="may be given several times")
     steer.add_argument("--alpha", default="1", metavar="A,B", help="strengths, one after the other (default: 1)")
     _add_form(steer)
-    steer.add_argument("--where", default="all", help="all (default), prompt, last or generated")
+    steer.add_argument("--where", default="all", help="all (default), all-but-first, prompt, last, generated")
     steer.add_argument("--tokens", type=int, default=64, metavar="N", help="new tokens at most (default: 64)")
     steer.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
     steer.add_argument("--top-p", type=float, default=1.0)
@@ -46,6 +46,7 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     sweep.add_argument("--shuffled", type=Path, nargs="*", default=[], help="folders of --control shuffled")
     sweep.add_argument("--alphas", required=True, metavar="A,B", help="strengths, e.g. 0.5,1,2,4")
     _add_form(sweep)
+    sweep.add_argument("--where", default="all-but-first", help="all-but-first (default) or all")
     sweep.add_argument("--random", type=int, default=3, metavar="N", help="random directions per strength (default: 3)")
     sweep.add_argument("--downstream", type=int, metavar="LAYER", help="where the audited measures are taken")
     sweep.add_argument("--neutral", type=Path, metavar="FILE", help="neutral texts, one a line (default: our own)")
@@ -119,6 +120,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         shuffled=shuffled,
         forms=names(arguments.form) or (),
         units=arguments.units,
+        where=arguments.where,
         random_seeds=range(arguments.random),
         downstream=arguments.downstream,
         settings=MeasureSettings(**given),

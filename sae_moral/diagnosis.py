@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae_moral._errors import DataError, SaeMoralWarning, unknown
-from sae_moral._files import write_json
+from sae_moral._errors import DataError, unknown
+from sae_moral._files import read_json, write_json
 from sae_moral.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from sae_moral.controls import Controls
     from sae_moral.data import MoralData
     from sae_moral.metrics import Metric
-    from sae_moral.sae import LoadedSae
     from sae_moral.sae.load import SaeLike
 
 SCHEMA_VERSION = 1
@@ -94,18 +91,7 @@ class Diagnosis:
         """
         path = Path(path)
         path = path / "diagnosis.json" if path.is_dir() else path
-        try:
-            content = json.loads(path.read_text(encoding="utf8"))
-        except ValueError as error:
-            raise DataError(f"not a diagnosis: {error}", file=path) from error
-        if not isinstance(content, dict) or content.get("kind") != "diagnosis":
-            raise DataError("not a diagnosis: expected a JSON object whose kind is 'diagnosis'", file=path)
-        if content.get("schema_version") != SCHEMA_VERSION:
-            found = content.get("schema_version")
-            raise DataError(
-                f"schema version {found}; this sae_moral reads {SCHEMA_VERSION}: install the one that wrote it",
-                file=path,
-            )
+        content = read_json(path, "diagnosis", SCHEMA_VERSION)
         for i, row in enumerate(content["results"]):
             if set(row) != set(ROW_KEYS):
                 raise DataError(f"keys {sorted(set(row) ^ set(ROW_KEYS))} missing or unknown", file=path, row=i + 1)
@@ -174,8 +160,11 @@ def diagnose(
         ValueError: an unknown name, layer, hook or setting; the message says what would be right.
         DataError: scenarios that cannot be read or used, with file, row and column.
     """
+    import numpy as np
+
     from sae_moral._provenance import provenance_of
-    from sae_moral.capture import capture, load_model
+    from sae_moral._reading import Reader, load_saes_of
+    from sae_moral.capture import load_model
     from sae_moral.controls import get_controls, measure, random_weights
     from sae_moral.data import load_data
     from sae_moral.metrics import resolve_metrics
@@ -192,45 +181,23 @@ def diagnose(
             f"{type(model).__name__} is not a model with hooks; "
             "expected a HookedTransformer, a TransformerBridge or a name"
         )
-    saes = None if sae is None else _load_saes(sae, model, layers)
+    asked = None if layers == "all" else parse_layers(layers, model.cfg.n_layers)
+    saes = None if sae is None else load_saes_of(sae, model, asked)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
-    prompts: dict[str, Any] = {"template": chosen.template, "pooling": chosen.pooling, "bos": chosen.bos}
+    reader = Reader(scenarios.text, numbers, chosen, saes, store, progress)
     loaded = time.perf_counter()
-
-    def stream(some: Any) -> Representations:
-        return capture(some, scenarios.text, layers=numbers, store=store, progress=progress, **prompts)
-
-    def read(some: Any) -> Representations:
-        if saes is None:
-            return stream(some)
-        from sae_moral.sae import latent_representations
-
-        with warnings.catch_warnings():
-            # That they fit was checked when they were loaded; a twin with random weights goes by another name.
-            warnings.simplefilter("ignore", SaeMoralWarning)
-            return latent_representations(some, scenarios.text, saes, progress=progress, any_model=True, **prompts)
-
-    representations = read(model)
-    if saes is not None:
-        from sae_moral.sae.latents import warn_of_prompts
-
-        warn_of_prompts(representations)
+    representations = reader.latents(model)
     captured = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
-    measured = dataclasses.replace(scenarios, length=length)
-    kept = None
+    measured, kept = dataclasses.replace(scenarios, length=length), np.arange(len(scenarios))
     if match is not None:
         measured, kept = _match(measured, match, chosen.seed)
         representations = representations.subset(kept)
-
-    def otherwise(captured: Callable[[], Representations]) -> Callable[[], Representations]:
-        return captured if kept is None else lambda: captured().subset(kept)
-
     baselines: dict[str, Callable[[], Representations]] = {}
     if "random-weights" in settings:
-        baselines["random weights"] = otherwise(lambda: read(random_weights(model, seed=settings.seed)))
+        baselines["random weights"] = lambda: reader.latents(random_weights(model, seed=settings.seed)).subset(kept)
     if saes is not None:
-        baselines["residual stream"] = otherwise(lambda: stream(model))
+        baselines["residual stream"] = lambda: reader.stream(model).subset(kept)
     where = model.cfg.device or "cpu"
     result = measure(
         representations, measured, resolved, chosen, settings, baselines=baselines, device=where, progress=progress
@@ -266,19 +233,6 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
             f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}"
         )
     return sorted({layer % n_layers for layer in numbers})
-
-
-def _load_saes(
-    sae: SaeLike | Mapping[int, SaeLike], model: Any, layers: str | int | Sequence[int]
-) -> dict[int, LoadedSae]:
-    """Those of the layers that were asked for."""
-    from sae_moral.sae import load_saes
-
-    loaded = load_saes(sae, model=model)
-    wanted = list(loaded) if layers == "all" else parse_layers(layers, model.cfg.n_layers)
-    if missing := sorted(set(wanted) - set(loaded)):
-        raise ValueError(f"layers {missing} were asked for, and there are SAEs of {sorted(loaded)}; give one for each")
-    return {layer: loaded[layer] for layer in wanted}
 
 
 def _match(data: MoralData, by: str, seed: int) -> tuple[MoralData, Int[np.ndarray, "k"]]:

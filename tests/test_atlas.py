@@ -32,7 +32,7 @@ from sae_moral.report.atlas_page import render_atlas
 from tests.tiny import save_tiny_model, scenarios
 
 REPLICATION = Path(__file__).resolve().parents[1] / "benchmarks" / "replication"
-HEAD = "data: table.jsonl\nmetrics: pole_gap\n"
+HEAD = "data: table.jsonl\nmetrics: pole_gap\ncontrols: none\n"
 MODELS = """models:
   - {name: A-base, model: m0, family: A, variant: base}
   - {name: A-chat, model: m1, family: A, variant: instruct}
@@ -222,7 +222,7 @@ def test_controls_are_handed_on_only_if_given(
         return diagnose(*args, **options)
 
     monkeypatch.setattr("sae_moral.diagnosis.diagnose", noted)
-    one = f"{HEAD}protocols: audited\nmodels: [{{name: A, model: m0}}]"
+    one = "data: table.jsonl\nmetrics: pole_gap\nlimit: 60\nprotocols: audited\nmodels: [{name: A, model: m0}]"
     atlas(plan_file(one), tmp_path, progress=False)
     atlas(plan_file(f"controls: off\n{one}"), tmp_path, progress=False)
     assert seen == ["not given", "off"]

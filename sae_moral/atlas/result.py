@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._errors import DataError
-from sae_moral._files import write_json
+from sae_moral._files import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,15 +90,7 @@ class Atlas:
         """
         path = Path(path)
         path = path / "atlas.json" if path.is_dir() else path
-        try:
-            content = json.loads(path.read_text(encoding="utf8"))
-        except ValueError as error:
-            raise DataError(f"not an atlas: {error}", file=path) from error
-        if not isinstance(content, dict) or content.get("kind") != "atlas":
-            raise DataError("not an atlas: expected a JSON object whose kind is 'atlas'", file=path)
-        if content.get("schema_version") != SCHEMA_VERSION:
-            found = content.get("schema_version")
-            raise DataError(f"schema version {found}; this sae_moral reads {SCHEMA_VERSION}", file=path)
+        content = read_json(path, "atlas", SCHEMA_VERSION)
         return cls(content["entries"], content["similarities"], content["provenance"])
 
     def summary(self) -> str:

@@ -17,7 +17,7 @@ from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.sae import LoadedSae, check_fit
 from sae_moral.steering.directions import Direction, Matched
 from sae_moral.steering.edit import Term, edit, reconstruction_error
-from sae_moral.steering.where import WHERES, Place
+from sae_moral.steering.where import WHERES, WITHOUT_MASK, Place
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
@@ -34,7 +34,8 @@ class Steering:
         units: `alpha`: h + α·term, as in the paper. `relative`: h + α·‖h‖·term/‖term‖, so that |α| is the share of
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
         form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
-        where: `all` tokens, the `prompt`, its `last` token, or the `generated` ones.
+        where: `all` tokens, `all-but-first` (BOS carries the attention sink; most SAEs never saw it), the `prompt`, its
+            `last` token, or the `generated` ones.
 
     Raises:
         ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.
@@ -145,8 +146,8 @@ def steering_hooks(
     Args:
         model: a HookedTransformer, a TransformerBridge, or an SAE variant of either.
         mask: True on the prompts' tokens, False on padding; what follows the prompt was generated. Needed for any
-            `where` but `all`, and for padding to be left alone. The hooks then serve one batch of prompts: with or
-            without KV cache, and any number of times, unless the prompt is a single token.
+            `where` but `all` and `all-but-first`, and for padding to be left alone. The hooks then serve one batch of
+            prompts: with or without KV cache, and any number of times, unless the prompt is a single token.
         any_model: accept an SAE of a model with another name.
 
     Raises:
@@ -154,7 +155,7 @@ def steering_hooks(
             a `where` that needs a mask.
     """
     chosen = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    if mask is None and (needing := [s.where for s in chosen if s.where != "all" and s.alpha]):
+    if mask is None and (needing := [s.where for s in chosen if s.where not in WITHOUT_MASK and s.alpha]):
         raise ValueError(f"where={needing[0]!r} needs to know the prompts: pass mask=, True on their tokens")
     return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, any_model)]
 

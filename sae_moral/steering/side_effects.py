@@ -1,7 +1,8 @@
 """What a steering breaks: next-word predictions on neutral text, and the variety of what is generated.
 
-Every text is run twice in one batch, once as it is and once with every token steered (whatever the steering's `where`:
-the question is what it does where it acts). Over all next-token predictions, the first one after BOS included:
+Every text is run twice in one batch, once as it is and once with every token steered (but the first, for steerings that
+leave it out; otherwise whatever their `where`: the question is what they do where they act). Over all next-token
+predictions, the first one after BOS included:
 
     kl                 KL(unsteered ‖ steered) in nats, mean per prediction
     perplexity_ratio   exp of the mean difference of −log p(next token), steered minus unsteered; 1: none
@@ -27,6 +28,7 @@ from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.steering.generate import generate
 from sae_moral.steering.hooks import Steering, steer
 from sae_moral.steering.prompts import Prompt, prompt_ids
+from sae_moral.steering.where import WITHOUT_MASK
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def side_effects(
     if not ids:
         raise ValueError("no neutral text given; expected at least one")
     given = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    chosen = [dataclasses.replace(one, where="all") for one in given if one.alpha]
+    chosen = [
+        dataclasses.replace(one, where=one.where if one.where in WITHOUT_MASK else "all") for one in given if one.alpha
+    ]
     found: list[Float[Tensor, "tokens 3"]] = []
     shares: list[Tensor] = []
     device = model.cfg.device or "cpu"

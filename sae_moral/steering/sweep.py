@@ -1,6 +1,6 @@
 """`sweep`: layers × strengths of operations, beside dense directions and random ones of the same norm.
 
-Arms, for every operation, form and α; every token is steered:
+Arms, for every operation, form and α; every token but the first is steered (`where`):
 
     operated        the operation itself
     shuffled        an operation of the same layer trained on shuffled labels, at the same α
@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
+from sae_moral._errors import unknown
 from sae_moral.capture import capture, describe_model
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
@@ -34,6 +35,7 @@ from sae_moral.steering.hooks import NotFiniteError, Steering, check_steering
 from sae_moral.steering.journal import Journal, key_of
 from sae_moral.steering.measures import MeasureSettings, measure_steering
 from sae_moral.steering.summary import Sweep, summarise
+from sae_moral.steering.where import WITHOUT_MASK
 from sae_moral.surgery import Operation
 
 VERSION = 1
@@ -64,6 +66,7 @@ def sweep(
     shuffled: Sequence[Operation] = (),
     forms: Sequence[str] = ("edit",),
     units: str = "alpha",
+    where: str = "all-but-first",
     random_seeds: Sequence[int] = (0, 1, 2),
     downstream: int | None = None,
     settings: MeasureSettings | None = None,
@@ -82,6 +85,8 @@ def sweep(
         out: folder for `cells.jsonl` (the finished ones) and the captured vectors.
         shuffled: operations trained on shuffled labels, matched to the others by layer.
         forms: of `edit` and `paper`.
+        where: `all-but-first`, or `all` as in the paper: at BOS, which most SAEs never saw, the edit is a hundred times
+            larger than elsewhere, and what it breaks there is not what is to be measured.
         downstream: the layer the audited measures are taken at; halfway from the edit to the end by default.
         split: by default `group_split(data)`: equal texts are on one side.
         limit: measure on at most so many held-out scenarios.
@@ -91,6 +96,8 @@ def sweep(
     Raises:
         ValueError: no operation, no α, parts without one of the poles, or what a steering refuses.
     """
+    if where not in WITHOUT_MASK:
+        raise unknown("where of a sweep", where, WITHOUT_MASK)
     if not operations or not any(alphas):
         raise ValueError(f"{len(operations)} operations and alphas {list(alphas)}; expected one and an α besides 0")
     out, settings = Path(out), settings or MeasureSettings()
@@ -100,7 +107,11 @@ def sweep(
     held_out = held_out if limit is None else held_out.sample(limit)
     at = {one.layer: _downstream(one.layer, downstream, model.cfg.n_layers) for one in operations}
     dense = _dense(model, data.subset(parts["train"]), sorted({one.layer for one in operations}), out)
-    cells = list(_cells(operations, shuffled, dense, [a for a in alphas if a], forms, units, random_seeds))
+    cells = list(
+        _cells(
+            operations, shuffled, dense, [a for a in alphas if a], forms, {"units": units, "where": where}, random_seeds
+        )
+    )
     for cell in cells:  # what does not fit is refused before hours of work
         check_steering(cell.steering, model, any_model)
     shared = {
@@ -129,6 +140,7 @@ def sweep(
     provenance = {
         **shared,
         "units": units,
+        "where": where,
         "n": len(held_out),
         "source": held_out.provenance.get("source"),
         "downstream": {str(layer): layers for layer, layers in at.items()},
@@ -146,7 +158,7 @@ def _cells(
     dense: Mapping[int, Direction],
     alphas: Sequence[float],
     forms: Sequence[str],
-    units: str,
+    how: Mapping[str, str],
     seeds: Sequence[int],
 ) -> Iterator[Cell]:
     for operation, form in itertools.product(operations, forms):
@@ -157,9 +169,8 @@ def _cells(
         arms += [("random", seed, Matched(random_direction(d, layer, seed), operation), form) for seed in seeds]
         if form == forms[0]:  # it has only one form
             arms.append(("pretrained", None, operation.original(), "paper"))
-        for alpha, (arm, seed, what, how) in itertools.product(alphas, arms):
-            steering = Steering(what, alpha, units=units, form=how)
-            yield Cell(operation.name, layer, how, alpha, arm, seed, steering)
+        for alpha, (arm, seed, what, own) in itertools.product(alphas, arms):
+            yield Cell(operation.name, layer, own, alpha, arm, seed, Steering(what, alpha, form=own, **how))
 
 
 def _dense(model: Any, train: MoralData, layers: list[int], out: Path) -> dict[int, Direction]:

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-WHERES = ("all", "prompt", "last", "generated")
+WHERES = ("all", "all-but-first", "prompt", "last", "generated")
+WITHOUT_MASK = ("all", "all-but-first")
+"""Those that can do without knowing the prompts."""
 
 
 @dataclass
@@ -17,9 +19,10 @@ class Place:
     """Where one hook acts, for one generation or any number of forward calls over the same prompts.
 
     Attributes:
-        where: `all` tokens, the `prompt`, its `last` token, or the `generated` ones.
-        mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None: everything that
-            comes is steered, padding too (`all` only).
+        where: `all` tokens, `all-but-first` (BOS, or whatever carries the attention sink), the `prompt`, its `last`
+            token, or the `generated` ones.
+        mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None (only for the first
+            two): padding is steered, too, and the first position of a call of several is taken for the first token.
     """
 
     where: str
@@ -41,9 +44,11 @@ class Place:
             ValueError: no mask where one is needed, or calls that do not fit it.
         """
         if self.mask is None:
-            if self.where != "all":
+            if self.where not in WITHOUT_MASK:
                 raise ValueError(f"where={self.where!r} needs to know the prompts: pass mask=, True on their tokens")
-            return True
+            if self.where == "all" or positions == 1:
+                return True
+            return (torch.arange(positions) > 0).expand(batch, positions)
         rows, prompt = self.mask.shape
         again = positions >= prompt and (positions > 1 or self.seen == 0)
         if batch != rows or (self.seen == 0 and not again):
@@ -54,7 +59,7 @@ class Place:
         start = 0 if again else self.seen
         self.seen = start + positions
         if start >= prompt:
-            return self.where in ("all", "generated")
+            return self.where not in ("prompt", "last")
         if self.where == "generated" and self.seen <= prompt:
             return False
         return self._from_start(positions)
@@ -65,5 +70,7 @@ class Place:
         if self.where == "last":
             behind = self.mask.long().flip(1).cumsum(dim=1).flip(1)
             inside = self.mask & (behind == 1)
-        after = inside.new_full((len(inside), positions - inside.shape[1]), self.where in ("all", "generated"))
+        if self.where == "all-but-first":
+            inside = self.mask & (self.mask.long().cumsum(dim=1) > 1)
+        after = inside.new_full((len(inside), positions - inside.shape[1]), self.where not in ("prompt", "last"))
         return torch.cat([inside, after], dim=1)

@@ -16,6 +16,7 @@ from sae_moral.steering import Steering, generate, prompt_ids, random_direction,
 from sae_moral.steering.forward import last_logits
 from sae_moral.steering.generate import choose
 from sae_moral.steering.prompts import left_padded
+from sae_moral.steering.where import WHERES
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
 
@@ -33,7 +34,7 @@ def steerings(where: str = "all") -> list[Steering]:
     ]
 
 
-@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+@pytest.mark.parametrize("where", WHERES)
 def test_batch_and_cache_change_nothing(tiny: Any, where: str) -> None:
     options = {"steerings": steerings(where), "max_new_tokens": 10, "stop_at_eos": False}
     alone = [generate(tiny, [prompt], use_cache=False, **options)[0] for prompt in PROMPTS]
@@ -57,7 +58,7 @@ def logits(model: Any, where: str, rows: list[list[int]], use_cache: bool, new: 
     return torch.stack(out, dim=1)
 
 
-@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+@pytest.mark.parametrize("where", WHERES)
 def test_logits_agree(tiny: Any, where: str) -> None:
     rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
     batched = logits(tiny, where, rows, True, new)

@@ -11,7 +11,7 @@ import torch
 from sae_moral.capture import capture
 from sae_moral.steering import Direction, Matched, Steering, random_direction, steer, steering_hooks
 from sae_moral.steering.edit import edit, reconstruction_error
-from sae_moral.steering.where import Place
+from sae_moral.steering.where import WHERES, Place
 from tests.steering.planted import D, operated, random_sae
 
 IDS = torch.randint(3, 20, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -70,7 +70,7 @@ def test_alpha_zero_installs_nothing(tiny: Any) -> None:
         assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
 
 
-@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+@pytest.mark.parametrize("where", WHERES)
 def test_padding_is_never_steered(tiny: Any, where: str) -> None:
     direction = Direction(1, 10 * torch.ones(D), "up")
     for mask in ([[0, 0, 1, 1, 1, 1], [1] * 6], [[1, 1, 1, 1, 0, 0], [1] * 6]):
@@ -78,15 +78,17 @@ def test_padding_is_never_steered(tiny: Any, where: str) -> None:
         options = {"layer": 1, "attention_mask": real.long()}
         plain = residual(tiny, [], **options)
         steered = residual(tiny, steering_hooks(tiny, Steering(direction, 1.0, where=where), mask=real), **options)
-        last = torch.zeros_like(real)
+        last, rest, nowhere = torch.zeros_like(real), real.clone(), torch.zeros_like(real)
         last[0, int(real[0].nonzero().max())] = last[1, 5] = True
-        expected = {"all": real, "prompt": real, "last": last, "generated": torch.zeros_like(real)}[where]
+        rest[0, int(real[0].nonzero().min())] = rest[1, 0] = False
+        places = {"all": real, "all-but-first": rest, "prompt": real, "last": last, "generated": nowhere}
+        expected = places[where]
         assert torch.equal((steered != plain).all(dim=-1), expected)
         assert torch.equal((steered != plain).any(dim=-1), expected)
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 4])
-@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated"])
+@pytest.mark.parametrize("where", WHERES)
 def test_the_same_tokens_with_and_without_cache(where: str, prompt: int) -> None:
     mask = torch.ones(2, prompt, dtype=torch.bool)
     if prompt > 1:
@@ -102,15 +104,25 @@ def test_the_same_tokens_with_and_without_cache(where: str, prompt: int) -> None
         parts.append(full(cached.select(2, 1), 1))
         assert torch.equal(full(whole.select(2, prompt + step), prompt + step), torch.cat(parts, dim=1))
     expected = torch.zeros(2, prompt + 3, dtype=torch.bool)
-    if where in ("all", "prompt"):
+    if where in ("all", "all-but-first", "prompt"):
         expected[:, :prompt] = mask
-    if where in ("all", "generated"):
+    if where == "all-but-first":
+        expected[0, min(prompt - 1, 1)] = expected[1, 0] = False
+    if where in ("all", "all-but-first", "generated"):
         expected[:, prompt:] = True
     if where == "last":
         expected[:, prompt - 1] = True
     assert torch.equal(torch.cat(parts, dim=1), expected)
     if prompt > 1:  # the prompt again: a new generation of it
         assert torch.equal(full(cached.select(2, prompt), prompt), parts[0])
+
+
+def test_the_first_token_is_left_alone_without_a_mask_too(tiny: Any) -> None:
+    plain = residual(tiny, [], layer=1)
+    hooks = steering_hooks(tiny, Steering(Direction(1, torch.ones(D), "up"), 1.0, where="all-but-first"))
+    changed = (residual(tiny, hooks, layer=1) != plain).any(dim=-1)
+    assert torch.equal(changed, (torch.arange(6) > 0).expand(2, 6))
+    assert hooks[0][1].place.select(2, 1) is True  # the next token, from a KV cache
 
 
 def test_calls_that_do_not_fit_the_mask_are_errors(tiny: Any) -> None:

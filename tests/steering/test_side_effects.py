@@ -35,14 +35,15 @@ def by_hand(model: Any, steerings: list[Steering], layer: int) -> SideEffects:
     return SideEffects(means[0], float(torch.tensor(means[1]).exp()), means[2], means[3], len(kl))
 
 
-@pytest.mark.parametrize("where", ["all", "generated"])
+@pytest.mark.parametrize("where", ["all", "all-but-first", "generated"])
 def test_the_formulas(tiny: Any, where: str) -> None:
     steerings = [
         Steering(operated(random_sae(layer=0)), 0.3, where=where),
         Steering(random_direction(D, 1, 0), 0.2, units="relative", where=where),
     ]
     found = side_effects(tiny, steerings, TEXTS, batch_size=5)
-    plain = [Steering(one.what, one.alpha, units=one.units) for one in steerings]
+    acts = where if where == "all-but-first" else "all"
+    plain = [Steering(one.what, one.alpha, units=one.units, where=acts) for one in steerings]
     expected = by_hand(tiny, plain, layer=1)
     assert vars(found) == pytest.approx(vars(expected), rel=1e-3)
     assert found.kl > 0.01 and 0 < found.top_agreement < 1 and found.norm_share > 0.1

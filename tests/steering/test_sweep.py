@@ -143,6 +143,8 @@ def test_verdicts() -> None:
 def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one and an α besides 0"):
         run(tiny, tmp_path, alphas=[0.0])
+    with pytest.raises(ValueError, match="unknown where of a sweep 'last'"):
+        run(tiny, tmp_path, where="last")
     with pytest.raises(ValueError, match="downstream=0 for an edit after block 0; expected 1 to 2"):
         run(tiny, tmp_path, downstream=0)
     with pytest.raises(ValueError, match=r"layers \[7\] of a model with 3 blocks"):

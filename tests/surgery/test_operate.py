@@ -16,6 +16,7 @@ from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, get_settings, operate
 from sae_moral.surgery.fit import Fit, Labels, by_columns
 from sae_moral.surgery.parts import Part
+from sae_moral.surgery.settings import TERMS
 from sae_moral.surgery.vectors import Vectors, vectors_of
 from tests.surgery.worlds import BY_DIMENSION, S, data, representations, sae
 
@@ -112,10 +113,25 @@ def test_the_papers_settings_run_and_a_field_can_be_changed() -> None:
             run("standard", n=50, **change)
 
 
-def test_early_stop_keeps_the_start_when_nothing_within_the_tolerance_is_better() -> None:
-    operation = run(n=300, lr=50.0, patience=2)
+def test_training_stops_when_nothing_gets_better_and_the_start_is_kept() -> None:
+    operation = run("standard", n=300, patience=2, **dict.fromkeys(TERMS, 0.0))
     assert operation.record["stopped"]["kept_epoch"] == 0 and operation.record["stopped"]["epochs"] == 2
     assert operation.sae.sha256 == operation.original().sha256
+
+
+def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
+    careless = {"reconstruction": 0.0, "polarity": 10.0, "lr": 0.3}
+    loose, tight = (run("standard", n=300, tolerance=tolerance, **careless) for tolerance in (None, 0.01))
+    error = []
+    for operation in (loose, tight):
+        start, kept = (operation.record["history"][i] for i in (0, operation.record["stopped"]["kept_epoch"]))
+        error.append(kept["validation"]["reconstruction"] / start["validation"]["reconstruction"])
+    assert error[0] > 1.05 and error[1] <= 1.01
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="a loss is not finite"):
+        run(n=300, lr=1e30)
 
 
 def fit_of(settings: str, **changes: Any) -> tuple[Fit, Vectors]:
