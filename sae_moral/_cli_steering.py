@@ -94,8 +94,7 @@ def _steer(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from sae_moral import load_model
-    from sae_moral.steering.measures import MeasureSettings
-    from sae_moral.steering.sweep import sweep
+    from sae_moral.steering import MeasureSettings, sweep
     from sae_moral.surgery import Operation
 
     quiet_loading()

@@ -21,8 +21,9 @@ from sae_moral.capture.prompts import build_prompts
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.steering.forward import last_logits
-from sae_moral.steering.hooks import Steering, steer
+from sae_moral.steering.hooks import steer
 from sae_moral.steering.prompts import left_padded
+from sae_moral.steering.steering import Steering
 
 PAIRS = ((" right", " wrong"), (" good", " bad"), (" acceptable", " unacceptable"))
 TEMPLATE = "{text} is morally"

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.steering.forward import last_logits
-from sae_moral.steering.hooks import Steering, steer
+from sae_moral.steering.hooks import steer
 from sae_moral.steering.prompts import Prompt, left_padded, prompt_ids
+from sae_moral.steering.steering import Steering
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from sae_moral.metrics import evaluate, resolve_metrics
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import AUDITED
 from sae_moral.steering.acceptability import PAIRS, TEMPLATE, acceptability
-from sae_moral.steering.hooks import Steering, steer
+from sae_moral.steering.hooks import steer
 from sae_moral.steering.side_effects import OPENINGS, neutral_texts, side_effects, variety
+from sae_moral.steering.steering import Steering
 
 METRICS = ("categorical", "gradient")
 

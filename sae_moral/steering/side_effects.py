@@ -26,8 +26,9 @@ from torch import Tensor
 
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.steering.generate import generate
-from sae_moral.steering.hooks import Steering, steer
+from sae_moral.steering.hooks import steer
 from sae_moral.steering.prompts import Prompt, prompt_ids
+from sae_moral.steering.steering import Steering
 from sae_moral.steering.where import WITHOUT_MASK
 
 

@@ -31,9 +31,10 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
 from sae_moral.protocol import AUDITED
 from sae_moral.steering.directions import Direction, Matched, difference_in_means, random_direction
-from sae_moral.steering.hooks import NotFiniteError, Steering, check_steering
+from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.journal import Journal, key_of
 from sae_moral.steering.measures import MeasureSettings, measure_steering
+from sae_moral.steering.steering import Steering
 from sae_moral.steering.summary import Sweep, summarise
 from sae_moral.steering.where import WITHOUT_MASK
 from sae_moral.surgery import Operation

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
+from sae_moral.sae.train_input import within
 from sae_moral.surgery import losses
 from sae_moral.surgery.operation import Rows
 from sae_moral.surgery.parts import Part
@@ -126,11 +127,18 @@ class Fit:
         found = {name: vectors.of(prompts) for name, prompts in self.prompts.items()}
         self.count = {name: count for name, (_, count) in found.items()}
         self.frozen = {name: part.freeze(vectors.x[index]) for name, (index, _) in found.items()}
+        self.inlier = {name: self._inliers(index, found["train"][0]) for name, (index, _) in found.items()}
         with torch.no_grad():
             moved = part(part.start, self.frozen["train"])
         self.scale = self._sizes(pooled(moved.activation, self.count["train"]))
         relative = settings.relative
-        self.unit = float(losses.reconstruction(self.frozen["train"].target, moved.made)) if relative else 1.0
+        kept = self.inlier["train"]
+        error = losses.reconstruction(self.frozen["train"].target[kept], moved.made[kept])
+        self.unit = float(error) if relative else 1.0
+
+    def _inliers(self, index: Int[Tensor, "r"], train: Int[Tensor, "q"]) -> Bool[Tensor, "r"]:
+        x = self.vectors.x.numpy()
+        return torch.from_numpy(within(x, index.numpy(), train.numpy(), self.settings.outliers))
 
     def _sizes(self, mean: Float[Tensor, "t k"]) -> Float[Tensor, "k"]:
         size = torch.where(mean > 0, mean, torch.nan).nanquantile(0.95, dim=0)
@@ -149,9 +157,11 @@ class Fit:
             chosen: which of its prompts, by position; None for all.
         """
         frozen, records, prompts, count = self.frozen[name], self.records[name], self.prompts[name], self.count[name]
+        kept = self.inlier[name]
         if chosen is not None:
             chosen = chosen.sort().values
-            frozen = frozen.at(ranges((count.cumsum(0) - count)[chosen], count[chosen]))
+            own = ranges((count.cumsum(0) - count)[chosen], count[chosen])
+            frozen, kept = frozen.at(own), kept[own]
             prompts, count = prompts[chosen], count[chosen]
             records = records[torch.isin(self.vectors.row[records], prompts)]
         moved = self.part(rows, frozen, self.settings.leak)
@@ -159,7 +169,7 @@ class Fit:
         at = torch.searchsorted(prompts, self.vectors.row[records])  # torch.unique sorts
         mean = (pooled(moved.leaky, count) / unit)[at.to(unit.device)]
         return {
-            "reconstruction": losses.reconstruction(frozen.target, moved.made, self.unit),
+            "reconstruction": losses.reconstruction(frozen.target[kept], moved.made[kept], self.unit),
             "sparsity": losses.sparsity(moved.activation / unit),
             **supervised(mean, self.labels.at(records), self.columns, self.settings),
         }

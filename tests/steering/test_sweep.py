@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 
 from sae_moral.capture import capture
 from sae_moral.steering import Matched, Steering, difference_in_means, random_direction
-from sae_moral.steering import sweep as module
 from sae_moral.steering.journal import Journal
 from sae_moral.steering.measures import MeasureSettings
 from sae_moral.steering.page import verdicts
@@ -21,6 +21,7 @@ from sae_moral.steering.sweep import sweep
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
+module = sys.modules["sae_moral.steering.sweep"]  # its name in the package is the function
 DATA = scenarios(240)
 SETTINGS = MeasureSettings(
     neutral=("a neighbour is counting .", "the team is painting ."),
