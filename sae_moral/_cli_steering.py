@@ -26,7 +26,9 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     steer.add_argument("--prompt", action="append", required=True, help="may be given several times")
     steer.add_argument("--alpha", default="1", metavar="A,B", help="strengths, one after the other (default: 1)")
     _add_form(steer)
-    steer.add_argument("--where", default="all", help="all (default), all-but-first, prompt, last, generated")
+    steer.add_argument(
+        "--where", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
+    )
     steer.add_argument("--tokens", type=int, default=64, metavar="N", help="new tokens at most (default: 64)")
     steer.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
     steer.add_argument("--top-p", type=float, default=1.0)

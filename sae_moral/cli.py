@@ -21,8 +21,11 @@ from sae_moral._cli_arguments import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
-    parsed = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["flames"]:
+            return _flames(given[1:])
+        parsed = _parser().parse_args(given)
         return parsed.run(parsed)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"sae-moral: {error}", file=sys.stderr)
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add_surgery(commands)
     add_steering(commands)
     _add_data(commands)
+    commands.add_parser("flames", help="does behaviour change? the benchmark Flames (plugin sae-moral-inspect)")
     models = commands.add_parser(
         "models", help="list the models that need no hub", description="List the models that need no hub."
     )
@@ -60,6 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("--protocol", default="audited", help="audited (default) or paper")
     metrics.set_defaults(run=_metrics)
     return parser
+
+
+def _flames(arguments: Sequence[str]) -> int:
+    """The options are the plugin's own."""
+    import importlib.util
+
+    if importlib.util.find_spec("sae_moral_inspect") is None:
+        raise ModuleNotFoundError("flames needs the plugin: pip install sae-moral-inspect")
+    from sae_moral_inspect.cli import main as flames  # pyright: ignore[reportMissingImports]
+
+    return flames(arguments)
 
 
 def _add_diagnose(commands: argparse._SubParsersAction) -> None:

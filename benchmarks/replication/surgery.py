@@ -3,9 +3,10 @@
     python benchmarks/replication/surgery.py MODEL SAE [--data SOURCE] [--path FILE] [--out DIR]
         [--shares 0.6,0.15,0.25] [--seed 0] [--settings default] [--limit N]
 
-All arms read the same texts: latents are found and trained on the first share, training stops by the second, the table
-is of the third. `shuffled` and `no-surgery` operate on the latents of the true surgery. Operations are kept in
-OUT/CONTROL, the page in OUT/surgery.md. Seeds and splits are given, not averaged over.
+All arms read the same texts: latents are found and trained on the first share, training stops by the second, the
+table is of the third. `shuffled` and `no-surgery` operate on the latents of the true surgery, and `shuffled` trains
+exactly as long: by its own validation part it would stop at once, and an edit that is not made is no control.
+Operations are kept in OUT/CONTROL, the page in OUT/surgery.md. Seeds and splits are given, not averaged over.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sae_moral.data.splits import group_split
 from sae_moral.sae import load_sae
 from sae_moral.surgery import CONTROLS, Operation, operate
 from sae_moral.surgery.evaluate import OVERALL, table
-from sae_moral.surgery.fit import by_columns
+from sae_moral.surgery.terms import by_columns
 from sae_moral.surgery.vectors import vectors_of
 
 NAMES = {"none": "surgery", "shuffled": "shuffled labels", "random": "random latents", "no-surgery": "no surgery"}
@@ -32,6 +33,11 @@ HIGHER = ("polarity_margin", "polarity_auroc", "ordering_accuracy", "spearman")
 def overall(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The rows over all dimensions, by statistic."""
     return {row["statistic"]: row for row in rows if row["group"] == OVERALL}
+
+
+def arm(row: Mapping[str, Any]) -> str:
+    """One arm's before, after, change and interval."""
+    return "–" if None in (row["before"], row["after"]) else f"{row['before']:.3g} → {row['after']:.3g}, {change(row)}"
 
 
 def change(row: Mapping[str, Any]) -> str:
@@ -55,13 +61,13 @@ def page(found: Mapping[str, Operation], beyond: list[dict[str, Any]]) -> str:
         "bootstrap over its texts. Kept epoch: "
         + ", ".join(f"{NAMES[c]} {o.record['stopped'].get('kept_epoch', '–')}" for c, o in found.items()) + ".",
         "",
-        "| statistic | before | " + " | ".join(NAMES[control] for control in found) + " | surgery − shuffled |",
-        "|---|---|" + "---|" * (len(found) + 1),
+        "| statistic | " + " | ".join(NAMES[control] for control in found) + " | surgery − shuffled |",
+        "|---|" + "---|" * (len(found) + 1),
     ]  # fmt: skip
     against = overall(beyond)
-    for name, row in rows["none"].items():
-        cells = [change(rows[control][name]) for control in found]
-        lines.append(f"| {name} | {row['before']:.4g} | {' | '.join(cells)} | {change(against[name])} |")
+    for name in rows["none"]:
+        cells = [arm(rows[control][name]) for control in found]
+        lines.append(f"| {name} | {' | '.join(cells)} | {change(against[name])} |")
     error = rows["none"]["reconstruction_error"]
     lines += ["", f"Reconstruction error: {error['after'] / error['before'] - 1:+.2%}.", ""]
     for name in HIGHER:
@@ -74,6 +80,12 @@ def page(found: Mapping[str, Operation], beyond: list[dict[str, Any]]) -> str:
             share = shuffled["change"] / mine["change"]
             verdict = "more than shuffled labels give" if extra["ci_low"] > 0 else "not shown to exceed shuffled labels"
             lines.append(f"- {name}: gains {change(mine)}; {verdict}, which give {share:.0%} of it.")
+        other = rows["random"][name]
+        if other["after"] is not None and other["after"] >= mine["after"]:
+            lines.append(
+                f"  Random latents end as high ({other['after']:.3g}, from {other['before']:.3g}): what is "
+                "learnt does not depend on the latents having been moral."
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -99,6 +111,8 @@ def main() -> None:
         # Random latents leave out every moral one, so those are found again; the other arms share the surgery's.
         latents = found["none"].by_dimension if control in ("shuffled", "no-surgery") else None
         options: dict[str, Any] = {"settings": given.settings, "seed": given.seed, "split": split, "store": store}
+        if control == "shuffled":
+            options |= {"early_stop": False, "epochs": found["none"].record["stopped"]["kept_epoch"]}
         found[control] = operate(sae, latents, model, data, control=control, **options)
         found[control].save(given.out / control)
         print(f"{NAMES[control]}: {found[control].record['seconds']} s", flush=True)

@@ -2,9 +2,9 @@
 
     python benchmarks/speed/generation.py [--model gemma-3-270m] [--batch 8] [--new 48] [--rounds 3] [--operation DIR]
 
-Both take the likeliest tokens, end a text at the same end tokens, and get the same padded batch; the ways alternate, and
-what counts is the ratio within a round. The provider is asked as an evaluation asks it: one request per prompt, at the
-same time. With `--operation` a third way is the provider steered.
+Both take the likeliest tokens, end a text at the same end tokens, and get the same padded batch; the ways alternate,
+and what counts is the ratio within a round. The provider is asked as an evaluation asks it: one request per prompt, at
+the same time. With `--operation` a third way is the provider steered.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ def provider(model: Any, prompts: list[str], new: int) -> Callable[[], int]:
             output = await model.generate(text, config=config)
             found.append(output.usage.output_tokens)
 
+        before = model.api.generated
         async with anyio.create_task_group() as group:
             for text in prompts:
                 group.start_soon(one, text)
+        assert model.api.generated == before + len(prompts), "answers came from somewhere else than the model"
         return sum(found)
 
     return lambda: anyio.run(every)
@@ -59,7 +61,7 @@ def hugging_face(api: Any, prompts: list[str], new: int, folder: str) -> Callabl
     """The same ids through `generate` of the model as transformers loads it."""
     from inspect_ai.model import ChatMessageUser
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = [api._ids([ChatMessageUser(content=text)], [], GenerateConfig()) for text in prompts]
     tokenizer = api._model.tokenizer
     tokens, mask = left_padded(ids, tokenizer, "cpu")

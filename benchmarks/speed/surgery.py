@@ -21,9 +21,10 @@ from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.surgery import get_settings, losses
-from sae_moral.surgery.fit import Fit, Labels, by_columns, supervised
+from sae_moral.surgery.fit import Fit
 from sae_moral.surgery.operation import Rows
 from sae_moral.surgery.parts import Part
+from sae_moral.surgery.terms import Labels, by_columns, supervised
 from sae_moral.surgery.vectors import Vectors
 
 

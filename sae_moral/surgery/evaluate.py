@@ -33,8 +33,8 @@ from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VIRTUE
 from sae_moral.metrics.ranks import auroc, spearman
 from sae_moral.sae.columns import ROWS
 from sae_moral.sae.load import LoadedSae
-from sae_moral.surgery.fit import contrasts, means
 from sae_moral.surgery.operation import Operation
+from sae_moral.surgery.terms import contrasts, means
 from sae_moral.surgery.vectors import Vectors, pooled
 
 OVERALL = "overall"

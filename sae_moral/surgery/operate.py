@@ -28,10 +28,11 @@ from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.controls import CONTROLS, firing_rates, random_latents, shuffled
 from sae_moral.surgery.evaluate import table
-from sae_moral.surgery.fit import Fit, Labels, by_columns, contrasts
+from sae_moral.surgery.fit import Fit
 from sae_moral.surgery.operation import Operation, rows_of, with_rows
 from sae_moral.surgery.parts import Part
 from sae_moral.surgery.settings import SurgerySettings, get_settings
+from sae_moral.surgery.terms import Labels, by_columns, contrasts
 from sae_moral.surgery.vectors import Vectors, latents_of, vectors_of
 
 Latents = MoralLatents | Mapping[str, Sequence[int]]

@@ -34,6 +34,8 @@ class SurgerySettings:
     patience: epochs without a lower validation loss before training stops.
     tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
         before surgery; None: any.
+    early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control that
+        is to train exactly as long as what it is compared with.
     """
 
     name: str = "default"
@@ -56,6 +58,7 @@ class SurgerySettings:
     epochs: int = 50
     patience: int = 5
     tolerance: float | None = 0.02
+    early_stop: bool = True
 
     def __post_init__(self) -> None:
         """Raises:

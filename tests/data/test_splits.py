@@ -23,6 +23,7 @@ from sae_moral.data.moral_data import from_records
 from sae_moral.data.verify import IDS, N_IDS, N_RECORDS, RECORDS, TRAIN
 from sae_moral.foundations import NEUTRAL, VICE
 from tests.data.invented_social_chem import write_table
+from tests.tiny import scenarios
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,13 @@ def test_verify_compares_every_count(invented: MoralData) -> None:
 def test_verify_takes_any_data() -> None:
     data = from_records([("a", "waiting", np.zeros(10), -1)], {})
     assert not next(count for count in verify(data) if count.name == "rows in the table").ok
+
+
+def test_group_split_takes_other_shares() -> None:
+    data = scenarios(200)
+    split = group_split(data, shares=(0.5, 0.2, 0.3))
+    assert [round(len(rows) / 200, 1) for rows in split.values()] == [0.5, 0.2, 0.3]
+    assert leaks(data, split).texts == 0
+    for shares in ((0.5, 0.5, 0.0), (0.5, 0.2, 0.2)):
+        with pytest.raises(ValueError, match="expected three numbers above 0 that sum to 1"):
+            group_split(data, shares=shares)

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from sae_moral.sae.evaluate import reconstruction
 from sae_moral.surgery.evaluate import _ordering, read, table
-from sae_moral.surgery.fit import by_columns
 from sae_moral.surgery.operation import rows_of, with_rows
+from sae_moral.surgery.terms import by_columns
 from sae_moral.surgery.vectors import vectors_of
 from tests.surgery.worlds import BY_DIMENSION, data, representations, sae
 

@@ -14,9 +14,10 @@ from sae_moral._errors import SaeMoralWarning
 from sae_moral.data.splits import group_split
 from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, get_settings, operate
-from sae_moral.surgery.fit import Fit, Labels, by_columns
+from sae_moral.surgery.fit import Fit
 from sae_moral.surgery.parts import Part
 from sae_moral.surgery.settings import TERMS
+from sae_moral.surgery.terms import Labels, by_columns
 from sae_moral.surgery.vectors import Vectors, vectors_of
 from tests.surgery.worlds import BY_DIMENSION, S, data, representations, sae
 
@@ -129,6 +130,11 @@ def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
     assert error[0] > 1.05 and error[1] <= 1.01
 
 
+def test_without_an_early_stop_the_last_epoch_is_kept() -> None:
+    operation = run("standard", n=300, epochs=4, early_stop=False, patience=1, tolerance=0.0, lr=0.3)
+    assert operation.record["stopped"] == {"kept_epoch": 4, "epochs": 4, "reason": "epochs"}
+
+
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="a loss is not finite"):
         run(n=300, lr=1e30)
@@ -168,6 +174,7 @@ def test_a_batch_has_the_terms_of_its_own_records() -> None:
     smaller.records["train"] = chosen.sort().values
     smaller.prompts["train"] = chosen.sort().values
     smaller.count["train"] = torch.ones(40, dtype=torch.int64)
+    smaller.inlier["train"] = smaller.inlier["train"][chosen.sort().values]
     smaller.frozen["train"] = smaller.part.freeze(smaller.vectors.x[chosen.sort().values])
     for name, value in fit.terms(fit.part.start, "train", chosen).items():
         assert value.item() == pytest.approx(smaller.terms(fit.part.start, "train")[name].item(), rel=1e-5)
