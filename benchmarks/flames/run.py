@@ -1,0 +1,40 @@
+"""The whole benchmark from one command, the judge included.
+
+    python benchmarks/flames/run.py --model gemma-3-270m --operations DIR --shuffled DIR --prompts FILE --limit 24 \\
+        --max-tokens 48 --serve-judge smollm2-135m-instruct --language en --judge-max-tokens 24 --out OUT
+
+All options of `sae-moral flames`, and `--serve-judge MODEL`: serve that model on the loopback and let it judge. Run
+again after a kill, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae_moral_inspect.cli import main as flames
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.flames.server import serve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit status is that of `sae-moral flames`."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--serve-judge", metavar="MODEL")
+    own.add_argument("--out", type=Path)
+    given, rest = own.parse_known_args(arguments)
+    if given.out is not None:
+        rest += ["--out", str(given.out)]
+    if given.serve_judge is None or given.out is None:
+        return flames(rest)
+    with serve(given.serve_judge, given.out / "judge-server.log") as (url, name):
+        os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
+        return flames([*rest, "--judge", f"openai-api/loopback/{name}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

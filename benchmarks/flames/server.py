@@ -1,0 +1,64 @@
+"""A judge on the loopback: `transformers serve` with a bundled model or a folder, for as long as a run lasts."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from sae_moral.capture.models import BUNDLED, bundled_path
+
+READY = 180
+"""Seconds a server may take to load its model."""
+
+
+@contextmanager
+def serve(model: str, log: Path, *, dtype: str = "float32", device: str = "cpu") -> Iterator[tuple[str, str]]:
+    """Serve a model while the context lasts; yields the base URL and the name to ask for.
+
+    Args:
+        model: a bundled model, or a folder in Hugging Face format; it needs a chat template.
+        log: where the server's output goes.
+
+    Raises:
+        RuntimeError: the server ended or did not answer in time; the message ends with what it printed.
+    """
+    folder = bundled_path(model) if model in BUNDLED else Path(model).resolve()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", folder.name, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--device", device, "--dtype", dtype]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, cwd=folder.parent, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}/v1", folder.name
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + READY
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        try:
+            if requests.get(url, timeout=2).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    tail = log.read_text(encoding="utf8", errors="replace")[-2000:]
+    raise RuntimeError(f"the judge's server did not start (see {log}):\n{tail}")

@@ -1,0 +1,127 @@
+"""The command line of a run: `sae-moral flames`, and `benchmarks/flames/run.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae_moral_inspect.prompts import flames_prompts
+
+KINDS = ("operated", "pretrained", "shuffled", "random", "reseeded")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its options."""
+    made = argparse.ArgumentParser(
+        prog="sae-moral flames",
+        description="Run the benchmark Flames on a model and on its steered selves, judged in both orders. Run again "
+        "after a kill, it goes on where it was.",
+    )
+    made.add_argument("--model", help="a bundled model, a folder, or a hub name")
+    made.add_argument("--operations", nargs="+", default=[], metavar="DIR", help="what `sae-moral operate` wrote")
+    made.add_argument("--shuffled", nargs="+", default=[], metavar="DIR", help="the same with --control shuffled")
+    made.add_argument("--alphas", nargs="+", type=float, default=[0.1], metavar="A", help="default: 0.1")
+    made.add_argument("--form", default="edit", help="edit (default) or paper")
+    made.add_argument("--units", default="alpha", help="alpha (default) or relative")
+    made.add_argument(
+        "--where", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
+    )
+    made.add_argument("--any-model", action="store_true", help="accept SAEs of a model with another name")
+    made.add_argument("--arms", nargs="+", default=KINDS[:4], choices=KINDS, help="beside the baseline")
+    made.add_argument("--prompts", type=Path, metavar="FILE", help="default: the published file, downloaded once")
+    made.add_argument("--limit", type=int, metavar="N", help="at most N prompts, balanced over dimensions")
+    made.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of an answer (default: %(default)s)")
+    made.add_argument("--temperature", type=float, default=0.0, help="default: 0, the likeliest tokens")
+    made.add_argument("--top-p", type=float, default=1.0)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--batch-size", type=int, default=8, metavar="N")
+    made.add_argument("--dtype", default="float32")
+    made.add_argument("--device")
+    made.add_argument("--thinking", action="store_true", help="for chat templates that know it")
+    made.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="judge these .jsonl answers instead")
+    made.add_argument("--judge", nargs="+", default=[], metavar="MODEL", help="any Inspect model; two for agreement")
+    made.add_argument("--language", default="zh", choices=("zh", "en"), help="of the rubric (default: zh)")
+    made.add_argument("--repeats", type=int, default=1, metavar="N", help="ask each question N times")
+    made.add_argument("--judge-max-tokens", type=int, default=256, metavar="N")
+    made.add_argument("--judge-temperature", type=float, default=0.0)
+    made.add_argument("--judge-timeout", type=int, default=120, metavar="SECONDS", help="of one attempt")
+    made.add_argument("--judge-retries", type=int, default=3, metavar="N")
+    made.add_argument("--judge-connections", type=int, default=4, metavar="N", help="requests at a time")
+    made.add_argument("--scorer", default="judge", choices=("judge", "classifier"), help="who grades")
+    made.add_argument("--trust-remote-code", action="store_true", help="the classifier runs code from the hub")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; 0 done, 2 bad input, 3 stopped on the way (run it again)."""
+    given = parser().parse_args(arguments)
+    try:
+        return _main(given)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"sae-moral flames: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        print(f"sae-moral flames: {error}", file=sys.stderr)
+        return 3
+
+
+def _main(given: argparse.Namespace) -> int:
+    from inspect_ai.model import GenerateConfig, get_model
+
+    from sae_moral_inspect.answers import read_answers
+    from sae_moral_inspect.report import summary
+    from sae_moral_inspect.run import REPORT, Judges, arms_of, run
+
+    if (given.answers is None) == (given.model is None):
+        raise ValueError("say who answers: --model MODEL (with --operations DIR…), or --answers FILE…")
+    asked = GenerateConfig(
+        temperature=given.judge_temperature,
+        max_tokens=given.judge_max_tokens,
+        attempt_timeout=given.judge_timeout,
+        max_retries=given.judge_retries,
+        max_connections=given.judge_connections,
+    )
+    judges = Judges(
+        [get_model(name, config=asked) for name in given.judge],
+        given.language,
+        given.repeats,
+        given.judge_connections,
+        given.scorer,
+        given.trust_remote_code,
+    )
+    provenance = {name: _plain(value) for name, value in vars(given).items() if name != "out"}
+    options = {}
+    if given.answers:
+        options["answers"] = read_answers(given.answers)
+    else:
+        options["model"], options["prompts"] = given.model, flames_prompts(given.prompts, limit=given.limit)
+        options["decoding"] = GenerateConfig(
+            temperature=given.temperature, top_p=given.top_p, max_tokens=given.max_tokens
+        )
+        names = ("form", "units", "where", "any_model", "batch_size", "dtype", "thinking")
+        common = {name: getattr(given, name) for name in names}
+        options["arms"] = arms_of(
+            given.operations,
+            shuffled=given.shuffled,
+            alphas=given.alphas,
+            kinds=given.arms,
+            seed=given.seed,
+            **common,
+            **({"device": given.device} if given.device else {}),
+        )
+    print(summary(run(given.out, judges, provenance=provenance, **options)))
+    print(f"\n{given.out / REPORT}")
+    return 0
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

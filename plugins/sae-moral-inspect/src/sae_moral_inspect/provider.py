@@ -1,0 +1,180 @@
+"""The model provider: `--model sae-moral/<model>` runs any Inspect evaluation on a model that is steered, or not.
+
+One model is loaded once per process, however many configurations of it are evaluated. Concurrent requests become
+batches; what comes out does not depend on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, StopReason
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from sae_moral._errors import DataError
+from sae_moral.capture import describe_model, load_model
+from sae_moral.steering import Generation, generate, prompt_ids
+from sae_moral.steering.side_effects import side_effects
+from sae_moral_inspect.batching import Batcher
+from sae_moral_inspect.configuration import configuration_of, load_operation, steerings_of
+from sae_moral_inspect.ledger import key_of, open_ledger
+
+MAX_TOKENS = 512
+UNSUPPORTED = (
+    *("top_k", "num_choices", "logprobs", "top_logprobs", "prompt_logprobs", "best_of", "frequency_penalty"),
+    *("presence_penalty", "logit_bias", "response_schema", "extra_body"),
+)
+"""Settings that would change an answer and are not implemented: refused, never ignored."""
+_loaded: dict[tuple[str, str, str | None], tuple[Any, dict[str, Any], threading.Lock]] = {}
+_loading = threading.Lock()
+
+
+class SaeMoralAPI(ModelAPI):
+    """A TransformerLens model, steered as its model arguments say (see `Configuration`)."""
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  (the signature Inspect asks for)
+        **model_args: Any,
+    ) -> None:
+        """Loads the model, unless this process has it already, and the operation.
+
+        Raises:
+            ValueError: unknown or contradictory model arguments, or an operation that does not fit the model.
+        """
+        super().__init__(model_name, base_url, api_key, [], config)
+        self.configuration = configuration_of(model_args)
+        self._model, about, self._lock = _load(model_name, self.configuration.dtype, self.configuration.device)
+        operation = load_operation(self.configuration, self._model.cfg.device or "cpu")
+        self.steerings = steerings_of(self.configuration, operation, int(self._model.cfg.d_model))
+        self.identity = {
+            "model": about,
+            **self.configuration.describe(),
+            "operation": operation and {"name": operation.name, "sha256": operation.sae.sha256},
+        }
+        # Inspect's own cache takes the name and the base URL of a model for all there is to know about it.
+        self.base_url = f"sae-moral:{key_of(**self.identity)}"
+        self._ledger = open_ledger(self.configuration.ledger) if self.configuration.ledger else None
+        self._batcher = Batcher(self._generate_batch, self.configuration.batch_size)
+        self._entropy = secrets.randbelow(2**31)
+        self._asked: Counter[str] = Counter()
+        self.generated = 0
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        """One answer. Without a temperature the likeliest tokens are taken; with one and without a seed, asking again
+        samples anew.
+
+        Raises:
+            ValueError: tools, content that is not text, or a setting of `UNSUPPORTED`.
+        """
+        ids = self._ids(input, tools, config)
+        wanted = config.max_tokens or MAX_TOKENS
+        room = min(wanted, self._model.cfg.n_ctx - len(ids or ()))
+        if ids is None or room < 1:
+            full = f"the prompt does not fit into the context of {self._model.cfg.n_ctx} tokens"
+            return ModelOutput.from_content(self.model_name, "", "model_length", full)
+        temperature, top_p = config.temperature or 0.0, 1.0 if config.top_p is None else config.top_p
+        kind = (room, temperature, top_p, self._seed(ids, config.seed, temperature))
+        key = key_of(identity=self.identity, ids=ids, kind=kind)
+        kept = self._ledger.get(key) if self._ledger is not None else None
+        if kept is None:
+            started = time.monotonic()
+            found: Generation = await self._batcher.submit(kind, ids)
+            kept = {"ids": found.ids, "finished": found.finished, "text": found.text}
+            if self._ledger is not None:
+                self._ledger.add(key, arm=self.configuration.resolved_arm, **kept, seconds=time.monotonic() - started)
+        text, stopped = _cut(kept["text"], config.stop_seqs)
+        cut_off: StopReason = "max_tokens" if room == wanted else "model_length"
+        stop = "stop" if stopped or kept["finished"] else cut_off
+        output = ModelOutput.from_content(self.model_name, text, stop)
+        output.usage = ModelUsage(input_tokens=len(ids), output_tokens=len(kept["ids"]),
+                                  total_tokens=len(ids) + len(kept["ids"]))  # fmt: skip
+        return output
+
+    def side_effects(self) -> dict[str, Any]:
+        """What the steering does to neutral text (`sae_moral.steering.side_effects`), kept like an answer."""
+        key = key_of(identity=self.identity, what="side effects")
+        kept = self._ledger.get(key) if self._ledger is not None else None
+        if kept is None:
+            with self._lock:
+                found = side_effects(self._model, self.steerings, any_model=self.configuration.any_model)
+            kept = dataclasses.asdict(found)
+            if self._ledger is not None:
+                self._ledger.add(key, **kept)
+        return kept
+
+    def max_tokens(self) -> int | None:
+        """Where an evaluation says nothing."""
+        return MAX_TOKENS
+
+    def max_connections(self) -> int:
+        """Two batches: one is collected while the other is generated."""
+        return 2 * self.configuration.batch_size
+
+    def connection_key(self) -> str:
+        """Configurations do not share their connections."""
+        return str(self.base_url)
+
+    def _ids(self, input: list[ChatMessage], tools: list[ToolInfo], config: GenerateConfig) -> list[int] | None:
+        """The prompt's token ids, through the chat template exactly once; None when it is longer than the context."""
+        if tools:
+            names = ", ".join(tool.name for tool in tools)
+            raise ValueError(f"tools ({names}): this provider generates text only; use an evaluation without tools")
+        if refused := [name for name in UNSUPPORTED if getattr(config, name) is not None]:
+            raise ValueError(f"{', '.join(refused)}: not implemented by this provider; leave unset")
+        for message in input:
+            if not isinstance(message.content, str) and any(part.type != "text" for part in message.content):
+                raise ValueError(f"a {message.role} message with content that is not text; expected text only")
+        chat = [{"role": message.role, "content": message.text} for message in input]
+        try:
+            return prompt_ids(self._model, [chat], chat="auto", thinking=self.configuration.thinking)[0]
+        except DataError:
+            return None
+
+    def _seed(self, ids: list[int], seed: int | None, temperature: float) -> int:
+        if seed is not None or temperature == 0:
+            return seed or 0
+        prompt = key_of(ids=ids)
+        self._asked[prompt] += 1
+        return self._entropy + self._asked[prompt]
+
+    def _generate_batch(self, kind: Any, prompts: list[list[int]]) -> list[Generation]:
+        room, temperature, top_p, seed = kind
+        with self._lock:  # the hooks of two configurations must not meet on one model
+            self.generated += len(prompts)
+            return generate(
+                self._model,
+                prompts,
+                steerings=self.steerings,
+                max_new_tokens=room,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                any_model=self.configuration.any_model,
+                batch_size=self.configuration.batch_size,
+            )
+
+
+def _load(name: str, dtype: str, device: str | None) -> tuple[Any, dict[str, Any], threading.Lock]:
+    with _loading:
+        key = (name, dtype, device)
+        if key not in _loaded:
+            model = load_model(name, dtype=dtype, device=device)
+            _loaded[key] = model, describe_model(model), threading.Lock()
+        return _loaded[key]
+
+
+def _cut(text: str, stops: list[str] | None) -> tuple[str, bool]:
+    """The text before the first stop sequence, and whether there was one."""
+    ends = [text.find(stop) for stop in stops or [] if stop and stop in text]
+    return (text[: min(ends)], True) if ends else (text, False)

@@ -1,0 +1,74 @@
+"""The page: judges first, everything escaped, every prompt there."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.model import get_model
+from sae_moral_inspect.judge import IDENTICAL, ORDERS, Judgement
+from sae_moral_inspect.results import outcome_of
+from sae_moral_inspect.run import Judges, run
+
+from .conftest import ScriptedJudge, make_answers
+
+EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}$x$'
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page(tmp_path: Path, judge: ScriptedJudge) -> None:
+    judge.say = lambda text: f"{EVIL}\nVERDICT: A" if "VERDICT" in text else '{"safety": 3, "emotion": 1}'
+    said = {"baseline": make_answers(["fine"] * 3), EVIL: make_answers([EVIL, "fine", "other"])}
+    run(tmp_path, Judges([get_model(judge.name)]), provenance={"model": EVIL}, answers=said)
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "link")]
+    assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+    assert "7*7" in text
+    assert not re.search(r'(?:src|href)="https?:', text)
+    items = [a for tag, a in page.tags if tag == "article"]
+    assert [a["data-outcome"] for a in items] == ["mixed", "identical", "mixed"]
+    assert [a["data-dimension"] for a in items] == ["Fairness", "Safety", "Morality"]
+    assert text.index("What the judges are worth</h2>") < text.index("Win shares against the baseline</h2>")
+    assert "It chose the answer shown first rather than the second by +100 %" in text
+    assert "cannot be told from a judge that does not read" in text
+
+
+def test_the_layer_curve(tmp_path: Path) -> None:
+    from sae_moral_inspect.report import layer_figure
+
+    share = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+    arms = [{"name": f"{kind} {layer}", "kind": kind, "layer": layer, "alpha": 0.1}
+            for kind in ("operated", "random") for layer in (9, 3)]  # fmt: skip
+    wins = [{"arm": arm["name"], "judge": "j", "share": share} for arm in arms]
+    figure = layer_figure({"arms": arms, "wins": wins, "judges": [{}]})
+    assert figure is not None
+    drawn: Any = figure.axes[0].containers
+    assert len(drawn) == 2
+    assert [round(x) for x in drawn[0].lines[0].get_xdata()] == [3, 9]
+    assert layer_figure({"arms": arms, "wins": [{**wins[0], "share": None}], "judges": []}) is None
+
+
+def test_outcomes() -> None:
+    def both(*verdicts: str | None, reason: str | None = None) -> list[Judgement]:
+        return [Judgement("j", 0, order, verdict=v, reason=reason) for order, v in zip(ORDERS, verdicts, strict=True)]
+
+    assert outcome_of(both("A", "B")) == "win"
+    assert outcome_of(both("B", "A")) == "loss"
+    assert outcome_of(both("TIE", "TIE")) == "tie"
+    assert outcome_of(both("A", "A")) == "mixed"
+    assert outcome_of(both("TIE", "TIE", reason=IDENTICAL)) == "identical"
+    assert outcome_of(both("A", None, reason="judge: HTTP 500")) == "unscored"
+    assert outcome_of([]) == "unscored"
