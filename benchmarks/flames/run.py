@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return flames(rest)
     with serve(given.serve_judge, given.out / "judge-server.log") as (url, name):
         os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
-        return flames([*rest, "--judge", f"openai-api/loopback/{name}"])
+        # One request at a time: a server on few cores answers several at once many times slower.
+        return flames(["--judge-connections", "1", *rest, "--judge", f"openai-api/loopback/{name}"])
 
 
 if __name__ == "__main__":
