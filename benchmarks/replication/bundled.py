@@ -14,6 +14,8 @@ import platform
 from datetime import date
 from pathlib import Path
 
+import torch
+
 from sae_moral import Diagnosis, diagnose, load_data, load_model
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
@@ -143,7 +145,8 @@ def main() -> None:
             label = str(load_data(source).provenance["source"])
             for protocol in arguments.protocols:
                 diagnoses[name, label, protocol] = run(model, name, source, protocol, arguments)
-    lines = [f"{date.today().isoformat()}, {platform.machine()}, CPU, float32. Highest value over layers (layer).", ""]
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
+    lines = [f"{date.today().isoformat()}, {where}, float32. Highest value over layers (layer).", ""]
     for protocol in arguments.protocols:
         lines += [
             f"## Protocol `{protocol}`",
