@@ -49,7 +49,9 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     sweep.add_argument("--alphas", required=True, metavar="A,B", help="strengths, e.g. 0.5,1,2,4")
     _add_form(sweep)
     sweep.add_argument("--where", default="all-but-first", help="all-but-first (default) or all")
-    sweep.add_argument("--random", type=int, default=3, metavar="N", help="random directions per strength (default: 3)")
+    sweep.add_argument(
+        "--random", type=int, default=19, metavar="N", help="random directions per strength (default: 19)"
+    )
     sweep.add_argument("--downstream", type=int, metavar="LAYER", help="where the audited measures are taken")
     sweep.add_argument("--neutral", type=Path, metavar="FILE", help="neutral texts, one a line (default: our own)")
     sweep.add_argument(

@@ -43,16 +43,20 @@ def measure_steering(
     layers: Sequence[int],
     settings: MeasureSettings,
     *,
+    whole: bool = True,
     any_model: bool = False,
 ) -> dict[str, Any]:
-    """Margins of the scenarios (to 10⁻⁶ nats), audited headlines at the given layers, side effects and variety."""
+    """Margins of the scenarios (to 10⁻⁶ nats) and side effects; unless it is not to be the `whole`, audited headlines
+    at the given layers and the variety of what is generated, too."""
     words = {"pairs": settings.pairs, "template": settings.template}
     margin = acceptability(model, data, steerings, **words, draws=1, any_model=any_model).margin
     effects = side_effects(model, steerings, settings.neutral, any_model=any_model)
+    found = {"margin": [round(float(value), 6) for value in margin], **dataclasses.asdict(effects)}
+    if not whole:
+        return found
     return {
-        "margin": [round(float(value), 6) for value in margin],
+        **found,
         "headlines": downstream(model, steerings, data, layers, any_model=any_model),
-        **dataclasses.asdict(effects),
         **variety(model, steerings, settings.openings, max_new_tokens=settings.new_tokens, any_model=any_model),
     }
 

@@ -25,7 +25,18 @@ PANELS = (
     ("categorical_change", "categorical (audited, downstream), change"),
     ("gradient_change", "gradient (audited, downstream), change"),
 )
-COLUMNS = ("layer", "form", "alpha", "arm", "gain", "over_random", "categorical_change", "gradient_change", "kl")
+COLUMNS = (
+    "layer",
+    "form",
+    "alpha",
+    "arm",
+    "gain",
+    "over_random",
+    "p_random",
+    "categorical_change",
+    "gradient_change",
+    "kl",
+)
 COLUMNS += ("perplexity_ratio", "top_agreement", "norm_share", "distinct_2", "repetition", "front")
 
 
@@ -71,7 +82,7 @@ def page(sweep: Sweep) -> str:
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(_shown(row, name) for name in COLUMNS) + " |" for row in sweep.rows),
+        *("| " + " | ".join(_shown(row, name) for name in COLUMNS) + " |" for row in _tabled(sweep.rows)),
         "",
         f"Units of α: {about['units']}; steered tokens: {about['where']}. Audited measures after block: "
         + "; ".join(f"{to or 'none'} for edits after {layer}" for layer, to in about["downstream"].items())
@@ -79,40 +90,59 @@ def page(sweep: Sweep) -> str:
         f"({len(sweep.rows)}).",
         "",
         "gain: change of the gap between virtuous and vicious scenarios. over_random: the same against random "
-        "directions that have, at every token, the operated arm's norm. front: no other row, nor the unsteered model, "
-        "has more gain and less KL. kl, perplexity_ratio, top_agreement, norm_share: neutral text. distinct_2, "
-        "repetition: greedy continuations.",
+        "directions that have, at every token, the operated arm's norm; p_random: of the arm's best strength among "
+        "theirs, the number of strengths allowed for. Of the random directions the best and the worst are shown. "
+        "front: no other row, nor the unsteered model, has more gain and less KL. kl, perplexity_ratio, "
+        "top_agreement, norm_share: neutral text. distinct_2, repetition: greedy continuations.",
         "",
     ]
     return "\n".join(lines)
 
 
-def verdicts(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """One sentence per operation and form: where the operated arm beats a random direction of its norm, or that it
-    does not."""
+def verdicts(rows: Iterable[dict[str, Any]], alpha: float = 0.05) -> list[str]:
+    """One sentence per operation and form: where the operated arm beats random directions of its norm, or that it does
+    not. It does where the difference from their mean holds for other texts (`over_random`), and hardly any of them
+    gains as much at its best strength (`p_random`)."""
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["arm"] == "operated":
             found.setdefault((row["operation"], row["layer"], row["form"]), []).append(row)
-    sentences = []
-    for (operation, layer, form), own in found.items():
-        compared = [row for row in own if row["over_random"] is not None]
-        beats = [row for row in compared if row["over_random_low"] > 0]
-        below = [row for row in compared if row["over_random_high"] < 0]
-        where = ", ".join(
-            f"{row['alpha']:g} (+{row['over_random']:.3f} nats, KL {_number(row['kl'])})" for row in beats
-        )
-        what = f"- {operation}, layer {layer}, form {form}: "
-        if not compared:
-            what += "not comparable with random directions (none was measured)"
-        elif beats:
-            what += f"beats random directions of its norm at α = {where}"
-        else:
-            what += f"beats random directions of its norm at none of the {len(compared)} strengths"
-        what += f"; is below them at {len(below)}" if below else ""
-        failed = sum(row["error"] is not None for row in own)
-        sentences.append(what + (f"; {failed} strengths gave values that are not finite" if failed else "") + ".")
-    return sentences
+    return [_verdict(f"- {op}, layer {layer}, form {form}: ", own, alpha) for (op, layer, form), own in found.items()]
+
+
+def _verdict(what: str, own: list[dict[str, Any]], alpha: float) -> str:
+    compared = [row for row in own if row["over_random"] is not None]
+    beats = [row for row in compared if row["over_random_low"] > 0]
+    below = [row for row in compared if row["over_random_high"] < 0]
+    where = ", ".join(f"{row['alpha']:g} (+{row['over_random']:.3f} nats, KL {_number(row['kl'])})" for row in beats)
+    p = next((row["p_random"] for row in compared if row["p_random"] is not None), None)
+    if not compared:
+        what += "not comparable with random directions (none was measured)"
+    elif not beats:
+        what += f"beats random directions of its norm at none of the {len(compared)} strengths"
+    elif p is None or p > alpha:
+        what += f"is above the mean of random directions of its norm at α = {where}, but "
+        what += "their spread is not known" if p is None else f"as many of them gain as much that p = {_number(p)}"
+    else:
+        what += f"beats random directions of its norm (p = {_number(p)}) at α = {where}"
+    what += f"; is below their mean at {len(below)}" if below else ""
+    failed = sum(row["error"] is not None for row in own)
+    return what + (f"; {failed} strengths gave values that are not finite" if failed else "") + "."
+
+
+def _tabled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but the random directions in the middle of their place."""
+    gains: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        if row["arm"] == "random" and row["gain"] is not None:
+            gains.setdefault((row["operation"], row["form"], row["alpha"]), []).append(row["gain"])
+    ends = {place: (min(own), max(own)) for place, own in gains.items()}
+
+    def shown(row: dict[str, Any]) -> bool:
+        at = ends.get((row["operation"], row["form"], row["alpha"]), ())
+        return row["arm"] != "random" or row["gain"] is None or row["gain"] in at
+
+    return [row for row in rows if shown(row)]
 
 
 def _shown(row: dict[str, Any], name: str) -> str:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DAMAGE = ("kl", "perplexity_ratio", "top_agreement", "norm_share", "distinct_1", "distinct_2", "repetition")
 HEADLINES = ("categorical", "gradient")
 EFFECTS = ("gap", "gain", "gain_low", "gain_high", "virtue_shift", "vice_shift")
-OVER = ("over_random", "over_random_low", "over_random_high")
+OVER = ("over_random", "over_random_low", "over_random_high", "p_random")
+NORM_OF_THE_OPERATED = ("operated", "dense")
+"""Arms that random directions of the operated arm's norm can be compared with."""
 Interval = tuple[float, float, float]
 
 
@@ -32,7 +34,8 @@ class Sweep:
     """Attributes:
     rows: one per operation, form, α and arm. `gap` is the margin of virtue over vice; `gain` how much it is above the
         unsteered model's; `over_random` how much above the mean of the random directions of the same norm; each with
-        its 95 % interval over texts. `front`: no other row has more gain and less KL.
+        its 95 % interval over texts. `p_random`: of the arm at its best strength among the random directions, each at
+        its own best (`beyond_random`). `front`: no other row has more gain and less KL.
     unsteered: the same measures of the model as it is.
     provenance: what shaped the numbers. JSON values only.
     """
@@ -89,9 +92,10 @@ def summarise(
             margin = np.asarray(values["margin"])
             row |= _effects(margin, plain, data, weights)
             if cell.arm != "random" and (others := random.get(_place(cell))):
-                row |= dict(zip(OVER, gap(margin - np.mean(others, axis=0), data, weights), strict=True))
-            row |= _headlines(values, unsteered) | {name: values[name] for name in DAMAGE}
+                row |= dict(zip(OVER[:3], gap(margin - np.mean(others, axis=0), data, weights), strict=True))
+            row |= _headlines(values, unsteered) | {name: values.get(name) for name in DAMAGE}
         rows.append(row)
+    _compare_with_random(rows)
     usable = [row for row in rows if row["gain"] is not None and row["kl"] is not None]
     points = np.array([[row["gain"], row["kl"]] for row in usable]).reshape(-1, 2)
     for row, front in zip(usable, pareto(points), strict=True):
@@ -99,6 +103,35 @@ def summarise(
     effects = dict(zip(("gap", "gap_low", "gap_high"), gap(plain, data, weights), strict=True))
     base = effects | {name: unsteered[name] for name in (*DAMAGE, "headlines")}
     return Sweep(rows, base, provenance)
+
+
+def beyond_random(own: Float[np.ndarray, "strengths"], random: Float[np.ndarray, "seeds strengths"]) -> float:
+    """Share of the directions, the arm itself among them, that gain at their best strength as much as the arm does at
+    its own: the p-value of an arm that is one more random direction. Gains are measured in the median size that they
+    have at a strength, so that the largest strength does not decide alone.
+
+    One arm's texts are every arm's texts: this asks whether the direction is special, the interval of `over_random`
+    whether the difference holds for other texts.
+    """
+    everyone = np.vstack([own, random])
+    size = np.median(np.abs(everyone), axis=0)
+    best = (everyone / np.where(size > 0, size, 1.0)).max(axis=1)
+    return float((best >= best[0]).mean())
+
+
+def _compare_with_random(rows: list[dict[str, Any]]) -> None:
+    """Fill `p_random`, where all directions have a value at all strengths."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["operation"], row["layer"], row["form"], row["arm"], row["seed"]), []).append(row)
+    gains = {key: np.array([np.nan if row["gain"] is None else row["gain"] for row in own])
+             for key, own in groups.items()}  # fmt: skip
+    for key, own in groups.items():
+        random = [gain for other, gain in gains.items() if other[:3] == key[:3] and other[3] == "random"]
+        if key[3] in NORM_OF_THE_OPERATED and random and np.isfinite(np.vstack([gains[key], *random])).all():
+            p = beyond_random(gains[key], np.stack(random))
+            for row in own:
+                row["p_random"] = p
 
 
 def pareto(points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n"]:
@@ -128,7 +161,7 @@ def _effects(
 
 def _headlines(values: Mapping[str, Any], unsteered: Mapping[str, Any]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for layer, headlines in values["headlines"].items():
+    for layer, headlines in values.get("headlines", {}).items():
         for name, value in headlines.items():
             before = unsteered["headlines"][layer][name]
             found |= {name: value, f"{name}_change": None if None in (value, before) else value - before}

@@ -16,7 +16,7 @@ from sae_moral.steering import Matched, Steering, difference_in_means, random_di
 from sae_moral.steering.journal import Journal
 from sae_moral.steering.measures import MeasureSettings
 from sae_moral.steering.page import verdicts
-from sae_moral.steering.summary import pareto
+from sae_moral.steering.summary import beyond_random, pareto
 from sae_moral.steering.sweep import sweep
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
@@ -67,6 +67,34 @@ def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
     assert json.loads((page.parent / "sweep.json").read_text(encoding="utf8"))["kind"] == "sweep"
     assert (page.parent / "sweep.png").stat().st_size > 10_000
     assert len(found.frame) == len(found.rows)
+    # With two directions beside it the best an arm can do is to be first of three.
+    assert {row["p_random"] for row in found.rows if row["arm"] in ("operated", "dense")} <= {1 / 3, 2 / 3, 1.0}
+    assert {row["p_random"] for row in found.rows if row["arm"] not in ("operated", "dense")} == {None}
+
+
+def test_further_random_directions_are_measured_by_what_they_gain_and_break(tiny: Any, tmp_path: Path) -> None:
+    few = run(tiny, tmp_path / "few", random_seeds=range(module.WHOLE))
+    more = run(tiny, tmp_path / "more", random_seeds=range(module.WHOLE + 2))
+    randoms = [row for row in more.rows if row["arm"] == "random"]
+    assert [row["categorical"] is None for row in randoms] == [row["distinct_1"] is None for row in randoms]
+    assert [row["categorical"] is None for row in randoms] == [False] * module.WHOLE + [True] * 2
+    assert all(row["gain"] is not None and row["kl"] > 0 for row in randoms)
+    assert [row["gain"] for row in few.rows if row["arm"] == "random"] == [row["gain"] for row in randoms[:3]]
+    more.save(tmp_path / "more")
+
+
+def test_a_direction_like_the_others_is_not_beyond_them_and_a_better_one_is() -> None:
+    rng = np.random.default_rng(0)
+    strengths = np.array([1.0, 2.0, 4.0])
+
+    def gains(n: int) -> np.ndarray:
+        return rng.standard_normal((n, 1)) * strengths + 0.2 * strengths * rng.standard_normal((n, 3))
+
+    p = [beyond_random(own[0], own[1:]) for own in (gains(20) for _ in range(2000))]
+    assert 0.03 < np.mean(np.array(p) <= 0.05) < 0.07  # one in twenty, exactly exchangeable
+    others = gains(19)
+    assert beyond_random(np.array([0.1, 9.0, 0.1]), others) == 1 / 20  # special at one strength alone
+    assert beyond_random(-10 * strengths, others) == 1.0
 
 
 def test_a_killed_sweep_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +149,7 @@ def test_pareto() -> None:
 
 
 def test_verdicts() -> None:
-    def row(alpha: float, low: float | None, high: float | None) -> dict[str, Any]:
+    def row(alpha: float, low: float | None, high: float | None, p: float | None = 0.05) -> dict[str, Any]:
         over = None if low is None else (low + high) / 2  # pyright: ignore[reportOptionalOperand]
         place = {
             "operation": "op",
@@ -132,13 +160,18 @@ def test_verdicts() -> None:
             "error": None,
             "kl": 0.5,
         }
-        return {**place, "over_random": over, "over_random_low": low, "over_random_high": high}
+        return {**place, "over_random": over, "over_random_low": low, "over_random_high": high, "p_random": p}
 
+    start = "- op, layer 3, form edit: "
     better = verdicts([row(1, -0.1, 0.1), row(2, 0.1, 0.3)])
-    assert better == ["- op, layer 3, form edit: beats random directions of its norm at α = 2 (+0.200 nats, KL 0.5)."]
+    at = "at α = 2 (+0.200 nats, KL 0.5)"
+    assert better == [f"{start}beats random directions of its norm (p = 0.05) {at}."]
+    above = f"{start}is above the mean of random directions of its norm {at}, but "
+    assert verdicts([row(2, 0.1, 0.3, 0.4)]) == [f"{above}as many of them gain as much that p = 0.4."]
+    assert verdicts([row(2, 0.1, 0.3, None)]) == [f"{above}their spread is not known."]
     none = verdicts([row(1, -0.1, 0.1), row(2, -0.3, -0.1)])
     beats_none = "- op, layer 3, form edit: beats random directions of its norm at none of the 2 strengths"
-    assert none == [f"{beats_none}; is below them at 1."]
+    assert none == [f"{beats_none}; is below their mean at 1."]
 
 
 def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:
