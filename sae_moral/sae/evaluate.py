@@ -113,7 +113,7 @@ def loss_recovered(
             each = torch.nn.functional.cross_entropy(
                 logits[:, :-1].float().transpose(1, 2), tokens.ids[:, 1:].to(logits.device), reduction="none"
             )
-            losses[kind] += float(each[scored.to(each.device)].double().sum())
+            losses[kind] += float(each[scored.to(each.device)].cpu().double().sum())
     mean = {kind: total / max(count, 1) for kind, total in losses.items()}
     harm = mean["zero"] - mean["clean"]
     recovered = (mean["zero"] - mean["spliced"]) / harm if harm > 0 else None
