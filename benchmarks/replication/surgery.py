@@ -1,7 +1,7 @@
 """Surgery on one SAE with its three controls, and what shuffled labels recover, as a markdown table.
 
     python benchmarks/replication/surgery.py MODEL SAE [--data SOURCE] [--path FILE] [--out DIR]
-        [--shares 0.6,0.15,0.25] [--seed 0] [--settings default] [--limit N]
+        [--shares 0.6,0.15,0.25] [--seed 0] [--settings default] [--limit N] [--device cuda]
 
 All arms read the same texts: latents are found and trained on the first share, training stops by the second, the
 table is of the third. `shuffled` and `no-surgery` operate on the latents of the true surgery, and `shuffled` trains
@@ -19,14 +19,17 @@ from typing import Any
 import torch
 
 from sae_moral import load_data, load_model
-from sae_moral.data.splits import group_split
-from sae_moral.sae import load_sae
+from sae_moral.data import MoralData
+from sae_moral.data.splits import Split, group_split
+from sae_moral.sae import LoadedSae, load_sae
 from sae_moral.surgery import CONTROLS, Operation, operate
 from sae_moral.surgery.evaluate import OVERALL, table
 from sae_moral.surgery.terms import by_columns
 from sae_moral.surgery.vectors import vectors_of
 
 NAMES = {"none": "surgery", "shuffled": "shuffled labels", "random": "random latents", "no-surgery": "no surgery"}
+SHARES = "0.6,0.15,0.25"
+"""Of texts for training, for stopping, and for every number on the page."""
 HIGHER = ("polarity_margin", "polarity_auroc", "ordering_accuracy", "spearman")
 
 
@@ -89,6 +92,28 @@ def page(found: Mapping[str, Operation], beyond: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def arms(
+    model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, *, settings: str = "default", seed: int = 0
+) -> tuple[dict[str, Operation], str]:
+    """Surgery and its controls, saved in OUT/CONTROL, and the page on them."""
+    found: dict[str, Operation] = {}
+    for control in CONTROLS:
+        # Random latents leave out every moral one, so those are found again; the other arms share the surgery's.
+        latents = found["none"].by_dimension if control in ("shuffled", "no-surgery") else None
+        options: dict[str, Any] = {"settings": settings, "seed": seed, "split": split, "store": out / "vectors"}
+        if control == "shuffled":
+            options |= {"early_stop": False, "epochs": found["none"].record["stopped"]["kept_epoch"]}
+        found[control] = operate(sae, latents, model, data, control=control, **options)
+        found[control].save(out / control)
+        print(f"{NAMES[control]}: {found[control].record['seconds']} s", flush=True)
+    real, vectors = found["none"], vectors_of(model, data.text, sae, store=out / "vectors")
+    beyond = table(
+        found["shuffled"].sae, real.sae, vectors, data, torch.from_numpy(split["test"]), real.latents,
+        by_columns(real.latents, real.by_dimension), torch.tensor(real.record["scale"]), seed=seed,
+    )  # fmt: skip
+    return found, page(found, beyond)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
@@ -96,32 +121,18 @@ def main() -> None:
     parser.add_argument("--data", default="moralstrength")
     parser.add_argument("--path", type=Path)
     parser.add_argument("--out", type=Path, default=Path("surgery"))
-    parser.add_argument("--shares", default="0.6,0.15,0.25")
+    parser.add_argument("--shares", default=SHARES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settings", default="default")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
     given = parser.parse_args()
     data = load_data(given.data, path=given.path)
     data = data if given.limit is None else data.sample(given.limit)
     train, validation, test = map(float, given.shares.split(","))
-    split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device="cpu")
-    sae, store = load_sae(given.sae, model=model), given.out / "vectors"
-    found: dict[str, Operation] = {}
-    for control in CONTROLS:
-        # Random latents leave out every moral one, so those are found again; the other arms share the surgery's.
-        latents = found["none"].by_dimension if control in ("shuffled", "no-surgery") else None
-        options: dict[str, Any] = {"settings": given.settings, "seed": given.seed, "split": split, "store": store}
-        if control == "shuffled":
-            options |= {"early_stop": False, "epochs": found["none"].record["stopped"]["kept_epoch"]}
-        found[control] = operate(sae, latents, model, data, control=control, **options)
-        found[control].save(given.out / control)
-        print(f"{NAMES[control]}: {found[control].record['seconds']} s", flush=True)
-    real, vectors = found["none"], vectors_of(model, data.text, sae, store=store)
-    beyond = table(
-        found["shuffled"].sae, real.sae, vectors, data, torch.from_numpy(split["test"]), real.latents,
-        by_columns(real.latents, real.by_dimension), torch.tensor(real.record["scale"]), seed=given.seed,
-    )  # fmt: skip
-    text = page(found, beyond)
+    split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device=given.device)
+    sae = load_sae(given.sae, model=model)
+    _, text = arms(model, sae, data, split, given.out, settings=given.settings, seed=given.seed)
     (given.out / "surgery.md").write_text(text, encoding="utf8")
     print(f"\n{text}\n{given.out / 'surgery.md'}")
 

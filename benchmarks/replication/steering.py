@@ -1,0 +1,182 @@
+"""What operations do to a model: surgery with its controls at several layers, and a sweep of layers × strengths.
+
+    python -m benchmarks.replication.steering MODEL SAES --out OUT [--layers 10,15,20] [--data SOURCE] [--path FILE]
+        [--alphas 1,4,16] [--shares-of-norm 0.05,0.1,0.2] [--random 19] [--device cuda]
+    python -m benchmarks.replication.steering --out OUT        # the page alone, from what is there
+
+SAES is a folder that `sae-moral train-sae` wrote. Per layer: OUT/MODEL/layer_L/surgery.md beside the operations, and
+two sweeps of the operated SAE against shuffled labels, the difference in means and random directions of its norm:
+strengths as multiples of the edit (`alpha`), and as shares of the residual stream's norm (`relative`), which make
+layers comparable. Everything finished is taken as it is, so that an interrupted run goes on where it ended; layers may
+be run side by side. OUT/steering.md and its figure are of all models and layers that OUT holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.replication.surgery import SHARES, arms
+from sae_moral import load_data, load_model
+from sae_moral._files import write_text
+from sae_moral.data import MoralData
+from sae_moral.data.splits import Split, group_split
+from sae_moral.diagnosis import parse_layers
+from sae_moral.sae import LoadedSae, load_saes
+from sae_moral.steering import sweep
+from sae_moral.steering.page import COLOURS, verdicts
+from sae_moral.surgery import Operation
+
+UNITS = {"alpha": "multiples of the edit", "relative": "shares of the stream's norm"}
+SHOWN = ("operated", "dense", "shuffled")
+
+
+def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, given: argparse.Namespace) -> None:
+    """One layer: its operations, then its sweeps."""
+    if not (out / "surgery.md").exists():
+        write_text(out / "surgery.md", arms(model, sae, data, split, out)[1])
+    operated, shuffled = (Operation.load(out / control, device=model.cfg.device) for control in ("none", "shuffled"))
+    for units, strengths in (("alpha", given.alphas), ("relative", given.shares_of_norm)):
+        found = sweep(
+            model,
+            [operated],
+            data,
+            alphas=[float(strength) for strength in strengths.split(",")],
+            shuffled=[shuffled],
+            units=units,
+            random_seeds=range(given.random),
+            split=split,
+            out=out / units,
+        )
+        found.save(out / units)
+
+
+def found_in(out: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """(model, layer, units) → the sweep, of everything that is finished."""
+    found = {}
+    for file in out.glob("*/layer_*/*/sweep.json"):
+        model, layer, units = file.parts[-4:-1]
+        found[model, int(layer.removeprefix("layer_")), units] = json.loads(file.read_text(encoding="utf8"))
+    return dict(sorted(found.items()))
+
+
+def figure(found: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
+    """Gain by strength: a row per model, a panel per layer; the arms, and the band of the random directions."""
+    own = {key: one for key, one in found.items() if key[2] == "relative"}
+    models = sorted({model for model, _, _ in own})
+    wide = max(sum(key[0] == model for key in own) for model in models)
+    drawn = Figure(figsize=(3.1 * wide, 2.9 * len(models)), layout="constrained")
+    grid = drawn.subplots(len(models), wide, squeeze=False, sharex=True)
+    for panels, model in zip(grid, models, strict=True):
+        kept = [key for key in own if key[0] == model]
+        for panel, key in zip(panels, kept, strict=False):
+            _panel(panel, own[key]["results"])
+            panel.set_title(f"{model}, layer {key[1]}", fontsize=9)
+        for panel in panels[len(kept) :]:
+            panel.set_visible(False)
+        panels[0].set_ylabel("gap, change (nats)")
+    for panel in grid[-1]:
+        panel.set_xlabel("share of the norm injected")
+    grid[0][0].legend(fontsize=7, frameon=False)
+    return drawn
+
+
+def _panel(panel: Any, rows: list[dict[str, Any]]) -> None:
+    for arm in SHOWN:
+        own = [row for row in rows if row["arm"] == arm and row["gain"] is not None]
+        x, y = [row["alpha"] for row in own], [row["gain"] for row in own]
+        error = [[row["gain"] - row["gain_low"] for row in own], [row["gain_high"] - row["gain"] for row in own]]
+        panel.errorbar(x, y, yerr=error, color=COLOURS[arm], marker="o", markersize=3, linewidth=1.2, label=arm)
+    strengths = sorted({row["alpha"] for row in rows})
+    gains = [[r["gain"] for r in rows if r["arm"] == "random" and r["alpha"] == a and r["gain"] is not None]
+             for a in strengths]  # fmt: skip
+    low, high = ([edge(gain, default=float("nan")) for gain in gains] for edge in (min, max))
+    panel.fill_between(strengths, low, high, color=COLOURS["random"], alpha=0.25, linewidth=0, label="random, all")
+    panel.axhline(0, color="#9aa1ab", linewidth=0.8)
+    panel.set_xscale("log")
+
+
+def page(found: dict[tuple[str, int, str], dict[str, Any]]) -> str:
+    """The verdicts, the figure, and the best strength of every arm."""
+    lines = ["# Does the model behave otherwise?", ""]
+    p = {key: next((r["p_random"] for r in one["results"] if r["arm"] == "operated"), None)
+         for key, one in found.items()}  # fmt: skip
+    known = [value for value in p.values() if value is not None]
+    lines += [
+        f"{len(found)} sweeps of layers × strengths. Under none of them acting on morality one in twenty would have "
+        f"p ≤ 0.05; {sum(value <= 0.05 for value in known)} of {len(known)} have.",
+        "",
+        "![gain by strength](steering.png)",
+        "",
+    ]
+    for (model, layer, units), one in found.items():
+        base = one["unsteered"]
+        lines += [
+            f"**{model}, layer {layer}, {UNITS[units]}** (unsteered gap {base['gap']:.3f} "
+            f"[{base['gap_low']:.3f}, {base['gap_high']:.3f}] nats)",
+            "",
+            *verdicts(one["results"]),
+            "",
+            "| arm | strength | gain | p_random | categorical | gradient | KL | perplexity × | norm share |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(_row(row) for row in _best(one["results"])),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every arm at the strength at which it gains most."""
+    kept: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["gain"] is not None and row["gain"] > kept.get(row["arm"], {"gain": float("-inf")})["gain"]:
+            kept[row["arm"]] = row
+    return list(kept.values())
+
+
+def _row(row: dict[str, Any]) -> str:
+    def shown(name: str, form: str) -> str:
+        return "–" if row[name] is None else format(row[name], form)
+
+    return (
+        f"| {row['arm']} | {row['alpha']:g} | {row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}] | "
+        f"{shown('p_random', '.2f')} | {shown('categorical_change', '+.3f')} | {shown('gradient_change', '+.3f')} | "
+        f"{shown('kl', '.4f')} | {shown('perplexity_ratio', '.3f')} | {shown('norm_share', '.3f')} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", metavar="MODEL")
+    parser.add_argument("saes", nargs="?", metavar="SAES", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--layers", default="all", help="of those SAES has")
+    parser.add_argument("--data", default="moralstrength")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--alphas", default="1,4,16")
+    parser.add_argument("--shares-of-norm", default="0.05,0.1,0.2")
+    parser.add_argument("--random", type=int, default=19)
+    parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
+    given = parser.parse_args()
+    if given.model is not None:
+        data = load_data(given.data, path=given.path)
+        data = data if given.limit is None else data.sample(given.limit)
+        train, validation, test = map(float, SHARES.split(","))
+        split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device=given.device)
+        saes = load_saes(given.saes, model=model)
+        wanted = list(saes) if given.layers == "all" else parse_layers(given.layers, model.cfg.n_layers)
+        for layer in wanted:
+            run(model, saes[layer], data, split, given.out / Path(given.model).name / f"layer_{layer:02d}", given)
+    found = found_in(given.out)
+    figure(found).savefig(given.out / "steering.png", dpi=130)
+    write_text(given.out / "steering.md", page(found))
+    print(given.out / "steering.md")
+
+
+if __name__ == "__main__":
+    main()
