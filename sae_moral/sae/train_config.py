@@ -157,7 +157,6 @@ def sae_config(activations: Activations, layer: int, settings: TrainSettings, *,
     k, steps = settings.target_l0, settings.steps or FEWEST_STEPS
     candidates = {
         "k": k if settings.architecture.endswith("batchtopk") else max(1, round(k)),
-        "l1_coefficient": 5.0,
         "topk_threshold_lr": min(1.0, max(0.01, 20 / steps)),
         "matryoshka_widths": sorted({max(1, d_sae // part) for part in (16, 8, 4, 2, 1)}),
         "jumprelu_sparsity_loss_mode": "quadratic",
