@@ -65,19 +65,20 @@ def found_in(out: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
 
 
 def figure(found: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
-    """Gain by strength: a row per model, a panel per layer; the arms, and the band of the random directions."""
-    own = {key: one for key, one in found.items() if key[2] == "relative"}
-    models = sorted({model for model, _, _ in own})
-    wide = max(sum(key[0] == model for key in own) for model in models)
-    drawn = Figure(figsize=(3.1 * wide, 2.9 * len(models)), layout="constrained")
-    grid = drawn.subplots(len(models), wide, squeeze=False, sharex=True)
-    for panels, model in zip(grid, models, strict=True):
-        kept = [key for key in own if key[0] == model]
-        for panel, key in zip(panels, kept, strict=False):
-            _panel(panel, own[key]["results"])
-            panel.set_title(f"{model}, layer {key[1]}", fontsize=9)
-        for panel in panels[len(kept) :]:
+    """Gain by the share of the norm that is injected: a row per model, a panel per layer, every strength of both
+    sweeps; grey: every random direction of the operated arm's norm."""
+    places: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for (model, layer, _), one in found.items():
+        places.setdefault(model, {}).setdefault(layer, []).extend(one["results"])
+    wide = max(map(len, places.values()))
+    drawn = Figure(figsize=(3.3 * wide, 3.0 * len(places)), layout="constrained")
+    grid = drawn.subplots(len(places), wide, squeeze=False)
+    for panels, (model, layers) in zip(grid, places.items(), strict=True):
+        for panel in panels[len(layers) :]:
             panel.set_visible(False)
+        for panel, (layer, rows) in zip(panels, layers.items(), strict=False):
+            _panel(panel, [row for row in rows if row["gain"] is not None])
+            panel.set_title(f"{model}, layer {layer}", fontsize=9)
         panels[0].set_ylabel("gap, change (nats)")
     for panel in grid[-1]:
         panel.set_xlabel("share of the norm injected")
@@ -86,33 +87,32 @@ def figure(found: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
 
 
 def _panel(panel: Any, rows: list[dict[str, Any]]) -> None:
-    for arm in SHOWN:
-        own = [row for row in rows if row["arm"] == arm and row["gain"] is not None]
-        x, y = [row["alpha"] for row in own], [row["gain"] for row in own]
-        error = [[row["gain"] - row["gain_low"] for row in own], [row["gain_high"] - row["gain"] for row in own]]
-        panel.errorbar(x, y, yerr=error, color=COLOURS[arm], marker="o", markersize=3, linewidth=1.2, label=arm)
-    strengths = sorted({row["alpha"] for row in rows})
-    gains = [[r["gain"] for r in rows if r["arm"] == "random" and r["alpha"] == a and r["gain"] is not None]
-             for a in strengths]  # fmt: skip
-    low, high = ([edge(gain, default=float("nan")) for gain in gains] for edge in (min, max))
-    panel.fill_between(strengths, low, high, color=COLOURS["random"], alpha=0.25, linewidth=0, label="random, all")
-    panel.axhline(0, color="#9aa1ab", linewidth=0.8)
+    for arm, mark in {"random": "_", **dict.fromkeys(SHOWN, "o")}.items():
+        own = [row for row in rows if row["arm"] == arm]
+        x, y = [row["norm_share"] for row in own], [row["gain"] for row in own]
+        panel.scatter(x, y, color=COLOURS[arm], marker=mark, s=14, linewidths=0.8, label=arm, zorder=2)
+        if arm != "random":
+            error = [[row["gain"] - row["gain_low"] for row in own], [row["gain_high"] - row["gain"] for row in own]]
+            panel.errorbar(x, y, yerr=error, fmt="none", ecolor=COLOURS[arm], linewidth=1)
+    panel.axhline(0, color="#9aa1ab", linewidth=0.8, zorder=1)
     panel.set_xscale("log")
+    panel.set_yscale("symlog", linthresh=0.1)
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter("")
 
 
 def page(found: dict[tuple[str, int, str], dict[str, Any]]) -> str:
-    """The verdicts, the figure, and the best strength of every arm."""
+    """How many arms are special among random directions, the figure, and per sweep the verdict and every arm at its
+    best strength."""
     lines = ["# Does the model behave otherwise?", ""]
-    p = {key: next((r["p_random"] for r in one["results"] if r["arm"] == "operated"), None)
-         for key, one in found.items()}  # fmt: skip
-    known = [value for value in p.values() if value is not None]
-    lines += [
-        f"{len(found)} sweeps of layers × strengths. Under none of them acting on morality one in twenty would have "
-        f"p ≤ 0.05; {sum(value <= 0.05 for value in known)} of {len(known)} have.",
-        "",
-        "![gain by strength](steering.png)",
-        "",
-    ]
+    for arm, words in (("operated", "operated SAE"), ("dense", "difference in means")):
+        rows = [next((r for r in one["results"] if r["arm"] == arm), None) for one in found.values()]
+        p = [row["p_random"] for row in rows if row is not None and row["p_random"] is not None]
+        lines.append(
+            f"- {words}: p ≤ 0.05 among random directions of the same norm in {sum(value <= 0.05 for value in p)} of "
+            f"{len(p)} sweeps (in one of twenty if it were just another direction)."
+        )
+    lines += ["", "![gain by strength](steering.png)", ""]
     for (model, layer, units), one in found.items():
         base = one["unsteered"]
         lines += [
