@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral._cli_arguments import add_running, add_scenarios, folder, names, quiet_loading, scenarios
+from sae_moral._cli_surgery import add_shares, parts
 
 
 def add_steering(commands: argparse._SubParsersAction) -> None:
@@ -52,6 +53,14 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     sweep.add_argument(
         "--random", type=int, default=19, metavar="N", help="random directions per strength (default: 19)"
     )
+    sweep.add_argument(
+        "--whole",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how many of them take all measures (default: 3)",
+    )
+    add_shares(sweep)
     sweep.add_argument("--downstream", type=int, metavar="LAYER", help="where the audited measures are taken")
     sweep.add_argument("--neutral", type=Path, metavar="FILE", help="neutral texts, one a line (default: our own)")
     sweep.add_argument(
@@ -114,10 +123,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
         [Operation.load(path, device=model.cfg.device) for path in paths]
         for paths in (arguments.operations, arguments.shuffled)
     )
+    data = scenarios(arguments)
     found = sweep(
         model,
         operations,
-        scenarios(arguments),
+        data,
         alphas=alphas,
         out=out,
         shuffled=shuffled,
@@ -125,6 +135,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         units=arguments.units,
         where=arguments.where,
         random_seeds=range(arguments.random),
+        whole=arguments.whole,
+        split=parts(data, arguments.shares),
         downstream=arguments.downstream,
         settings=MeasureSettings(**given),
         limit=arguments.limit,

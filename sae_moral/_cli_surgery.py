@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_moral._cli_arguments import add_running, add_scenarios, folder, quiet_loading, scenarios
+
+if TYPE_CHECKING:
+    from sae_moral.data import MoralData
+    from sae_moral.data.splits import Split
 
 
 def add_surgery(commands: argparse._SubParsersAction) -> None:
@@ -23,9 +28,7 @@ def add_surgery(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--control", default="none", help="none (default), shuffled, random or no-surgery")
     parser.add_argument("--settings", default="default", help="default or paper")
     parser.add_argument("--granularity", choices=["scenario", "token"], help="default: what the SAE was trained on")
-    parser.add_argument(
-        "--shares", default="0.8,0.1,0.1", help="of train, validation and test scenarios (default: %(default)s)"
-    )
+    add_shares(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the batches and the control")
     parser.add_argument("--store", type=Path, metavar="DIR", help="keep captured vectors here: later runs reuse them")
     parser.add_argument("--any-model", action="store_true", help="accept an SAE of a model with another name")
@@ -34,18 +37,13 @@ def add_surgery(commands: argparse._SubParsersAction) -> None:
 
 def _operate(arguments: argparse.Namespace) -> int:
     from sae_moral import load_model
-    from sae_moral.data.splits import group_split
     from sae_moral.sae import MoralLatents, load_sae
     from sae_moral.surgery import operate, summary
 
     quiet_loading()
     data = scenarios(arguments)
     data = data if arguments.limit is None else data.sample(arguments.limit)
-    try:
-        train, validation, test = (float(share) for share in arguments.shares.split(","))
-    except ValueError:
-        raise ValueError(f"--shares {arguments.shares}; expected three numbers, e.g. 0.6,0.15,0.25") from None
-    split = group_split(data, shares=(train, validation, test))
+    split = parts(data, arguments.shares)
     latents = MoralLatents.load(arguments.latents) if arguments.latents else None
     model = load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
     operation = operate(
@@ -64,3 +62,25 @@ def _operate(arguments: argparse.Namespace) -> int:
     out = operation.save(folder(arguments, "operation", *more))
     print(f"{summary(operation)}\n\n{out}")
     return 0
+
+
+def add_shares(parser: argparse.ArgumentParser) -> None:
+    """Add `--shares`."""
+    parser.add_argument(
+        "--shares", default="0.8,0.1,0.1", help="of train, validation and test scenarios (default: %(default)s)"
+    )
+
+
+def parts(data: MoralData, shares: str) -> Split:
+    """The split with these shares.
+
+    Raises:
+        ValueError: anything but three numbers.
+    """
+    from sae_moral.data.splits import group_split
+
+    try:
+        train, validation, test = (float(share) for share in shares.split(","))
+    except ValueError:
+        raise ValueError(f"--shares {shares}; expected three numbers, e.g. 0.6,0.15,0.25") from None
+    return group_split(data, shares=(train, validation, test))

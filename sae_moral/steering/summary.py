@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DAMAGE = ("kl", "perplexity_ratio", "top_agreement", "norm_share", "distinct_1", "distinct_2", "repetition")
 HEADLINES = ("categorical", "gradient")
 EFFECTS = ("gap", "gain", "gain_low", "gain_high", "virtue_shift", "vice_shift")
-OVER = ("over_random", "over_random_low", "over_random_high", "p_random")
+OVER = ("over_random", "over_random_low", "over_random_high")
+P_VALUES = {"gain": "p_random", **{f"{name}_change": f"p_{name}" for name in HEADLINES}}
+"""What is compared with the random directions, and the column of its p-value."""
 NORM_OF_THE_OPERATED = ("operated", "dense")
 """Arms that random directions of the operated arm's norm can be compared with."""
 Interval = tuple[float, float, float]
@@ -35,7 +37,8 @@ class Sweep:
     rows: one per operation, form, α and arm. `gap` is the margin of virtue over vice; `gain` how much it is above the
         unsteered model's; `over_random` how much above the mean of the random directions of the same norm; each with
         its 95 % interval over texts. `p_random`: of the arm at its best strength among the random directions, each at
-        its own best (`beyond_random`). `front`: no other row has more gain and less KL.
+        its own best (`beyond_random`); `p_categorical` and `p_gradient` likewise, of the headlines'
+        changes, where every random direction has them. `front`: no other row has more gain and less KL.
     unsteered: the same measures of the model as it is.
     provenance: what shaped the numbers. JSON values only.
     """
@@ -86,16 +89,17 @@ def summarise(
     rows = []
     for cell, values in cells:
         row = {name: getattr(cell, name) for name in ("operation", "layer", "form", "alpha", "arm", "seed")}
-        row |= dict.fromkeys((*EFFECTS, *OVER, *HEADLINES, *(f"{name}_change" for name in HEADLINES), *DAMAGE))
+        row |= dict.fromkeys((*EFFECTS, *OVER, *P_VALUES, *P_VALUES.values(), *HEADLINES, *DAMAGE))
         row |= {"front": False, "error": values.get("error")}
         if "error" not in values:
             margin = np.asarray(values["margin"])
             row |= _effects(margin, plain, data, weights)
             if cell.arm != "random" and (others := random.get(_place(cell))):
-                row |= dict(zip(OVER[:3], gap(margin - np.mean(others, axis=0), data, weights), strict=True))
+                row |= dict(zip(OVER, gap(margin - np.mean(others, axis=0), data, weights), strict=True))
             row |= _headlines(values, unsteered) | {name: values.get(name) for name in DAMAGE}
         rows.append(row)
-    _compare_with_random(rows)
+    for name, p in P_VALUES.items():
+        _compare_with_random(rows, name, p)
     usable = [row for row in rows if row["gain"] is not None and row["kl"] is not None]
     points = np.array([[row["gain"], row["kl"]] for row in usable]).reshape(-1, 2)
     for row, front in zip(usable, pareto(points), strict=True):
@@ -119,19 +123,19 @@ def beyond_random(own: Float[np.ndarray, "strengths"], random: Float[np.ndarray,
     return float((best >= best[0]).mean())
 
 
-def _compare_with_random(rows: list[dict[str, Any]]) -> None:
-    """Fill `p_random`, where all directions have a value at all strengths."""
+def _compare_with_random(rows: list[dict[str, Any]], name: str, p: str) -> None:
+    """Fill the column p, where all directions have a value of that name at all strengths."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["operation"], row["layer"], row["form"], row["arm"], row["seed"]), []).append(row)
-    gains = {key: np.array([np.nan if row["gain"] is None else row["gain"] for row in own])
+    gains = {key: np.array([np.nan if row[name] is None else row[name] for row in own])
              for key, own in groups.items()}  # fmt: skip
     for key, own in groups.items():
         random = [gain for other, gain in gains.items() if other[:3] == key[:3] and other[3] == "random"]
         if key[3] in NORM_OF_THE_OPERATED and random and np.isfinite(np.vstack([gains[key], *random])).all():
-            p = beyond_random(gains[key], np.stack(random))
+            value = beyond_random(gains[key], np.stack(random))
             for row in own:
-                row["p_random"] = p
+                row[p] = value
 
 
 def pareto(points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n"]:

@@ -5,7 +5,7 @@ Arms, for every operation, form and α; every token but the first is steered (`w
     operated        the operation itself
     shuffled        an operation of the same layer trained on shuffled labels, at the same α
     dense           difference in means of virtue and vice (training part), at every token with the operated arm's norm
-    random          random directions, with the operated arm's norm at every token (of all but the first `WHOLE` only
+    random          random directions, with the operated arm's norm at every token (of all but the first `whole` only
                     margins and side effects are measured: they say how much a random direction may gain by chance)
     pretrained      the SAE before surgery, paper's form: what its reconstruction error alone does
 
@@ -39,6 +39,7 @@ from sae_moral.steering.steering import Steering
 from sae_moral.steering.summary import Sweep, summarise
 from sae_moral.steering.where import WITHOUT_MASK
 from sae_moral.surgery import Operation
+from sae_moral.surgery.operation import digests
 
 VERSION = 1
 """Part of every cell's key: raise it when what is measured changes."""
@@ -46,7 +47,7 @@ ARMS = ("operated", "shuffled", "dense", "random", "pretrained")
 RANDOM = tuple(range(19))
 """Seeds of the random directions: with 19, beating all of them is p = 0.05."""
 WHOLE = 3
-"""Random directions that every measure is taken of."""
+"""Random directions that every measure is taken of, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def sweep(
     units: str = "alpha",
     where: str = "all-but-first",
     random_seeds: Sequence[int] = RANDOM,
+    whole: int = WHOLE,
     downstream: int | None = None,
     settings: MeasureSettings | None = None,
     split: Mapping[str, Int[np.ndarray, "_"]] | None = None,
@@ -94,6 +96,8 @@ def sweep(
         forms: of `edit` and `paper`.
         where: `all-but-first`, or `all` as in the paper: at BOS, which most SAEs never saw, the edit is a hundred times
             larger than elsewhere, and what it breaks there is not what is to be measured.
+        whole: random directions that audited measures and variety are taken of, too; with all of them these get
+            p-values.
         downstream: the layer the audited measures are taken at; halfway from the edit to the end by default.
         split: by default `group_split(data)`: equal texts are on one side.
         limit: measure on at most so many held-out scenarios.
@@ -101,24 +105,24 @@ def sweep(
         any_model: accept SAEs of a model with another name.
 
     Raises:
-        ValueError: no operation, no α, parts without one of the poles, or what a steering refuses.
+        ValueError: no operation, no α, parts without one of the poles, held-out texts that an operation learnt from,
+            or what a steering refuses.
     """
     if where not in WITHOUT_MASK:
         raise unknown("where of a sweep", where, WITHOUT_MASK)
     if not operations or not any(alphas):
         raise ValueError(f"{len(operations)} operations and alphas {list(alphas)}; expected one and an α besides 0")
     out, settings = Path(out), settings or MeasureSettings()
-    out.mkdir(parents=True, exist_ok=True)
     parts = dict(split or group_split(data))
     held_out = data.subset(parts["test"])
     held_out = held_out if limit is None else held_out.sample(limit)
+    for one in (*operations, *shuffled):
+        _check_held_out(one, held_out)
+    out.mkdir(parents=True, exist_ok=True)
     at = {one.layer: _downstream(one.layer, downstream, model.cfg.n_layers) for one in operations}
     dense = _dense(model, data.subset(parts["train"]), sorted({one.layer for one in operations}), out)
-    cells = list(
-        _cells(
-            operations, shuffled, dense, [a for a in alphas if a], forms, {"units": units, "where": where}, random_seeds
-        )
-    )
+    strengths, how = [alpha for alpha in alphas if alpha], {"units": units, "where": where}
+    cells = list(_cells(operations, shuffled, dense, strengths, forms, how, random_seeds, whole))
     for cell in cells:  # what does not fit is refused before hours of work
         check_steering(cell.steering, model, any_model)
     shared = {
@@ -130,12 +134,12 @@ def sweep(
     }
     journal = Journal(out / "cells.jsonl")
 
-    def measured(steerings: list[Steering], layers: list[int], whole: bool = True) -> dict[str, Any]:
+    def measured(steerings: list[Steering], layers: list[int], every: bool = True) -> dict[str, Any]:
         shaped_by = {**shared, "layers": layers, "steerings": [_identity(one) for one in steerings]}
-        key = key_of(shaped_by if whole else {**shaped_by, "whole": False})
+        key = key_of(shaped_by if every else {**shaped_by, "whole": False})
         if key not in journal.cells:
             try:
-                how: dict[str, Any] = {"whole": whole, "any_model": any_model}
+                how: dict[str, Any] = {"whole": every, "any_model": any_model}
                 values = _finite(measure_steering(model, steerings, held_out, layers, settings, **how))
             except NotFiniteError as error:
                 values = {"error": str(error)}
@@ -169,6 +173,7 @@ def _cells(
     forms: Sequence[str],
     how: Mapping[str, str],
     seeds: Sequence[int],
+    whole: int,
 ) -> Iterator[Cell]:
     for operation, form in itertools.product(operations, forms):
         layer, d = operation.layer, operation.sae.d_in
@@ -179,8 +184,17 @@ def _cells(
         if form == forms[0]:  # it has only one form
             arms.append(("pretrained", None, operation.original(), "paper"))
         for alpha, (arm, seed, what, own) in itertools.product(alphas, arms):
-            whole = arm != "random" or seed in seeds[:WHOLE]
-            yield Cell(operation.name, layer, own, alpha, arm, seed, Steering(what, alpha, form=own, **how), whole)
+            every = arm != "random" or seed in seeds[:whole]
+            yield Cell(operation.name, layer, own, alpha, arm, seed, Steering(what, alpha, form=own, **how), every)
+
+
+def _check_held_out(operation: Operation, held_out: MoralData) -> None:
+    texts = digests(held_out.text)
+    if shared := len({*texts} & {*operation.record.get("learnt_from", ())}):
+        raise ValueError(
+            f"{shared} of {len(texts)} held-out texts are among those {operation.name} learnt from; expected other "
+            "texts: the data and the split (or shares) that it was made with"
+        )
 
 
 def _dense(model: Any, train: MoralData, layers: list[int], out: Path) -> dict[int, Direction]:

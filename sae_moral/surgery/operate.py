@@ -29,7 +29,7 @@ from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.controls import CONTROLS, firing_rates, random_latents, shuffled
 from sae_moral.surgery.evaluate import table
 from sae_moral.surgery.fit import Fit
-from sae_moral.surgery.operation import Operation, rows_of, with_rows
+from sae_moral.surgery.operation import Operation, digests, rows_of, with_rows
 from sae_moral.surgery.parts import Part
 from sae_moral.surgery.settings import SurgerySettings, get_settings
 from sae_moral.surgery.terms import Labels, by_columns, contrasts
@@ -144,6 +144,7 @@ def _operated(
         "scale": fit.scale.tolist(),
         "latents_found": found,
         "parts": {name: len(rows) for name, rows in split.items()},
+        "learnt_from": digests(data.text[i] for name in PARTS[:2] for i in split[name]),
         **{"stopped": stopped, "history": history, "table": evaluated},
         "data": {**data.provenance, "n": len(data), "sha256": data.sha256},
         "capture": vectors.provenance,

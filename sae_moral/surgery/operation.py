@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sae_moral._errors import unknown
 from sae_moral._files import write_json
+from sae_moral.data.moral_data import normalise
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.sae.usable import assembled
@@ -40,7 +41,7 @@ class Operation:
             `b_mag` in its place).
         by_dimension: the latents of each dimension; dimensions without any are left out.
         record: settings, control, sha256 before and after, share of weights changed, histories, the table before and
-            after, provenance. JSON values only.
+            after, provenance, `digests` of the texts it learnt from (trained on or stopped by). JSON values only.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -165,6 +166,11 @@ class Operation:
         found = Operation(sae, torch.tensor(about["latents"]), before, about["by_dimension"], record)
         found.original()
         return found
+
+
+def digests(text: Iterable[str]) -> list[str]:
+    """Short hashes of distinct normalised texts, sorted: enough to see later whether a text was among them."""
+    return sorted({hashlib.sha256(normalise(one).encode()).hexdigest()[:12] for one in text})
 
 
 def trained_names(sae: LoadedSae) -> tuple[str, ...]:

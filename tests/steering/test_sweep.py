@@ -18,6 +18,7 @@ from sae_moral.steering.measures import MeasureSettings
 from sae_moral.steering.page import verdicts
 from sae_moral.steering.summary import beyond_random, pareto
 from sae_moral.steering.sweep import sweep
+from sae_moral.surgery.operation import digests
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
@@ -81,6 +82,25 @@ def test_further_random_directions_are_measured_by_what_they_gain_and_break(tiny
     assert all(row["gain"] is not None and row["kl"] > 0 for row in randoms)
     assert [row["gain"] for row in few.rows if row["arm"] == "random"] == [row["gain"] for row in randoms[:3]]
     more.save(tmp_path / "more")
+    assert {row["p_categorical"] for row in more.rows} == {None}
+    every = run(tiny, tmp_path / "more", random_seeds=range(module.WHOLE + 2), whole=module.WHOLE + 2)
+    own, *others = (
+        np.array([row["gradient_change"] for row in every.rows if row["arm"] == arm and row["seed"] == seed])
+        for arm, seed in (("operated", None), *(("random", seed) for seed in range(module.WHOLE + 2)))
+    )
+    found = {(row["arm"], row["p_gradient"]) for row in every.rows if row["arm"] in ("operated", "random")}
+    assert found == {("operated", beyond_random(own, np.stack(others))), ("random", None)}
+
+
+def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_path: Path) -> None:
+    for which in ("operations", "shuffled"):
+        operation = operated(random_sae(layer=0))
+        learnt = [DATA.text[i] for i in range(118, 123)]
+        operation.record["learnt_from"] = digests([text.upper() + "." for text in learnt])
+        shared = len({*learnt} & {*DATA.text[120:]})
+        with pytest.raises(ValueError, match=rf"{shared} of \d+ held-out texts are among those operated-1 learnt from"):
+            run(tiny, tmp_path / which, **{which: [operation]})
+        assert not (tmp_path / which).exists()
 
 
 def test_a_direction_like_the_others_is_not_beyond_them_and_a_better_one_is() -> None:

@@ -15,6 +15,7 @@ from sae_moral.data.splits import group_split
 from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, get_settings, operate
 from sae_moral.surgery.fit import Fit
+from sae_moral.surgery.operation import digests
 from sae_moral.surgery.parts import Part
 from sae_moral.surgery.settings import TERMS
 from sae_moral.surgery.terms import Labels, by_columns
@@ -95,6 +96,15 @@ def test_labels_of_the_third_part_are_never_read_by_training() -> None:
     first, other = (operate(sae(), BY_DIMENSION, given, d, **QUICK) for d in (of, of.relabelled(index)))
     assert first.sae.sha256 == other.sae.sha256
     assert overall(first)["polarity_auroc"] != overall(other)["polarity_auroc"]
+
+
+def test_the_record_knows_the_texts_it_learnt_from_and_no_other() -> None:
+    of = data(300)
+    split = group_split(of)
+    found = operate(sae(), BY_DIMENSION, representations(of), of, split=split, **QUICK).record["learnt_from"]
+    text = {name: [of.text[i] for i in rows] for name, rows in split.items()}
+    assert found == digests([*text["train"], *text["validation"]])
+    assert not {*found} & {*digests(text["test"])} and len(found) == len(split["train"]) + len(split["validation"])
 
 
 def test_the_papers_settings_run_and_a_field_can_be_changed() -> None:
