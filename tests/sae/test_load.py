@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sae_moral._errors import SaeMoralWarning
+from sae_moral.sae.columns import columns_of
 from sae_moral.sae.community import community_saes
 from sae_moral.sae.fit import model_family
 from sae_moral.sae.load import load_sae, load_saes
@@ -53,6 +54,15 @@ def test_a_community_format_gives_its_authors_latents(
     again = load_sae(f"someones-saes/{sae_id}", loader=loader)
     assert again.sha256 == loaded.sha256
     assert json.dumps(loaded.describe())
+    measured = columns_of(loaded, X, torch.arange(len(X)))
+    torch.testing.assert_close(measured.read(3, S), encode(X)[:, 3:], rtol=1e-5, atol=1e-5)
+    for other, problem in (
+        (model(d_model=D + 2), "width: "),
+        (model(n_layers=1), "hook: "),
+        (model("gpt2"), "model: "),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            load_sae(("someones-saes", sae_id), model=other, loader=loader)
 
 
 @pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__)

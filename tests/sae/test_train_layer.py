@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from sae_moral._errors import SaeMoralWarning
+from sae_moral.sae.columns import columns_of
 from sae_moral.sae.evaluate import reconstruction
+from sae_moral.sae.load import load_sae
 from sae_moral.sae.train import train_on
 from sae_moral.sae.train_config import TrainSettings, architectures, configure
 from sae_moral.sae.train_layer import LayerTraining, warn_if_parted
@@ -61,6 +63,8 @@ def test_train_save_load(tmp_path: Path, architecture: str, normalise: str) -> N
         torch.testing.assert_close(latents, latents_in_training(sae, x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(loaded.decode(latents), before, rtol=1e-4, atol=1e-4)
     assert (latents != 0).any() and loaded.cfg.normalize_activations == "none"
+    measured = columns_of(load_sae(tmp_path / "sae"), x, torch.arange(len(x)))
+    torch.testing.assert_close(measured.read(0, 24), latents, rtol=1e-5, atol=1e-5)
     if normalise == "scale" and architecture != "matching_pursuit":
         torch.testing.assert_close(loaded.W_dec.norm(dim=1), torch.ones(24), rtol=1e-5, atol=1e-5)
 
@@ -69,6 +73,13 @@ def test_batchtopk_has_its_l0_when_it_is_loaded(tmp_path: Path) -> None:
     chosen = settings(architecture="batchtopk", steps=200)
     result = train_on(invented(tmp_path, n=3000, layers=1), chosen, out=tmp_path / "o", progress=False)
     assert result.results[0]["held_out"]["l0"] == pytest.approx(3, rel=0.15)
+
+
+def test_an_l1_sae_is_steered_to_its_l0(tmp_path: Path) -> None:
+    chosen = settings(architecture="standard", steps=1200)
+    result = train_on(invented(tmp_path, n=3000, layers=1), chosen, out=tmp_path / "o", progress=False).results[0]
+    assert result["held_out"]["l0"] == pytest.approx(3, rel=0.2)
+    assert result["held_out"]["explained_variance"] > 0.6
 
 
 def test_the_result_is_judged_by_the_formula_on_raw_held_out_vectors(tmp_path: Path) -> None:
