@@ -24,6 +24,9 @@ L0_LOOKS, SHORTEST_LOOK = 200, 5
 """The target-L0 controller looks so often in a training, after so many steps at least. arXiv 2603.15615 looks once per
 epoch; here there are few epochs, and at × 0.95 a look the coefficient takes 60 of them to fall to a twentieth: with 50,
 an L1 SAE ended at L0 25 of 64."""
+FIRST_L1 = 0.2
+"""Where the coefficient of an L1 loss begins. It ends between 0.2 and 1 here; from 5, the controller drives it up while
+L0 is still in the thousands, latents die before it comes down, and a third of them did from SAELens' own 1."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ def sae_config(activations: Activations, layer: int, settings: TrainSettings, *,
     k, steps = settings.target_l0, settings.steps or FEWEST_STEPS
     candidates = {
         "k": k if settings.architecture.endswith("batchtopk") else max(1, round(k)),
+        "l1_coefficient": FIRST_L1,
         "topk_threshold_lr": min(1.0, max(0.01, 20 / steps)),
         "matryoshka_widths": sorted({max(1, d_sae // part) for part in (16, 8, 4, 2, 1)}),
         "jumprelu_sparsity_loss_mode": "quadratic",
