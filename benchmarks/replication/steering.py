@@ -1,7 +1,8 @@
 """What operations do to a model: surgery with its controls at several layers, and a sweep of layers × strengths.
 
     python -m benchmarks.replication.steering MODEL SAES --out OUT [--layers 10,15,20] [--data SOURCE] [--path FILE]
-        [--alphas 1,4,16] [--shares-of-norm 0.05,0.1,0.2] [--random 19] [--device cuda]
+        [--alphas 1,4,16] [--shares-of-norm 0.05,0.1,0.2] [--random 19] [--whole 3]
+        [--device cuda]
     python -m benchmarks.replication.steering --out OUT        # the page alone, from what is there
 
 SAES is a folder that `sae-moral train-sae` wrote. Per layer: OUT/MODEL/layer_L/surgery.md beside the operations, and
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,14 @@ from sae_moral.data.splits import Split, group_split
 from sae_moral.diagnosis import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.steering import sweep
-from sae_moral.steering.page import COLOURS, verdicts
+from sae_moral.steering.page import COLOURS
 from sae_moral.surgery import Operation
 
-UNITS = {"alpha": "multiples of the edit", "relative": "shares of the stream's norm"}
-SHOWN = ("operated", "dense", "shuffled")
+SHOWN = ("operated", "shuffled", "dense")
+Found = dict[tuple[str, int, str], dict[str, Any]]
+"""(model, layer, units) → a sweep."""
+Arms = dict[str, list[dict[str, Any]]]
+NOTHING: dict[str, Any] = {}
 
 
 def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, given: argparse.Namespace) -> None:
@@ -49,14 +55,15 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, gi
             shuffled=[shuffled],
             units=units,
             random_seeds=range(given.random),
+            whole=given.whole,
             split=split,
             out=out / units,
         )
         found.save(out / units)
 
 
-def found_in(out: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
-    """(model, layer, units) → the sweep, of everything that is finished."""
+def found_in(out: Path) -> Found:
+    """Everything that is finished."""
     found = {}
     for file in out.glob("*/layer_*/*/sweep.json"):
         model, layer, units = file.parts[-4:-1]
@@ -64,7 +71,7 @@ def found_in(out: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def figure(found: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
+def figure(found: Found) -> Figure:
     """Gain by the share of the norm that is injected: a row per model, a panel per layer, every strength of both
     sweeps; grey: every random direction of the operated arm's norm."""
     places: dict[str, dict[int, list[dict[str, Any]]]] = {}
@@ -101,9 +108,12 @@ def _panel(panel: Any, rows: list[dict[str, Any]]) -> None:
     panel.xaxis.set_minor_formatter("")
 
 
-def page(found: dict[tuple[str, int, str], dict[str, Any]]) -> str:
-    """How many arms are special among random directions, the figure, and per sweep the verdict and every arm at its
-    best strength."""
+HEAD = "| model, layer | strength | operated | shuffled | dense | random |"
+GAINS = " operated − shuffled | p operated | p dense | KL operated / random |"
+
+
+def page(found: Found) -> str:
+    """How many arms are special among random directions, the figure, and every strength of every sweep."""
     lines = ["# Does the model behave otherwise?", ""]
     for arm, words in (("operated", "operated SAE"), ("dense", "difference in means")):
         rows = [next((r for r in one["results"] if r["arm"] == arm), None) for one in found.values()]
@@ -112,41 +122,54 @@ def page(found: dict[tuple[str, int, str], dict[str, Any]]) -> str:
             f"- {words}: p ≤ 0.05 among random directions of the same norm in {sum(value <= 0.05 for value in p)} of "
             f"{len(p)} sweeps (in one of twenty if it were just another direction)."
         )
-    lines += ["", "![gain by strength](steering.png)", ""]
+    lines += ["", "![gain by strength](steering.png)", "", "## Words", "", HEAD + GAINS, "|---|" + "---|" * 9]
+    lines += [_gains(*place) for place in _places(found)]
+    for title, name in (("Categorical", "categorical_change"), ("Gradient", "gradient_change")):
+        lines += ["", f"## {title}, behind the edit", "", HEAD, "|---|" + "---|" * 5]
+        lines += [_headlines(name, *place) for place in _places(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _places(found: Found) -> Iterator[tuple[str, Arms]]:
+    """What begins a line, and the rows of its arms."""
     for (model, layer, units), one in found.items():
-        base = one["unsteered"]
-        lines += [
-            f"**{model}, layer {layer}, {UNITS[units]}** (unsteered gap {base['gap']:.3f} "
-            f"[{base['gap_low']:.3f}, {base['gap_high']:.3f}] nats)",
-            "",
-            *verdicts(one["results"]),
-            "",
-            "| arm | strength | gain | p_random | categorical | gradient | KL | perplexity × | norm share |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *(_row(row) for row in _best(one["results"])),
-            "",
-        ]
-    return "\n".join(lines)
+        for strength in sorted({row["alpha"] for row in one["results"]}):
+            arms: Arms = {}
+            for row in one["results"]:
+                if row["alpha"] == strength and row["gain"] is not None:
+                    arms.setdefault(row["arm"], []).append(row)
+            shown = f"α = {strength:g}" if units == "alpha" else f"{strength:.0%} of the norm"
+            yield f"| {model}, {layer} | {shown} |", arms
 
 
-def _best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every arm at the strength at which it gains most."""
-    kept: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["gain"] is not None and row["gain"] > kept.get(row["arm"], {"gain": float("-inf")})["gain"]:
-            kept[row["arm"]] = row
-    return list(kept.values())
+def _gains(place: str, arms: Arms) -> str:
+    operated, dense = (arms.get(arm, [NOTHING])[0] for arm in ("operated", "dense"))
+    cells = [_interval(arms.get(arm, [NOTHING])[0], "gain") for arm in SHOWN]
+    cells += [_range(arms, "gain"), _interval(operated, "over_shuffled")]
+    cells += [_number(row.get("p_random"), ".2f") for row in (operated, dense)]
+    harm = [row["kl"] for row in arms.get("random", ())]
+    cells.append(f"{_number(operated.get('kl'), '.3g')} / {_number(statistics.median(harm) if harm else None, '.3g')}")
+    return f"{place} {' | '.join(cells)} |"
 
 
-def _row(row: dict[str, Any]) -> str:
-    def shown(name: str, form: str) -> str:
-        return "–" if row[name] is None else format(row[name], form)
+def _headlines(name: str, place: str, arms: Arms) -> str:
+    cells = [_number(arms.get(arm, [NOTHING])[0].get(name), "+.3f") for arm in SHOWN]
+    return f"{place} {' | '.join([*cells, _range(arms, name)])} |"
 
-    return (
-        f"| {row['arm']} | {row['alpha']:g} | {row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}] | "
-        f"{shown('p_random', '.2f')} | {shown('categorical_change', '+.3f')} | {shown('gradient_change', '+.3f')} | "
-        f"{shown('kl', '.4f')} | {shown('perplexity_ratio', '.3f')} | {shown('norm_share', '.3f')} |"
-    )
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return "–"
+    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+
+
+def _range(arms: Arms, name: str) -> str:
+    values = [row[name] for row in arms.get("random", ()) if row[name] is not None]
+    return f"{min(values):+.3f} … {max(values):+.3f} ({len(values)})" if values else "–"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def main() -> None:
@@ -161,6 +184,7 @@ def main() -> None:
     parser.add_argument("--alphas", default="1,4,16")
     parser.add_argument("--shares-of-norm", default="0.05,0.1,0.2")
     parser.add_argument("--random", type=int, default=19)
+    parser.add_argument("--whole", type=int, default=3, help="random directions that audited measures are taken of")
     parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
     given = parser.parse_args()
     if given.model is not None:

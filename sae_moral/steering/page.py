@@ -33,6 +33,7 @@ COLUMNS = (
     "gain",
     "over_random",
     "p_random",
+    "over_shuffled",
     "categorical_change",
     "gradient_change",
     "kl",
@@ -91,7 +92,8 @@ def page(sweep: Sweep) -> str:
         "",
         "gain: change of the gap between virtuous and vicious scenarios. over_random: the same against random "
         "directions that have, at every token, the operated arm's norm; p_random: of the arm's best strength among "
-        "theirs, the number of strengths allowed for. Of the random directions the best and the worst are shown. "
+        "theirs, the number of strengths allowed for. over_shuffled: against the operation on shuffled labels at the "
+        "same strength. Of the random directions the best and the worst are shown. "
         "front: no other row, nor the unsteered model, has more gain and less KL. kl, perplexity_ratio, "
         "top_agreement, norm_share: neutral text. distinct_2, repetition: greedy continuations.",
         "",
@@ -147,7 +149,7 @@ def _tabled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _shown(row: dict[str, Any], name: str) -> str:
     value = row[name]
-    if name in ("gain", "over_random") and value is not None:
+    if name in ("gain", "over_random", "over_shuffled") and value is not None:
         return f"{value:+.3f} [{row[name + '_low']:+.3f}, {row[name + '_high']:+.3f}]"
     if name == "arm" and row["seed"] is not None:
         return f"{value} {row['seed']}"

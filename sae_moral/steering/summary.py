@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DAMAGE = ("kl", "perplexity_ratio", "top_agreement", "norm_share", "distinct_1", "distinct_2", "repetition")
 HEADLINES = ("categorical", "gradient")
 EFFECTS = ("gap", "gain", "gain_low", "gain_high", "virtue_shift", "vice_shift")
-OVER = ("over_random", "over_random_low", "over_random_high")
+AGAINST = ("random", "shuffled")
+"""Arms that the others are compared with, text by text."""
+OVER = tuple(f"over_{arm}{end}" for arm in AGAINST for end in ("", "_low", "_high"))
 P_VALUES = {"gain": "p_random", **{f"{name}_change": f"p_{name}" for name in HEADLINES}}
 """What is compared with the random directions, and the column of its p-value."""
 NORM_OF_THE_OPERATED = ("operated", "dense")
@@ -35,10 +37,11 @@ Interval = tuple[float, float, float]
 class Sweep:
     """Attributes:
     rows: one per operation, form, α and arm. `gap` is the margin of virtue over vice; `gain` how much it is above the
-        unsteered model's; `over_random` how much above the mean of the random directions of the same norm; each with
-        its 95 % interval over texts. `p_random`: of the arm at its best strength among the random directions, each at
-        its own best (`beyond_random`); `p_categorical` and `p_gradient` likewise, of the headlines'
-        changes, where every random direction has them. `front`: no other row has more gain and less KL.
+        unsteered model's; `over_random` how much above the mean of the random directions of the same norm,
+        `over_shuffled` above operations on shuffled labels; each with its 95 % interval over texts. `p_random`: of the
+        arm at its best strength among the random directions, each at its own best (`beyond_random`); `p_categorical`
+        and `p_gradient` likewise, of the headlines' changes, where every random direction has them. `front`: no other
+        row has more gain and less KL.
     unsteered: the same measures of the model as it is.
     provenance: what shaped the numbers. JSON values only.
     """
@@ -82,10 +85,10 @@ def summarise(
     """
     weights = text_weights(data, draws)
     plain = np.asarray(unsteered["margin"])
-    random: dict[tuple[Any, ...], list[np.ndarray]] = {}
+    others: dict[tuple[Any, ...], list[np.ndarray]] = {}
     for cell, values in cells:
-        if cell.arm == "random" and "error" not in values:
-            random.setdefault(_place(cell), []).append(np.asarray(values["margin"]))
+        if cell.arm in AGAINST and "error" not in values:
+            others.setdefault((cell.arm, *_place(cell)), []).append(np.asarray(values["margin"]))
     rows = []
     for cell, values in cells:
         row = {name: getattr(cell, name) for name in ("operation", "layer", "form", "alpha", "arm", "seed")}
@@ -94,8 +97,10 @@ def summarise(
         if "error" not in values:
             margin = np.asarray(values["margin"])
             row |= _effects(margin, plain, data, weights)
-            if cell.arm != "random" and (others := random.get(_place(cell))):
-                row |= dict(zip(OVER, gap(margin - np.mean(others, axis=0), data, weights), strict=True))
+            for arm in AGAINST:
+                if cell.arm not in (arm, "random") and (given := others.get((arm, *_place(cell)))):
+                    over = gap(margin - np.mean(given, axis=0), data, weights)
+                    row |= dict(zip((f"over_{arm}{end}" for end in ("", "_low", "_high")), over, strict=True))
             row |= _headlines(values, unsteered) | {name: values.get(name) for name in DAMAGE}
         rows.append(row)
     for name, p in P_VALUES.items():

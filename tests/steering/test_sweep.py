@@ -62,6 +62,10 @@ def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
         assert own["gap"] == pytest.approx(found.unsteered["gap"] + own["gain"])
         randoms = np.mean([by["random", seed, form]["gain"] for seed in (0, 1)])
         assert own["over_random"] == pytest.approx(own["gain"] - randoms, abs=1e-5)
+        shuffled_gain = by["shuffled", 0, form]["gain"]
+        assert own["over_shuffled"] == pytest.approx(own["gain"] - shuffled_gain, abs=1e-5)
+        assert own["over_shuffled_low"] < own["over_shuffled"] < own["over_shuffled_high"]
+        assert by["shuffled", 0, form]["over_shuffled"] is by["random", 0, form]["over_random"] is None
         assert own["categorical_change"] is not None and own["kl"] > 0
     page = found.save(tmp_path / "out")
     assert "operated-1, layer 0, form edit" in page.read_text(encoding="utf8")
