@@ -20,7 +20,18 @@ from sae_moral.sae.by_token import latents_by_token
 from sae_moral.sae.load import SaeLike
 
 BEFORE = "residual stream"
-COLUMNS = ("SAE", "layer", "latents", "metric", "stream", "encoded", "difference", "interval", "p, more", "verdict")
+COLUMNS = (
+    "SAE",
+    "layer",
+    "latents",
+    "metric",
+    "stream",
+    "encoded",
+    "difference",
+    "interval",
+    "p (encoded is more)",
+    "verdict",
+)
 
 
 @dataclass(frozen=True, eq=False)
