@@ -45,11 +45,18 @@ def test_batch_and_cache_change_nothing(tiny: Any, where: str) -> None:
     assert all(len(found.ids) == 10 and not found.finished for found in alone)
 
 
-def logits(model: Any, where: str, rows: list[list[int]], use_cache: bool, new: list[list[int]]) -> torch.Tensor:
+def logits(
+    model: Any,
+    where: str,
+    rows: list[list[int]],
+    use_cache: bool,
+    new: list[list[int]],
+    make: Callable[[str], list[Steering]] = steerings,
+) -> torch.Tensor:
     """[rows, steps, words] with the given tokens forced."""
     tokens, mask = left_padded(rows, model.tokenizer, "cpu")
     out = []
-    with torch.inference_mode(), steer(model, steerings(where), mask=mask):
+    with torch.inference_mode(), steer(model, make(where), mask=mask):
         forward, given, real = last_logits(model, len(rows), use_cache=use_cache), tokens, mask.long()
         for step in torch.tensor(new).T:
             out.append(forward(given, real))
@@ -239,3 +246,23 @@ def test_real_models(gemma: Any, hooked_gemma: Any, smollm2: Any) -> None:
     assert generate(hooked_gemma, prompts, steerings=make(gemma), max_new_tokens=12) == generate(
         gemma, prompts, steerings=make(gemma), max_new_tokens=12
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["all-but-first", "generated"])
+def test_logits_of_a_real_model_agree(smollm2: Any, where: str) -> None:
+    """Two operations at two layers: batched with a cache and one by one without are the same to 1e-4."""
+    d = smollm2.cfg.d_model
+
+    def make(where: str) -> list[Steering]:
+        operations = [operated(random_sae("jumprelu", layer=layer, d=d)) for layer in (3, 15)]
+        return [Steering(one, 0.05, units="relative", where=where) for one in operations]
+
+    rows = prompt_ids(smollm2, ["Robbing a bank is", "The mayor of the town said that", "Water boils"])
+    new = [[5, 900, 1400], [333, 20, 7777], [11, 1111, 40]]
+    batched = logits(smollm2, where, rows, True, new, make)
+    pairs = list(zip(rows, new, strict=True))
+    alone = torch.cat([logits(smollm2, where, [row], False, [tokens], make) for row, tokens in pairs])
+    torch.testing.assert_close(batched.log_softmax(-1), alone.log_softmax(-1), atol=1e-4, rtol=1e-4)
+    plain = logits(smollm2, where, rows, True, new, lambda _: [])
+    assert (plain - batched).abs()[:, -1].amax() > 0.05
