@@ -11,7 +11,9 @@ Tibshirani 2024). A metric says in `readers` which of its statistics have reader
   deviations the interval has at least their width, beyond four it owes them nothing.
 - `linear` (refitted to first order, in the same draws: R² gains and loses by scale, so its two sides go together): such
   draws have 2·v0 where there is nothing to find, v0 being the variance over permuted labels, because each text counts
-  once as a reader's and once as a read one; v0 is taken off, down to half of what there is.
+  once as a reader's and once as a read one; v0 is taken off, down to half of what there is. Beyond four standard
+  deviations of permuted labels nothing is: with it the intervals of planted worlds covered 88 %, without it 95 % (the
+  first-order fit presumably misses there, in penalties chosen anew, what it has twice).
 Statistics without readers, and those a loop refits on every resample, are left as they are.
 
 p-value. (1 + number of null draws at least as extreme) / (1 + number of null draws) (Phipson & Smyth 2010). The draws
@@ -65,8 +67,7 @@ def widened(perturbed: Draws, refitted: Draws, value: float, null: Draws | None,
     if null is None or not np.isfinite(null).any() or variance == 0:
         return found
     least = float(np.nanvar(null))
-    share = np.clip(2 - abs(value - np.nanmean(null)) / (2 * np.sqrt(least)), 0, 1) if least > 0 else 0.0
-    return value + (found - value) * np.sqrt(1 + share * max(0.0, least / variance - 1))
+    return value + (found - value) * np.sqrt(1 + _nearness(value, null) * max(0.0, least / variance - 1))
 
 
 def narrowed(sampled: Draws, value: float, null: Draws) -> Draws:
@@ -76,7 +77,14 @@ def narrowed(sampled: Draws, value: float, null: Draws) -> Draws:
     total = float(np.nanvar(sampled))
     if total == 0:
         return sampled
-    return value + (sampled - value) * np.sqrt(max(0.5, 1 - float(np.nanvar(null)) / total))
+    twice = _nearness(value, null) * float(np.nanvar(null)) / total
+    return value + (sampled - value) * np.sqrt(max(0.5, 1 - twice))
+
+
+def _nearness(value: float, null: Draws) -> float:
+    """1 for a value within two standard deviations of what permuted labels give, 0 beyond four, linear between."""
+    spread = float(np.nanstd(null))
+    return float(np.clip(2 - abs(value - np.nanmean(null)) / (2 * spread), 0, 1)) if spread > 0 else 0.0
 
 
 def p_values(values: Sequence[float | None], null: Sequence[Draws | None], alternative: str) -> list[float | None]:

@@ -78,6 +78,10 @@ class TestNarrowed:
         np.testing.assert_allclose(got, 1 + (self.sampled - 1) * np.sqrt(5 / 9))
         assert got.var() == pytest.approx(5)
 
+    def test_what_permuted_labels_do_not_give_keeps_its_variance(self) -> None:
+        left = {value: narrowed(self.sampled, value, array(-2, 2)).var() for value in (4.0, 6.0, 8.0, 50.0)}
+        assert left == pytest.approx({4.0: 5, 6.0: 7, 8.0: 9, 50.0: 9})
+
     def test_half_of_the_variance_stays(self) -> None:
         got = narrowed(self.sampled, 1.0, array(-20, 20))
         assert got.var() == pytest.approx(4.5)
