@@ -107,8 +107,8 @@ def _sides(data: MoralData, which: str | None) -> tuple[Bool[np.ndarray, "n"], B
 
 
 def random_direction(d: int, layer: int, seed: int, norm: float = 1.0) -> Direction:
-    """A direction uniform on the sphere of that norm."""
+    """A direction uniform on the sphere of that norm; layers have different ones from the same seed (0 or more)."""
     if not math.isfinite(norm) or norm <= 0:
         raise ValueError(f"norm {norm}; expected a number above 0")
-    vector = torch.randn(d, generator=torch.Generator().manual_seed(seed))
+    vector = torch.from_numpy(np.random.default_rng((layer, seed)).standard_normal(d, dtype=np.float32))
     return Direction(layer, norm * vector / vector.norm(), f"random direction {seed}")

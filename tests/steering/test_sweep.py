@@ -236,10 +236,11 @@ def test_the_dense_direction(tiny: Any) -> None:
 
 
 def test_random_directions_are_seeded_and_of_their_norm() -> None:
-    a, b = random_direction(D, 1, 0, norm=3.0), random_direction(D, 1, 1)
+    a, others = random_direction(D, 1, 0, norm=3.0), [random_direction(D, 1, 1), random_direction(D, 2, 0)]
     assert float(a.vector.norm()) == pytest.approx(3.0)
     assert torch.equal(a.vector, random_direction(D, 1, 0, norm=3.0).vector)
-    assert abs(float(torch.cosine_similarity(a.vector, b.vector, dim=0))) < 0.9
+    for other in others:
+        assert abs(float(torch.cosine_similarity(a.vector, other.vector, dim=0))) < 0.9
     with pytest.raises(ValueError, match="norm 0"):
         random_direction(D, 1, 0, norm=0)
     assert Steering(Matched(a, operated(random_sae())), 1.0).name == "random direction 0 at the norm of operated-1"
