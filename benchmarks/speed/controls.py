@@ -96,7 +96,7 @@ def main() -> None:
         print(f"{arguments.model}, {len(data)} scenarios, {len(layers)} layers, {torch.get_num_threads()} threads")
         for metric in metrics:
             seconds = naive(metric, x, data, arguments.naive)
-            # Permutations are drawn with and without resampled weights.
+            # Readers are refitted as often as labels are permuted; control tasks and further schemes are left out.
             per_layer = 2 * controls.permutations * seconds["permutation"] + controls.resamples * seconds["resample"]
             total += per_layer * len(layers)
             parts = ", ".join(f"{value:.2f} s per {name}" for name, value in seconds.items())
