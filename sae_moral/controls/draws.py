@@ -123,6 +123,15 @@ def perturbed(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]
     return torch.from_numpy(weight[:, group])
 
 
+def in_folds(weight: Float[Tensor, "b n"], data: MoralData, fold: Int[np.ndarray, "n"]) -> Float[Tensor, "b n"]:
+    """The weights, scaled so that the items of one foundation and pole in one fold weigh as many as they are: in other
+    samples folds have the same sizes, too, and a mean over folds keeps the share of each."""
+    kinds, of = np.unique(np.stack([fold, data.foundation, data.pole]), axis=1, return_inverse=True)
+    cell = torch.from_numpy(of.reshape(-1))
+    total = weight.new_zeros(len(weight), kinds.shape[1]).index_add_(1, cell, weight)
+    return weight * (torch.bincount(cell) / total)[:, cell]
+
+
 def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
     """How often each record counts in n bootstrap samples: distinct texts are drawn with replacement, and the records
     of a text come with it."""

@@ -9,6 +9,10 @@ Tibshirani 2024). A metric says in `readers` which of its statistics have reader
   Where labels mean nothing, Σ_i y_i Σ_j K_ij y_j has half its variance from either side; where readers are good they
   hardly vary. A value that permuted labels would give, too, varies at least as they do: within two of their standard
   deviations the interval has at least their width, beyond four it owes them nothing.
+- `averaged`: the same for a mean over folds of what is not linear in a fold's few items (rank correlations). Weights
+  keep each fold's share (`draws.in_folds`): folds have the same sizes in other samples, too. Letting shares vary made
+  intervals 1.3 to 1.4 times too wide in planted worlds with a strong gradient. AUROC stays `given`: near 1 its
+  percentiles are too narrow without what this takes off (89 % instead of 93 %).
 - `linear` (refitted to first order, in the same draws: R² gains and loses by scale, so its two sides go together): such
   draws have 2·v0 where there is nothing to find, v0 being the variance over permuted labels, because each text counts
   once as a reader's and once as a read one; v0 is taken off, down to half of what there is. Beyond four standard

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_moral.controls import loop
 from sae_moral.controls.control_tasks import control_tasks
-from sae_moral.controls.draws import Permutations, permutations, perturbed, resamples
+from sae_moral.controls.draws import Permutations, in_folds, permutations, perturbed, resamples
 from sae_moral.controls.inference import narrowed, widened
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
@@ -21,6 +21,8 @@ from sae_moral.metrics.variants import Prepared, Preparing, Variants
 
 Key = tuple[str, str]
 """(statistic, group)."""
+GIVEN = ("given", "averaged")
+"""Kinds of `readers` whose weighed versions leave the readers as they are."""
 Sample = dict[Key, Float[np.ndarray, "_"]]
 
 
@@ -35,6 +37,7 @@ class Draws:
         permuted: scheme → permutations within strata of length (or free, if the settings say so).
         free: scheme → permutations among texts of any length; empty where the protocol takes length out.
         tasks: scheme → labels of control tasks.
+        fold: of each scenario; None where nothing is cross-fitted.
     """
 
     weight: Float[Tensor, "b n"] | None
@@ -43,6 +46,7 @@ class Draws:
     permuted: Mapping[str, Permutations]
     free: Mapping[str, Permutations]
     tasks: Mapping[str, Int[Tensor, "t n"]]
+    fold: Int[np.ndarray, "n"] | None = None
 
     @classmethod
     def of(
@@ -73,6 +77,7 @@ class Draws:
             {s: control_tasks(data, s, controls.control_tasks, seed=seed) for s in schemes}
             if "selectivity" in controls
             else {},
+            fold,
         )
 
 
@@ -130,11 +135,16 @@ def sample(
             tasks |= _arrays(prepared, Variants.relabelled(draws.tasks[scheme]), [metric.headline])
     resampled: Sample = {}
     if draws.weight is not None and draws.perturbed is not None and draws.reader is not None:
-        given = [name for name in names if readers.get(name) == "given"]
-        if others := [name for name in names if name not in given]:
+        moved, refitted = {}, {}
+        for kind in GIVEN:
+            if not (given := [name for name in names if readers.get(name) == kind]):
+                continue
+            fold = draws.fold if kind == "averaged" else None
+            weight = draws.perturbed if fold is None else in_folds(draws.perturbed, data, fold)
+            moved |= _arrays(prepared, Variants.weighed(weight), given)
+            refitted |= _arrays(prepared, Variants.refitted(draws.reader), given)
+        if others := [name for name in names if readers.get(name) not in GIVEN]:
             resampled = _arrays(prepared, Variants.weighed(draws.weight), others)
-        moved = _arrays(prepared, Variants.weighed(draws.perturbed), given) if given else {}
-        refitted = _arrays(prepared, Variants.refitted(draws.reader), given) if given else {}
         values = {(s.name, s.group): s.value for s in statistics}
         for key, own in values.items():
             if key in moved and own is not None:

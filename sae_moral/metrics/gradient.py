@@ -127,7 +127,7 @@ class AuditedGradient:
         "in the dimensional metric."
     )
     nulls: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "typicality"), repr=False)
-    readers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "given"), repr=False)
+    readers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "averaged"), repr=False)
     alternatives: Mapping[str, str] = field(default_factory=lambda: {"asymmetry": "two-sided"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:

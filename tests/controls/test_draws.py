@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sae_moral.controls.draws import LENGTH_STRATUM, SCHEMES, permutations, resamples
+from sae_moral.controls.draws import LENGTH_STRATUM, SCHEMES, in_folds, permutations, perturbed, resamples
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
 from sae_moral.metrics.folds import folds
@@ -200,3 +200,17 @@ class TestResamples:
         data = random_data(0, 60, 40)
         first, again, other = (resamples(data, 5, seed=seed) for seed in (1, 1, 2))
         assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+class TestInFolds:
+    @given(seed=SEEDS)
+    @settings(max_examples=20, deadline=None)
+    def test_every_pole_of_a_foundation_weighs_in_every_fold_what_it_counts(self, seed: int) -> None:
+        data = random_data(seed, 90, 60)
+        fold, weight = folds(data, 3, 0), perturbed(data, 7, seed=seed)
+        kept = in_folds(weight, data, fold)
+        for f, pole, k in {*zip(data.foundation.tolist(), data.pole.tolist(), fold.tolist(), strict=True)}:
+            cell = (data.foundation == f) & (data.pole == pole) & (fold == k)
+            np.testing.assert_allclose(kept[:, cell].sum(dim=1).numpy(), cell.sum(), rtol=1e-12)
+            share = kept[:, cell] / weight[:, cell]  # within a cell nothing changes but the scale
+            np.testing.assert_allclose(share.numpy(), share[:, :1].expand_as(share).numpy(), rtol=1e-12)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.controls.draws import STEP, permutations, resamples
+from sae_moral.controls.draws import STEP, in_folds, permutations, resamples
 from sae_moral.controls.inference import narrowed, widened
 from sae_moral.controls.sampled import Draws, sample
 from sae_moral.controls.settings import Controls
 from sae_moral.metrics.categorical import AuditedCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional
 from sae_moral.metrics.folds import folds
+from sae_moral.metrics.gradient import AuditedGradient
 from sae_moral.metrics.structural import AuditedStructural
 from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import planted
@@ -22,7 +23,9 @@ CONTROLS = Controls(("interval", "null"), resamples=60, permutations=29, seed=3)
 
 
 def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Draws:
-    return Draws.of(DATA, ["all", "foundation", "labels", "pole"], controls, fold=folds(DATA, 3, 0), free=free)
+    return Draws.of(
+        DATA, ["all", "foundation", "labels", "pole", "typicality"], controls, fold=folds(DATA, 3, 0), free=free
+    )
 
 
 def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None:
@@ -38,6 +41,18 @@ def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None
             expected = widened(moved[key].numpy(), refits[key].numpy(), own, null, 3)
             assert expected.var() > 1.05 * np.var((moved[key].numpy() - own) / STEP)
         np.testing.assert_allclose(found.resampled[key], expected, atol=1e-12)
+
+
+def test_means_over_folds_keep_the_shares_of_the_folds() -> None:
+    metric, drawn, key = AuditedGradient(3), draws(), ("spearman", "overall")
+    found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
+    kept = in_folds(drawn.perturbed, DATA, drawn.fold)
+    moved, free = (prepared(Variants.weighed(w), ["spearman"])[key].numpy() for w in (kept, drawn.perturbed))
+    refits = prepared(Variants.refitted(drawn.reader), ["spearman"])[key].numpy()
+    np.testing.assert_allclose(
+        found.resampled[key], widened(moved, refits, found.values[key], found.null[key], 3), atol=1e-12
+    )
+    assert moved.var() < 0.9 * free.var()
 
 
 def test_readers_refitted_to_first_order_are_narrowed_by_the_null() -> None:
