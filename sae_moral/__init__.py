@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sae_moral._errors import DataError, SaeMoralWarning
     from sae_moral.capture import Representations, load_model
     from sae_moral.controls import Controls
     from sae_moral.data import MoralData, load_data
     from sae_moral.diagnosis import Diagnosis, diagnose
+    from sae_moral.errors import DataError, SaeMoralWarning
     from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, moral_vector
     from sae_moral.metrics import Metric, Statistic, metric, register
     from sae_moral.protocol import AUDITED, PAPER, Protocol
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "DataError": "_errors",
-    "SaeMoralWarning": "_errors",
+    "DataError": "errors",
+    "SaeMoralWarning": "errors",
     "Representations": "capture",
     "load_model": "capture",
     "Controls": "controls",

@@ -84,7 +84,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train_sae(arguments: argparse.Namespace) -> int:
-    from sae_moral._errors import SaeMoralWarning
+    from sae_moral.errors import SaeMoralWarning
     from sae_moral.sae.train import train_saes
     from sae_moral.sae.train_config import TrainSettings
 

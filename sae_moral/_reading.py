@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._errors import SaeMoralWarning
 from sae_moral.capture import Representations, capture
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.protocol import Protocol
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae_moral._errors import DataError, unknown
-from sae_moral._files import read_json, write_json
+from sae_moral.errors import DataError, unknown
+from sae_moral.io import read_record, write_json
 from sae_moral.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Diagnosis:
         """
         path = Path(path)
         path = path / "diagnosis.json" if path.is_dir() else path
-        content = read_json(path, "diagnosis", SCHEMA_VERSION)
+        _, content = read_record(path, "diagnosis", SCHEMA_VERSION, checked_from=2)
         for i, row in enumerate(content["results"]):
             if set(row) != set(ROW_KEYS):
                 raise DataError(f"keys {sorted(set(row) ^ set(ROW_KEYS))} missing or unknown", file=path, row=i + 1)
@@ -162,12 +162,12 @@ def diagnose(
     """
     import numpy as np
 
-    from sae_moral._provenance import provenance_of
     from sae_moral._reading import Reader, load_saes_of
     from sae_moral.capture import load_model
     from sae_moral.controls import get_controls, measure, random_weights
     from sae_moral.data import load_data
     from sae_moral.metrics import resolve_metrics
+    from sae_moral.provenance import provenance_of
 
     started = time.perf_counter()
     chosen, settings = get_protocol(protocol), get_controls(controls)

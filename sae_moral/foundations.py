@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 FOUNDATIONS: tuple[str, ...] = (
     "care-harm",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ PACKAGES = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """The project's own warnings, and any that its code causes, are errors."""
-    config.addinivalue_line("filterwarnings", "error::sae_moral._errors.SaeMoralWarning")
+    config.addinivalue_line("filterwarnings", "error::sae_moral.errors.SaeMoralWarning")
     config.addinivalue_line("filterwarnings", r"error:::sae_moral\.")
 
 

@@ -81,7 +81,7 @@ def test_diagnosis(here: Any, there: Any, protocol: str) -> None:
     assert not [row for row in off if row[0] not in sensitive], off[:10]
 
 
-@pytest.mark.filterwarnings("ignore::sae_moral._errors.SaeMoralWarning")  # too few distinct texts for so many latents
+@pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")  # too few distinct texts for so many latents
 @pytest.mark.parametrize("granularity", ["token", "scenario"])
 @pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "batchtopk", "jumprelu", "matryoshka_batchtopk"])
 def test_training(here: Any, there: Any, tmp_path: Path, architecture: str, granularity: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sae_moral._files import write_json
 from sae_moral.atlas.folder import Folder, key_of, read_json
 from sae_moral.atlas.likeness import (
     baseline_pairs,
@@ -15,6 +14,7 @@ from sae_moral.atlas.likeness import (
     variant_pairs,
 )
 from sae_moral.atlas.plan import Entry
+from sae_moral.io import write_json
 from sae_moral.protocol import get_protocol
 
 

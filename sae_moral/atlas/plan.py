@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from sae_moral._errors import DataError, nearest
+from sae_moral.errors import DataError, nearest
 from sae_moral.protocol import PROTOCOLS
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._files import read_json, write_json
+from sae_moral.io import read_record, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ class Atlas:
         """
         path = Path(path)
         path = path / "atlas.json" if path.is_dir() else path
-        content = read_json(path, "atlas", SCHEMA_VERSION)
+        _, content = read_record(path, "atlas", SCHEMA_VERSION, checked_from=2)
         return cls(content["entries"], content["similarities"], content["provenance"])
 
     def summary(self) -> str:

@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sae_moral._files import write_json, write_text
 from sae_moral.atlas.compare import missing_pairs, similarities
 from sae_moral.atlas.folder import Folder
 from sae_moral.atlas.plan import Entry, Plan, read_plan
 from sae_moral.atlas.result import Atlas
+from sae_moral.io import write_json, write_text
 from sae_moral.protocol import get_protocol
 
 

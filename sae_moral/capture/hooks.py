@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_moral._errors import nearest
 from sae_moral.capture.pooling import Pooling, Tokens, pool
+from sae_moral.errors import nearest
 
 
 class _DeepestBlockReached(Exception):

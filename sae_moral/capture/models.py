@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from sae_moral._cache import cache_folder
-from sae_moral._errors import nearest
+from sae_moral.errors import nearest
+from sae_moral.io import cache_folder
 
 CONVERSION = 1
 """Part of a converted model's folder name: raise it when the conversion changes."""

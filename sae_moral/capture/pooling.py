@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from sae_moral._errors import DataError, unknown
 from sae_moral.capture.pooling import Tokens
+from sae_moral.errors import DataError, unknown
 
 BOS_MODES = ("tokenizer", "prepend")
 

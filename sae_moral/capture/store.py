@@ -23,8 +23,8 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
-from sae_moral._files import write_json
 from sae_moral.capture.representations import Representations
+from sae_moral.io import write_json
 
 FORMAT = 1
 SECONDS_BETWEEN_SYNCS = 2.0

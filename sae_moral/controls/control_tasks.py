@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
 from sae_moral.controls.draws import SCHEMES
 from sae_moral.data import MoralData
 from sae_moral.data.moral_data import normalise
+from sae_moral.errors import unknown
 
 
 def control_tasks(data: MoralData, scheme: str, n: int, *, seed: int = 0) -> Int[Tensor, "b n"]:

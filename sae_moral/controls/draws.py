@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
 from sae_moral.data import MoralData
+from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL
 
 LENGTH_STRATUM = 5

@@ -26,9 +26,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_moral._errors import unknown
 from sae_moral.data import MoralData
 from sae_moral.data.social_chem_tsv import NOTHING, Annotations
+from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL, VICE
 
 Label = Literal["typicality", "polarity", "valence"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sae_moral._errors import unknown
 from sae_moral.controls.draws import LENGTH_STRATUM
+from sae_moral.errors import unknown
 
 NAMES = ("interval", "null", "nuisance", "words", "selectivity", "random-weights")
 DEFAULT = NAMES[:-1]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sae_moral._errors import DataError, unknown
+from sae_moral.errors import DataError, unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, foundation_index
 
 _SHORT = reprlib.Repr()

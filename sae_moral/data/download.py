@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_moral._cache import OFFLINE_VARIABLES, is_offline
-from sae_moral._errors import DataError
-from sae_moral._files import write_json
 from sae_moral.data.lines import open_table
+from sae_moral.errors import DataError
+from sae_moral.io import OFFLINE_VARIABLES, is_offline, write_json
 
 if TYPE_CHECKING:
     import requests

@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from sae_moral._errors import DataError, nearest
+from sae_moral.errors import DataError, nearest
 
 BLOCK = 1 << 22
 _NOT_TEXT = "expected the table itself, UTF-8 text with tabs between the columns"

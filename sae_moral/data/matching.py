@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_moral._errors import DataError
 from sae_moral.data.moral_data import MoralData, normalise
+from sae_moral.errors import DataError
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")

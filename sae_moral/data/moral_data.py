@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_moral._errors import DataError
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, VICE, VIRTUE
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sae_moral._errors import DataError
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.provenance import SourceInfo, provenance
 from sae_moral.data.readers import parse_csv
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 
 INSTALL = "pip install --no-deps moralstrength"

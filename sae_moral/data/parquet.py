@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_moral._errors import DataError
 from sae_moral.data.moral_data import MoralData
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NO_FOUNDATION, POLARITIES
 
 if TYPE_CHECKING:

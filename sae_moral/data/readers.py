@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._errors import DataError, nearest
 from sae_moral.data.cells import Row
+from sae_moral.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import pyarrow

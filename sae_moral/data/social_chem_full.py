@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sae_moral._cache import cache_folder
-from sae_moral._errors import DataError
 from sae_moral.data.download import Remote, fetch
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import has_provenance, read_parquet, write_parquet
@@ -26,7 +24,9 @@ from sae_moral.data.social_chem import INFO, SAMPLE_FIELDS, sample_data
 from sae_moral.data.social_chem_tsv import FIRST, MEMBER, Annotations, Malformed, is_social_chem, read_annotations
 from sae_moral.data.splits import paper_split
 from sae_moral.data.stratified import stratified_sample
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, VICE, VIRTUE
+from sae_moral.io import cache_folder
 
 REMOTE = Remote(
     name=INFO.name,

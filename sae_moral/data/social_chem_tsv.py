@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_moral._errors import DataError
 from sae_moral.data.lines import Line, check_header, open_table, read_lines
+from sae_moral.errors import DataError
 from sae_moral.foundations import foundation_index
 
 Malformed = Literal["refuse", "drop"]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._errors import DataError, nearest, unknown
 from sae_moral.data import moralstrength, reddit_corpus, social_chem, social_chem_full, vignettes
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import has_provenance, read_parquet
@@ -17,6 +16,7 @@ from sae_moral.data.provenance import SourceInfo
 from sae_moral.data.readers import SUFFIXES, Rows, arrow_rows, read_rows
 from sae_moral.data.social_chem_tsv import is_social_chem
 from sae_moral.data.table import ExtraColumns, table_data
+from sae_moral.errors import DataError, nearest, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sae_moral._errors import DataError
 from sae_moral.data.moral_data import MoralData
+from sae_moral.errors import DataError
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 
 QUOTAS: dict[float, int] = {0.125: 300, 0.25: 300, 0.375: 300, 0.5: 300, 0.75: 300, 1.0: 150}

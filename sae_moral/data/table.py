@@ -20,11 +20,11 @@ from typing import Literal
 
 import numpy as np
 
-from sae_moral._errors import DataError, nearest
 from sae_moral.data.cells import Row
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.provenance import provenance
 from sae_moral.data.readers import Rows, read_rows
+from sae_moral.errors import DataError, nearest
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, moral_vector
 
 ExtraColumns = Literal["error", "ignore"]

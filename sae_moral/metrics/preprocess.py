@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 
 def centre(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeGuard
 
-from sae_moral._errors import unknown
 from sae_moral.data import MoralData
+from sae_moral.errors import unknown
 from sae_moral.metrics.base import FunctionMetric, Metric, Results
 from sae_moral.protocol import Protocol
 

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 BLOCKS = 20
 """Into how many random blocks of scenarios the jackknife divides a sample."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jinja2
 from markupsafe import Markup
 
-from sae_moral._files import write_text
+from sae_moral.io import write_text
 from sae_moral.report.atlas_figures import cka_figure, depth_of, overlay_figure
 from sae_moral.report.page import _resource
 from sae_moral.report.svg import inline_svg

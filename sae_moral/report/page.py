@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import jinja2
 from markupsafe import Markup
 
-from sae_moral._files import write_text
+from sae_moral.io import write_text
 from sae_moral.report import figures
 from sae_moral.report.control_section import control_section
 from sae_moral.report.glance import Glance, glance, length_shares

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sae_moral._files import write_text
 from sae_moral.foundations import DIMENSIONS
+from sae_moral.io import write_text
 from sae_moral.report.page import _resource
 from sae_moral.report.sae_figures import fractions_figure, polarity_figure
 from sae_moral.report.svg import inline_svg

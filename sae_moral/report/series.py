@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 from sae_moral.report.palette import OVERALL, ordered
 
 NUMBERS: tuple[str, ...] = (

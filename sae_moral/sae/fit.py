@@ -7,7 +7,7 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._errors import SaeMoralWarning
+from sae_moral.errors import SaeMoralWarning
 
 if TYPE_CHECKING:
     from sae_moral.sae.load import LoadedSae

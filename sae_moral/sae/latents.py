@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sae_moral._errors import SaeMoralWarning
 from sae_moral.data import MoralData
 from sae_moral.data.splits import Split
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.classes import PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
 from sae_moral.sae.encoded import LatentRepresentations, latent_representations

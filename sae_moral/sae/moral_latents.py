@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sae_moral._errors import unknown
-from sae_moral._files import write_json
+from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
+from sae_moral.io import write_json
 from sae_moral.sae.classes import AUDITED_CLASSES, PAPER_CLASSES
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 
 def read_sae(source: Any, loader: str | None, device: str, dtype: str) -> tuple[Any, str]:

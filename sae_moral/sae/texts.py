@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_moral._errors import unknown
 from sae_moral.data import MoralData, word_frequency
 from sae_moral.data.splits import Split, group_split
+from sae_moral.errors import unknown
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral._files import write_json
-from sae_moral._provenance import _jsonable, _versions
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
+from sae_moral.io import write_json
+from sae_moral.provenance import _jsonable, _versions
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure

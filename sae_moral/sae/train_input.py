@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 
 NORMALISATIONS = ("scale", "standardise", "centre", "none")
 CHUNK = 8192

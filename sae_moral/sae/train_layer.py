@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_moral._errors import SaeMoralWarning
-from sae_moral._files import write_json
+from sae_moral.errors import SaeMoralWarning
+from sae_moral.io import write_json
 from sae_moral.sae.activations import Activations
 from sae_moral.sae.evaluate import Reconstruction, reconstruction
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings

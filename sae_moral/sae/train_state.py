@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_moral._files import write_json
+from sae_moral.io import write_json
 
 PREFIX = "step-"
 _PLAIN = ("n_training_samples", "n_training_steps", "n_frac_active_samples", "started_fine_tuning")

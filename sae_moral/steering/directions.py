@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_moral._errors import unknown
 from sae_moral.capture import Representations
 from sae_moral.data import MoralData
+from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 from sae_moral.surgery import Operation
 

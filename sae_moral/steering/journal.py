@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sae_moral._files import write_text
+from sae_moral.io import write_text
 
 
 def key_of(shaped_by: dict[str, Any]) -> str:

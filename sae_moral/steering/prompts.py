@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sae_moral._errors import DataError, unknown
 from sae_moral.capture.prompts import BOS_MODES, sink_token, unaltered_tokenizer
+from sae_moral.errors import DataError, unknown
 
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 """A text, a chat (messages with `role` and `content`), or token ids, which are used as they are."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 from sae_moral.sae import LoadedSae
 from sae_moral.steering.directions import Direction, Matched
 from sae_moral.steering.edit import Term, edit, reconstruction_error

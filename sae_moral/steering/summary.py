@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sae_moral._files import write_json, write_text
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
+from sae_moral.io import write_json, write_text
 from sae_moral.steering.acceptability import gap, text_weights
 
 if TYPE_CHECKING:

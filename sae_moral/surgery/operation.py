@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_moral._errors import unknown
-from sae_moral._files import write_json
 from sae_moral.data.moral_data import normalise
+from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
+from sae_moral.io import write_json
 from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.sae.usable import assembled
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 from sae_moral.sae.moral_latents import RULES
 
 FORMS = ("relative", "paper")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sae_moral._errors import DataError
 from sae_moral.data import MoralData
+from sae_moral.errors import DataError
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_moral._errors import DataError
 from sae_moral.data import MoralData
 from sae_moral.data.moral_data import check_vectors, from_records, normalise
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
 

@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from sae_moral._errors import DataError
 from sae_moral.data import load_data
 from sae_moral.data.readers import SUFFIXES, read_rows
 from sae_moral.data.table import read_table, table_data
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
 _ZERO = [0.0] * 10

@@ -13,10 +13,10 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from sae_moral._errors import SaeMoralWarning
 from sae_moral.capture import Representations, capture
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.splits import group_split
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.association import Partial, _type_three, nuisance_basis
 from sae_moral.sae.classes import AUDITED_CLASSES, PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values

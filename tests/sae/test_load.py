@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae_moral._errors import SaeMoralWarning
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.community import community_saes
 from sae_moral.sae.fit import model_family

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral._errors import SaeMoralWarning
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.evaluate import reconstruction
 from sae_moral.sae.load import load_sae

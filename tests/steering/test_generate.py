@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from sae_moral._errors import DataError
+from sae_moral.errors import DataError
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
 from sae_moral.steering.forward import last_logits
 from sae_moral.steering.generate import choose

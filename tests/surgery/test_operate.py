@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral._errors import SaeMoralWarning
 from sae_moral.data.splits import group_split
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, get_settings, operate
 from sae_moral.surgery.fit import Fit

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_moral._errors import DataError
-from sae_moral._files import write_text
+from sae_moral.errors import DataError
+from sae_moral.io import write_text
 from sae_moral_inspect.prompts import FlamesPrompt, check_dimension, parse_row, prompt_id, text_of
 
 BASELINE = "baseline"

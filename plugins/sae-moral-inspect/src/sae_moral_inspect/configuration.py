@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 from sae_moral.steering import Direction, Matched, Steering, random_direction
 from sae_moral.surgery import Operation
 

@@ -16,7 +16,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from sae_moral._errors import unknown
+from sae_moral.errors import unknown
 from sae_moral_inspect.prompts import BINARY, DIMENSIONS, FlamesPrompt
 
 LANGUAGES = ("zh", "en")

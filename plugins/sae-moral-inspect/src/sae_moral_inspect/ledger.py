@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sae_moral._errors import DataError
+from sae_moral.errors import DataError
 
 _open: dict[Path, Ledger] = {}
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_moral._cache import OFFLINE_VARIABLES, cache_folder, is_offline
-from sae_moral._errors import DataError, nearest
 from sae_moral.data.download import download
+from sae_moral.errors import DataError, nearest
+from sae_moral.io import OFFLINE_VARIABLES, cache_folder, is_offline
 
 FILE = "Flames_1k_Chinese.jsonl"
 URL = f"https://raw.githubusercontent.com/AIFlames/Flames/main/{FILE}"

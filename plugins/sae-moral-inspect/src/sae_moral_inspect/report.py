@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from sae_moral._files import write_text
+from sae_moral.io import write_text
 from sae_moral.report.svg import inline_svg
 from sae_moral_inspect.answers import BASELINE, Answers
 from sae_moral_inspect.prompts import DIMENSIONS

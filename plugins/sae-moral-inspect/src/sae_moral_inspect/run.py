@@ -17,7 +17,7 @@ from inspect_ai import Task, eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import GenerateConfig, Model, get_model
 
-from sae_moral._files import write_json
+from sae_moral.io import write_json
 from sae_moral_inspect.answers import BASELINE, Answers, write_answers
 from sae_moral_inspect.judge import Judgement
 from sae_moral_inspect.prompts import FlamesPrompt

@@ -1,4 +1,4 @@
-"""The project's warning category, its data error, and the "did you mean" of every unknown name."""
+"""The project's own errors and warnings, and the "did you mean" of every unknown name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class SaeMoralWarning(UserWarning):
 
 
 class DataError(ValueError):
-    """A source of scenarios that cannot be read as it is: says file, row, column and what would be right."""
+    """A file or a table that cannot be read as it is: says file, row, column and what would be right."""
 
     def __init__(
         self, problem: str, *, file: str | Path | None = None, row: int | None = None, column: str | None = None
@@ -22,6 +22,14 @@ class DataError(ValueError):
         where = [template.format(value) for value, template in places if value is not None]
         super().__init__(f"{', '.join(where)}: {problem}" if where else problem)
         self.file, self.row, self.column = file, row, column
+
+
+class FolderError(ValueError):
+    """A folder that holds other results than those that would be written to it. Nothing in it was changed."""
+
+
+class BusyError(RuntimeError):
+    """A folder that another process is writing; the message says which process."""
 
 
 def nearest(given: str, valid: Iterable[str]) -> str:
