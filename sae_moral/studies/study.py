@@ -1,10 +1,10 @@
 """`Study`: the one runner of long work. A study is cells; a cell has a key of everything that shapes it.
 
-A cell's result is a folder `cells/NAME-KEY` with a record `cell.json` and whatever files the work left beside it. The
-work happens in a folder `.NAME-KEY.part`, which becomes the result by one rename when it is complete, so a result is
-there as a whole or not at all. While a cell is worked on its lease is held: a lock that ends with its process, so that
-any number of workers can share a folder, none does a cell that another is doing, and one that was killed is followed by
-another. Results whose key is no longer asked for stay and are not read.
+A cell's result is a folder `cells/NAME-KEY` with a record `cell.json` and the files that the work left beside it. The
+work happens in a hidden folder, which becomes the result by one rename when it is complete: a result is there whole or
+not at all. While a cell is worked on its lease is held, a lock that ends with its process. So any number of workers can
+share a folder: none does a cell that another is doing, and the cell of one that was killed is taken over. Results whose
+key is no longer asked for stay, and are not read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from sae_moral.io import jsonable, key, publish, read_record, remove_leftovers, 
 
 SCHEMA_VERSION = 1
 RECORD = "cell.json"
+_AGAIN = "delete the folder, and it is made again"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Cell:
         name: what people call it; part of its folder's name.
         shaped_by: everything that shapes its result: settings, data, identity of the model. JSON values.
         work: what makes the result: it is given an empty folder for files (with `resume`, what an interrupted run left
-            of it), and returns the result's value, a JSON value.
-        resume: whether the work goes on from what an interrupted run left in its folder.
+            of it), and returns the result's value, a JSON value. It must depend on nothing but what `shaped_by` says:
+            any worker may do it, in any order.
+        resume: whether the work goes on from what an interrupted or failed run left in its folder.
     """
 
     name: str
@@ -47,12 +50,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Done:
-    """A cell's result.
+    """What became of a cell.
 
     Attributes:
-        cell: which cell's.
-        folder: with its files; None where the work failed.
-        value: what the work returned; None where it failed.
+        cell: which cell.
+        folder: of its files; None where the work failed.
+        value: what the work returned, as JSON keeps it; None where it failed.
         error: why there is no result.
     """
 
@@ -69,18 +72,22 @@ class Study:
         """
         Args:
             folder: made when the first cell is worked on.
-            kind: of the cells, with the number of their method where that has changed: part of every key.
+            kind: of the cells, with the number of their method where that has changed (`sweep/2`): part of every key.
         """
         self.folder, self.kind = Path(folder), kind
 
     def key(self, cell: Cell) -> str:
-        """The hash of all that shapes the cell."""
+        """The hash of all that shapes the cell.
+
+        Raises:
+            TypeError, ValueError: `shaped_by` holds what JSON cannot.
+        """
         return key(self.kind, **cell.shaped_by)
 
     def path(self, cell: Cell) -> Path:
         """The folder of the cell's result."""
         name = re.sub(r"[^A-Za-z0-9._+-]+", "-", cell.name).strip("-.")[:80]
-        return self.folder / "cells" / f"{name}-{self.key(cell)[:16]}"
+        return self.folder / "cells" / f"{name or 'cell'}-{self.key(cell)[:16]}"
 
     def read(self, cell: Cell) -> Done | None:
         """The cell's result; None where there is none yet.
@@ -89,14 +96,14 @@ class Study:
             DataError: a damaged record, or one of another cell.
         """
         folder = self.path(cell)
-        if not folder.is_dir():
+        if not folder.exists():
             return None
         try:
             _, content = read_record(folder / RECORD, "cell", SCHEMA_VERSION)
-        except FileNotFoundError as error:
-            raise DataError(f"no {RECORD} in it; delete the folder, and it is made again", file=folder) from error
-        if content.get("key") != self.key(cell):
-            raise DataError("the result of another cell; delete the folder, and it is made again", file=folder)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"no {RECORD} in it; {_AGAIN}", file=folder) from error
+        if content.get("key") != self.key(cell) or "value" not in content:
+            raise DataError(f"the result of another cell; {_AGAIN}", file=folder)
         return Done(cell, folder, content["value"])
 
     def run(
@@ -104,75 +111,99 @@ class Study:
         cells: Iterable[Cell],
         *,
         keep_going: tuple[type[Exception], ...] = (),
+        wait: bool = True,
         what: str = "",
         progress: bool | None = None,
-    ) -> Iterator[Done]:
-        """Every cell's result, in order; those that are there already are read. What another worker is doing is waited
-        for last, and done here if that worker gives up.
+    ) -> list[Done]:
+        """Every cell's result, in their order: read where there is one, else made here.
 
         Args:
-            cells: of one study, names unique.
+            cells: of one study, no two with the same name and key.
             keep_going: errors of a cell's work that the others go on after: they are in `Done.error`, and the cell is
                 tried again in the next run.
-            what: word at the progress bar.
+            wait: wait for the cells that other workers are doing, after all others, and do here what they give up;
+                else leave those out.
+            what: word at the progress bar; no bar without it.
             progress: progress bar; by default only on a terminal.
 
         Raises:
-            DataError: a damaged result.
+            DataError: a damaged result; found before any work begins.
+            ValueError: two cells of the same name and key.
             Exception: whatever the work raises.
         """
         cells = list(cells)
-        found: dict[int, Done] = {}
-        bar = tqdm(
-            total=len(cells), desc=what, unit="cell", disable=None if progress is None else not progress or not what
-        )
-        with bar:
-            for wait in (False, True):
+        for path, times in Counter(map(self.path, cells)).items():
+            if times > 1:
+                raise ValueError(f"{times} cells are {path.name}: same name, same settings; expected each cell once")
+        self._remove_leftovers()
+        found = {i: done for i, cell in enumerate(cells) if (done := self.read(cell)) is not None}
+        hidden = True if not what else None if progress is None else not progress
+        with tqdm(total=len(cells), initial=len(found), desc=what, unit="cell", disable=hidden) as bar:
+            for patient in (False, True) if wait else (False,):
                 for i, cell in enumerate(cells):
-                    if i not in found and (done := self._obtain(cell, keep_going, wait)) is not None:
+                    if i in found:
+                        continue
+                    bar.set_postfix_str(f"waiting for another process: {cell.name}" if patient else cell.name)
+                    if (done := self._obtain(cell, keep_going, patient)) is not None:
                         found[i] = done
                         bar.update()
-        yield from (found[i] for i in range(len(cells)))
+        return [found[i] for i in sorted(found)]
 
     def _obtain(self, cell: Cell, keep_going: tuple[type[Exception], ...], wait: bool) -> Done | None:
         """The cell's result, made here if it is not there; None where another worker has its lease."""
-        if (done := self.read(cell)) is not None:
-            return done
-        with self._lease(cell, wait) as held:
-            if not held:
+        path = self.path(cell)
+        with self._lease(path, wait) as lease:
+            if lease is None:
                 return None
-            if (done := self.read(cell)) is not None:  # finished between the look and the lease
-                return done
             try:
-                return self._work(cell)
+                # Another worker may have finished it between the look and the lease.
+                done = self.read(cell) or self._work(cell, path)
             except keep_going as error:
                 return Done(cell, None, None, error)
+            # Whoever waits for a removed lease finds the result: only of a finished cell can it go.
+            with contextlib.suppress(OSError):
+                lease.unlink()
+            return done
+
+    def _work(self, cell: Cell, path: Path) -> Done:
+        part = path.with_name(f".{path.name}.{'begun' if cell.resume else 'part'}")
+        if not cell.resume:
+            shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(part)
+            value = jsonable(cell.work(part))
+            content = {"name": cell.name, "key": self.key(cell), "shaped_by": dict(cell.shaped_by), "value": value}
+            write_record(part / RECORD, "cell", SCHEMA_VERSION, content)
+            publish(part, path)
+        except BaseException:
+            if not cell.resume:  # on a disk that is full, what cannot be used must not stay
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        return Done(cell, path, value)
 
     @contextlib.contextmanager
-    def _lease(self, cell: Cell, wait: bool) -> Iterator[bool]:
-        path = self.path(cell)
-        leases = path.parent / ".leases"
-        leases.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(leases / path.name)
+    def _lease(self, path: Path, wait: bool) -> Iterator[Path | None]:
+        """The lease of a result's folder, held in the block; None where another worker has it."""
+        lease = path.with_name(f".{path.name}.lease")
+        lease.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lease)
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
-            yield False
+            yield None
             return
         try:
-            yield True
+            yield lease
         finally:
             lock.release()
 
-    def _work(self, cell: Cell) -> Done:
-        path = self.path(cell)
-        part = path.with_name(f".{path.name}.part")
-        if part.exists() and not cell.resume:
-            shutil.rmtree(part)
-        part.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(part)
-        value = jsonable(cell.work(part))
-        content = {"name": cell.name, "key": self.key(cell), "shaped_by": dict(cell.shaped_by), "value": value}
-        write_record(part / RECORD, "cell", SCHEMA_VERSION, content)
-        publish(part, path)
-        return Done(cell, path, value)
+    def _remove_leftovers(self) -> None:
+        """Remove what killed workers left: parts of cells that begin anew, leases of finished ones."""
+        for left in [*(self.folder / "cells").glob(".*.part"), *(self.folder / "cells").glob(".*.lease")]:
+            path = left.with_name(left.stem.removeprefix("."))
+            with contextlib.suppress(OSError), self._lease(path, wait=False) as lease:
+                if lease is not None and left != lease:
+                    shutil.rmtree(left, ignore_errors=True)
+                elif lease is not None and path.exists():
+                    lease.unlink()
