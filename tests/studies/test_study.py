@@ -109,7 +109,7 @@ def test_whatever_a_cell_is_called_its_folder_is_one_below_cells(name: str, tmp_
 def test_two_cells_of_one_name_differ_in_their_settings(tmp_path: Path) -> None:
     asked = [Cell("x", {"seed": seed}, lambda folder, seed=seed: seed) for seed in (0, 1)]
     assert [done.value for done in Study(tmp_path, "k").run(asked)] == [0, 1]
-    with pytest.raises(ValueError, match="2 cells are x-.*expected each cell once"):
+    with pytest.raises(ValueError, match=r"2 cells are x-.*expected each cell once"):
         Study(tmp_path, "k").run([asked[0], asked[0]])
 
 
