@@ -216,6 +216,27 @@ def file_checksum(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def file_checksums(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """SHA-256 of files in a folder, by name: of all of them, or of those named. For a record beside them."""
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file()) if names is None else names
+    return {name: file_checksum(folder / name) for name in names}
+
+
+def check_files(folder: str | Path, checksums: Mapping[str, str]) -> None:
+    """Check files against the checksums that a record holds of them.
+
+    Raises:
+        DataError: a file is missing, or not the one that the record was written with; names it.
+    """
+    for name, expected in checksums.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise DataError("missing, and the record beside it lists it", file=path)
+        if file_checksum(path) != expected:
+            raise DataError("damaged or changed: not the file that the record beside it was written with", file=path)
+
+
 def record(kind: str, schema: int, content: Mapping[str, Any]) -> str:
     """The text of a record: `schema_version`, `kind`, the content, and the checksum of these.
 

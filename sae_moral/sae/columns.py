@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral.sae.load import ELEMENTWISE, LoadedSae, encode
+from sae_moral.sae.compatibility import ELEMENTWISE
+from sae_moral.sae.load import LoadedSae, encode
 
 ROWS = 8192
 """Vectors encoded at a time."""

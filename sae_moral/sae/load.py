@@ -2,16 +2,23 @@
 
 What is read from its configuration, never assumed: the hook, the model, whether the decoder bias is subtracted from
 the input, how the input is normalised, and whether prompts begin with BOS. Normalisation that SAELens applies at run
-time (`layer_norm`, `constant_norm_rescale`) acts on each vector given: on a token's, or on a scenario's mean.
-Normalisation by a constant of the training data (`expected_average_only_in`, `covariance_whitening`) has to be folded
-into the weights; SAELens silently ignores one that is not, and here it is refused.
+time (`layer_norm`, `constant_norm_rescale`) acts on each vector given: on a token's, or on a scenario's mean. What each
+key of the configuration does stands in `compatibility.KEYS`.
+
+An SAE is an object, or comes from SAELens' list, any repository on the hub, or a folder in one of two layouts; SAELens'
+own loaders do the reading. One is corrected: its `sparsify` loader transposes `W_dec`, which EleutherAI/sparsify writes
+as SAELens itself does (latents × inputs), so that a real file does not load; and it leaves `b_dec` in the input where
+`normalize_decoder` is set, while sparsify's `encode` always subtracts it (unless the coder is a transcoder). Folders
+written by a training or an operation hold a record with the checksums of their files, which are checked.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_moral.sae.fit import check_fit
-from sae_moral.sae.sources import read_sae
-from sae_moral.sae.usable import assembled, check_usable, for_inference
+from sae_moral.errors import DataError, SaeMoralWarning, unknown
+from sae_moral.io import check_files, read_json, read_record
+from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
 
-ELEMENTWISE = ("standard", "jumprelu", "gated")
-"""Architectures in which a latent depends on its own encoder column only, so that a few can be computed alone."""
+RECORDS = {"sae_moral.json": "trained_sae", "surgery.json": "surgery"}
+"""Records beside the weights of an SAE made here, with their kinds; since schema version 2 they hold `files`, the
+checksum of every other file."""
+RECORD_SCHEMA = 2
 _RESIDUAL = re.compile(r"blocks\.(\d+)\.(hook_resid_post|hook_out|hook_resid_pre|hook_in)")
 
 
@@ -236,3 +245,221 @@ def _layer_of(sae: Any, name: str, layer: int | None) -> int:
             "'blocks.5.hook_resid_post'" + ("; pass layer= for an SAE that does not say" if hook is None else "")
         )
     return found
+
+
+# Does it belong to a model?
+
+
+def check_fit(sae: LoadedSae, model: Any, *, any_model: bool = False) -> None:
+    """Refuse an SAE that is not of this model; warn where it is of the base model and this one is the chat model.
+
+    Args:
+        sae: the SAE.
+        model: the model it is to be used with.
+        any_model: only warn when the names of the models differ (a fine-tuned copy, a folder with another name).
+
+    Raises:
+        ValueError: another width, a block the model does not have, or another model.
+    """
+    d_model, n_layers, name = int(model.cfg.d_model), int(model.cfg.n_layers), model_name(model)
+    if sae.d_in != d_model:
+        raise ValueError(
+            f"width: {sae.source} reads vectors of {sae.d_in} numbers and {name} has {d_model}; expected an SAE of "
+            f"{name}{_trained_on(sae)}"
+        )
+    if sae.layer >= n_layers:
+        raise ValueError(
+            f"hook: {sae.source} reads {sae.hook_name} and {name} has blocks 0 to {n_layers - 1}; expected an SAE of "
+            f"{name}{_trained_on(sae)}"
+        )
+    if sae.model_name is None:
+        return
+    (wanted, wanted_chat), (found, found_chat) = model_family(sae.model_name), model_family(name)
+    if wanted != found:
+        problem = f"model: {sae.source} was trained on {sae.model_name}, and this model is {name}"
+        if not any_model:
+            raise ValueError(f"{problem}; expected an SAE of {found}, or any_model=True if it is a copy of that model")
+        warnings.warn(problem, SaeMoralWarning, stacklevel=2)
+    elif wanted_chat != found_chat:
+        kinds = ("base", "chat")
+        warnings.warn(
+            f"{sae.source} was trained on the {kinds[wanted_chat]} model {sae.model_name} and is used with the "
+            f"{kinds[found_chat]} model {name}: latents mostly carry over, their reconstruction error is larger",
+            SaeMoralWarning,
+            stacklevel=2,
+        )
+
+
+def _trained_on(sae: LoadedSae) -> str:
+    return f" (it was trained on {sae.model_name})" if sae.model_name else ""
+
+
+# SAELens objects
+
+
+def for_inference(sae: Any) -> Any:
+    """What SAELens would save of an SAE in training: a BatchTopK becomes a JumpReLU with its threshold."""
+    from sae_lens import TrainingSAE
+
+    if not isinstance(sae, TrainingSAE):
+        return sae
+    state = {name: value.detach().clone() for name, value in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(state)
+    return assembled(sae.cfg.get_inference_sae_cfg_dict(), state, sae.device)
+
+
+def assembled(config: dict[str, Any], state: dict[str, Tensor], device: torch.device | str) -> Any:
+    """An SAELens object around given weights, without copying them."""
+    from sae_lens import SAE
+
+    made = SAE.from_dict({**config, "device": "meta"})
+    made.load_state_dict(state, assign=True)
+    made.cfg.device, made.device = str(device), torch.device(device)
+    return made
+
+
+# Where an SAE comes from
+
+
+def read_sae(source: Any, loader: str | None, device: str, dtype: str) -> tuple[Any, str]:
+    """The SAELens object of a folder, a (release, id) or a `release/id`, and what to call it.
+
+    Raises:
+        ValueError: nothing of that name.
+        DataError: files that cannot be read as an SAE, or are not those that their record was written with.
+    """
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        folder = Path(source)
+        return _guarded(lambda: _from_folder(folder, loader, device, dtype), folder.name, folder), folder.name
+    release, sae_id = source if isinstance(source, tuple) else _split(str(source))
+    name = f"{release}/{sae_id}"
+    _check_listed(release, sae_id)
+    return _guarded(lambda: _from_hub(release, sae_id, loader, device, dtype), name), name
+
+
+def _guarded(read: Callable[[], Any], name: str, folder: Path | None = None) -> Any:
+    try:
+        return read()
+    except (MemoryError, DataError):
+        raise
+    # What a damaged file raises depends on its format: JSON, safetensors, zip, pickle and torch each have their own.
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()
+        raise DataError(
+            f"cannot load the SAE {name}: {' '.join(line.strip() for line in reason[:3])} ({type(error).__name__}); "
+            "expected the files of one SAE in a layout SAELens reads, complete and unchanged",
+            file=folder,
+        ) from error
+
+
+def _from_folder(folder: Path, loader: str | None, device: str, dtype: str) -> Any:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
+
+    check_recorded(folder)
+    layouts = {
+        "sae_lens": ("sae_weights.safetensors", sae_lens_disk_loader),
+        "sparsify": ("sae.safetensors", _sparsify),
+    }
+    if loader is not None and loader not in layouts:
+        raise unknown("loader for a folder", loader, layouts)
+    for name, (weights, converter) in layouts.items():
+        if loader == name or (loader is None and (folder / weights).exists() and (folder / "cfg.json").exists()):
+            return SAE.load_from_disk(folder, device=device, dtype=dtype, converter=converter)
+    held = sorted(path.name for path in folder.iterdir())[:8]
+    raise FileNotFoundError(
+        f"no cfg.json beside sae_weights.safetensors (SAELens) or sae.safetensors (sparsify); the folder holds {held}"
+    )
+
+
+def check_recorded(folder: Path) -> None:
+    """Check the files of an SAE made here against the checksums in its record; nothing without such a record.
+
+    Raises:
+        DataError: a damaged record, or a file that is missing or not the one the record was written with.
+    """
+    for name, kind in RECORDS.items():
+        path = folder / name
+        # Version 0.1 wrote trained SAEs' records without a kind and operations' without checksums.
+        if path.exists() and isinstance(found := read_json(path), dict) and not found.keys().isdisjoint(_OURS):
+            _, content = read_record(path, kind, RECORD_SCHEMA, checked_from=2)
+            check_files(folder, content.get("files", {}))
+
+
+_OURS = {"kind", "schema_version", "checksum"}
+
+
+def _from_hub(release: str, sae_id: str, loader: str | None, device: str, dtype: str) -> Any:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
+
+    if loader is not None and loader not in NAMED_PRETRAINED_SAE_LOADERS:
+        raise unknown("loader", loader, NAMED_PRETRAINED_SAE_LOADERS)
+    converter = NAMED_PRETRAINED_SAE_LOADERS[loader] if loader else None
+    if loader == "sparsify":
+        converter = _sparsify_from_hub
+    return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype, converter=converter)
+
+
+def _sparsify_from_hub(
+    repo_id: str, folder_name: str, device: str, force_download: bool, cfg_overrides: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any], None]:
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    # The configuration's folder is the cache's; both files are fetched before it is read.
+    loaders.hf_hub_download(repo_id, f"{folder_name}/sae.safetensors", force_download=force_download)
+    cfg = loaders.hf_hub_download(repo_id, f"{folder_name}/cfg.json", force_download=force_download)
+    config, weights = _sparsify(Path(cfg).parent, device, cfg_overrides)
+    return config, weights, None
+
+
+def _sparsify(
+    path: str | Path, device: str = "cpu", cfg_overrides: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    from sae_lens.loading.pretrained_sae_loaders import sparsify_disk_loader
+
+    theirs = read_json(Path(path) / "cfg.json", what="a configuration")
+    for key in ("transcode", "skip_connection", "signed"):
+        if theirs.get(key):
+            raise ValueError(f"a sparsify coder with {key}=true; expected an SAE of non-negative latents")
+    if theirs.get("activation", "topk") != "topk":
+        raise ValueError(f"a sparsify coder with activation {theirs['activation']!r}; expected topk")
+    config, weights = sparsify_disk_loader(path, device, cfg_overrides)
+    if weights["W_dec"].shape == (config["d_in"], config["d_sae"]):
+        weights["W_dec"] = weights["W_dec"].T.contiguous()
+    weights["W_enc"] = weights["W_enc"].contiguous()
+    config["apply_b_dec_to_input"] = True
+    return config, weights
+
+
+def _split(source: str) -> tuple[str, str]:
+    """`release/id` into its two parts; both may contain slashes."""
+    parts = source.split("/")
+    listed = _listed()
+    for end in range(len(parts) - 1, 0, -1):
+        if "/".join(parts[:end]) in listed:
+            return "/".join(parts[:end]), "/".join(parts[end:])
+    if len(parts) >= 3:
+        return "/".join(parts[:2]), "/".join(parts[2:])
+    raise unknown("SAE", source, ["a folder", "release/id", *_closest(parts[0], listed)])
+
+
+def _check_listed(release: str, sae_id: str) -> None:
+    listed = _listed()
+    if release not in listed:
+        if "/" not in release:
+            raise unknown("SAE release", release, _closest(release, listed))
+    elif sae_id not in listed[release].saes_map:
+        raise unknown(f"SAE of {release}", sae_id, _closest(sae_id, listed[release].saes_map))
+
+
+def _listed() -> dict[str, Any]:
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    return get_pretrained_saes_directory()
+
+
+def _closest(given: str, names: Iterable[str]) -> list[str]:
+    """A few of the names: the list has thousands."""
+    names = list(names)
+    return difflib.get_close_matches(given, names, n=6, cutoff=0.3) or names[:6]

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_moral.sae.load import ELEMENTWISE, LoadedSae
-from sae_moral.sae.usable import assembled
+from sae_moral.sae.compatibility import ELEMENTWISE
+from sae_moral.sae.load import LoadedSae, assembled
 from sae_moral.surgery import Operation
 
 Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]

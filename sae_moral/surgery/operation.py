@@ -21,8 +21,7 @@ from sae_moral.data.moral_data import normalise
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import write_json
-from sae_moral.sae.load import LoadedSae, load_sae
-from sae_moral.sae.usable import assembled
+from sae_moral.sae.load import LoadedSae, assembled, load_sae
 
 SCHEMA = 1
 RECORD, BEFORE = "surgery.json", "before.safetensors"

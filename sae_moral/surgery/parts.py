@@ -22,10 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.sae.columns import ROWS
-from sae_moral.sae.load import ELEMENTWISE, LoadedSae
+from sae_moral.sae.compatibility import OPERABLE
+from sae_moral.sae.load import LoadedSae
 from sae_moral.surgery.operation import Rows, rows_of
-
-OPERABLE = (*ELEMENTWISE, "topk")
 
 
 @dataclass(frozen=True, eq=False)

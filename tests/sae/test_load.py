@@ -14,8 +14,7 @@ import torch
 
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae.columns import columns_of
-from sae_moral.sae.community import community_saes
-from sae_moral.sae.fit import model_family
+from sae_moral.sae.compatibility import community_saes, model_family
 from sae_moral.sae.load import load_sae, load_saes
 from tests.sae.formats import FORMATS, MODEL, D, K, S, gemma_scope, llama_scope, qwen_scope, serve, sparsify
 

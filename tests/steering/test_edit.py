@@ -8,8 +8,7 @@ import pytest
 import torch
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_moral.sae.load import ELEMENTWISE
-from sae_moral.sae.usable import REFUSED
+from sae_moral.sae.compatibility import ARCHITECTURES, ELEMENTWISE
 from sae_moral.steering.edit import edit, full_edit, low_rank_edit, reconstruction_error
 from tests.steering.planted import LATENTS, D, operated, random_sae
 
@@ -17,7 +16,7 @@ H = 3 * torch.randn(7, 5, D, generator=torch.Generator().manual_seed(5))
 USABLE = sorted(
     name
     for name in {*SAE_CLASS_REGISTRY, *(name for name in SAE_TRAINING_CLASS_REGISTRY if "batchtopk" in name)}
-    if not any(kind in name for kind in REFUSED)
+    if name not in ARCHITECTURES or not ARCHITECTURES[name].refused
 )
 COMPETING = ["abstopk", "topk"]
 WITHOUT_AN_ENCODER = ["matching_pursuit"]  # nothing there that surgery could train
