@@ -28,7 +28,7 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     steer.add_argument("--alpha", default="1", metavar="A,B", help="strengths, one after the other (default: 1)")
     _add_form(steer)
     steer.add_argument(
-        "--where", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
+        "--positions", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
     )
     steer.add_argument("--tokens", type=int, default=64, metavar="N", help="new tokens at most (default: 64)")
     steer.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
@@ -49,12 +49,12 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     sweep.add_argument("--shuffled", type=Path, nargs="*", default=[], help="folders of --control shuffled")
     sweep.add_argument("--alphas", required=True, metavar="A,B", help="strengths, e.g. 0.5,1,2,4")
     _add_form(sweep)
-    sweep.add_argument("--where", default="all-but-first", help="all-but-first (default) or all")
+    sweep.add_argument("--positions", default="all-but-first", help="all-but-first (default) or all")
     sweep.add_argument(
         "--random", type=int, default=19, metavar="N", help="random directions per strength (default: 19)"
     )
     sweep.add_argument(
-        "--whole",
+        "--full-measures",
         type=int,
         default=3,
         metavar="N",
@@ -93,7 +93,7 @@ def _steer(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
         "chat": {"auto": "auto", "yes": True, "no": False}[arguments.chat],
     }
-    how = {"units": arguments.units, "form": arguments.form, "where": arguments.where}
+    how = {"units": arguments.units, "form": arguments.form, "positions": arguments.positions}
     chosen = {alpha: [Steering(one, alpha, **how) for one in operations] for alpha in strengths}
     plain = generate(model, arguments.prompt, **options)
     steered = {a: generate(model, arguments.prompt, steerings=given, **options) for a, given in chosen.items()}
@@ -133,9 +133,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         shuffled=shuffled,
         forms=names(arguments.form) or (),
         units=arguments.units,
-        where=arguments.where,
+        positions=arguments.positions,
         random_seeds=range(arguments.random),
-        whole=arguments.whole,
+        full_measures=arguments.full_measures,
         split=parts(data, arguments.shares),
         downstream=arguments.downstream,
         settings=MeasureSettings(**given),

@@ -143,8 +143,8 @@ def test_steered_generation(here: Any, there: Any, operation: Path, form: str) -
     found = []
     for model, device in ((there, "cuda"), (here, "cpu")):
         steerings = [
-            Steering(Operation.load(operation, device=device), 2.0, form=form, where="all-but-first"),
-            Steering(random_direction(16, 2, 3), 0.3, units="relative", where="generated"),
+            Steering(Operation.load(operation, device=device), 2.0, form=form, positions="all-but-first"),
+            Steering(random_direction(16, 2, 3), 0.3, units="relative", positions="generated"),
         ]
         found.append(generate(model, PROMPTS, steerings=steerings, max_new_tokens=8, stop_at_eos=False))
     assert found[0] == found[1]

@@ -1,7 +1,7 @@
 """What operations do to a model: surgery with its controls at several layers, and a sweep of layers × strengths.
 
     python -m benchmarks.replication.steering MODEL SAES --out OUT [--layers 10,15,20] [--data SOURCE] [--path FILE]
-        [--alphas 1,4,16] [--shares-of-norm 0.05,0.1,0.2] [--random 19] [--whole 3]
+        [--alphas 1,4,16] [--shares-of-norm 0.05,0.1,0.2] [--random 19] [--full-measures 3]
         [--device cuda]
     python -m benchmarks.replication.steering --out OUT        # the page alone, from what is there
 
@@ -55,7 +55,7 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, gi
             shuffled=[shuffled],
             units=units,
             random_seeds=range(given.random),
-            whole=given.whole,
+            full_measures=given.full_measures,
             split=split,
             out=out / units,
         )
@@ -184,7 +184,9 @@ def main() -> None:
     parser.add_argument("--alphas", default="1,4,16")
     parser.add_argument("--shares-of-norm", default="0.05,0.1,0.2")
     parser.add_argument("--random", type=int, default=19)
-    parser.add_argument("--whole", type=int, default=3, help="random directions that audited measures are taken of")
+    parser.add_argument(
+        "--full-measures", type=int, default=3, help="random directions that audited measures are taken of"
+    )
     parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
     given = parser.parse_args()
     if given.model is not None:

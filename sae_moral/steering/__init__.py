@@ -7,7 +7,7 @@ from sae_moral.steering.generate import Generation, generate
 from sae_moral.steering.hooks import steer, steering_hooks
 from sae_moral.steering.measures import MeasureSettings
 from sae_moral.steering.prompts import prompt_ids
-from sae_moral.steering.side_effects import SideEffects, neutral_texts, side_effects, variety
+from sae_moral.steering.side_effects import SideEffects, diversity, neutral_texts, side_effects
 from sae_moral.steering.steering import Steering
 from sae_moral.steering.summary import Sweep
 from sae_moral.steering.sweep import sweep
@@ -22,6 +22,7 @@ __all__ = [
     "Sweep",
     "acceptability",
     "difference_in_means",
+    "diversity",
     "edit",
     "full_edit",
     "generate",
@@ -33,5 +34,4 @@ __all__ = [
     "steer",
     "steering_hooks",
     "sweep",
-    "variety",
 ]

@@ -13,8 +13,8 @@ from torch import Tensor
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.sae import LoadedSae, check_fit
 from sae_moral.steering.directions import Direction, Matched
+from sae_moral.steering.positions import WITHOUT_MASK, Place
 from sae_moral.steering.steering import Steering
-from sae_moral.steering.where import WITHOUT_MASK, Place
 
 
 class NotFiniteError(RuntimeError):
@@ -76,18 +76,18 @@ def steering_hooks(
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an SAE variant of either.
-        mask: True on the prompts' tokens, False on padding; what follows the prompt was generated. Needed for any
-            `where` but `all` and `all-but-first`, and for padding to be left alone. The hooks then serve one batch of
-            prompts: with or without KV cache, and any number of times, unless the prompt is a single token.
+        mask: True on the prompts' tokens, False on padding; what follows the prompt was generated. Needed for
+            `prompt`, `last` and `generated` positions, and for padding to be left alone. The hooks then serve one batch
+            of prompts: with or without KV cache, and any number of times, unless the prompt is a single token.
         any_model: accept an SAE of a model with another name.
 
     Raises:
         ValueError: a layer or hook the model does not have, an SAE or direction of another width, model or device, or
-            a `where` that needs a mask.
+            positions that need a mask.
     """
     chosen = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    if mask is None and (needing := [s.where for s in chosen if s.where not in WITHOUT_MASK and s.alpha]):
-        raise ValueError(f"where={needing[0]!r} needs to know the prompts: pass mask=, True on their tokens")
+    if mask is None and (needing := [s.positions for s in chosen if s.positions not in WITHOUT_MASK and s.alpha]):
+        raise ValueError(f"positions={needing[0]!r} needs to know the prompts: pass mask=, True on their tokens")
     return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, any_model)]
 
 
@@ -102,7 +102,7 @@ def make_hooks(
             continue
         check_steering(steering, model, any_model)
         name = resolve_hooks(model, [steering.what.layer])[steering.what.layer]
-        hooks.append(SteeringHook(name, steering, Place(steering.where, mask), device))
+        hooks.append(SteeringHook(name, steering, Place(steering.positions, mask), device))
     return hooks
 
 

@@ -14,7 +14,7 @@ from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import AUDITED
 from sae_moral.steering.acceptability import PAIRS, TEMPLATE, acceptability
 from sae_moral.steering.hooks import steer
-from sae_moral.steering.side_effects import OPENINGS, neutral_texts, side_effects, variety
+from sae_moral.steering.side_effects import OPENINGS, diversity, neutral_texts, side_effects
 from sae_moral.steering.steering import Steering
 
 METRICS = ("categorical", "gradient")
@@ -24,7 +24,7 @@ METRICS = ("categorical", "gradient")
 class MeasureSettings:
     """Attributes:
     neutral: texts for the side effects.
-    openings: what is continued, for the variety of generations.
+    openings: what is continued, for the diversity of generations.
     new_tokens: how far.
     pairs, template: of the acceptability margin.
     """
@@ -43,21 +43,21 @@ def measure_steering(
     layers: Sequence[int],
     settings: MeasureSettings,
     *,
-    whole: bool = True,
+    full: bool = True,
     any_model: bool = False,
 ) -> dict[str, Any]:
-    """Margins of the scenarios (to 10⁻⁶ nats) and side effects; unless it is not to be the `whole`, audited headlines
-    at the given layers and the variety of what is generated, too."""
+    """Margins of the scenarios (to 10⁻⁶ nats) and side effects; with `full`, audited headlines at the
+    given layers and the diversity of what is generated, too."""
     words = {"pairs": settings.pairs, "template": settings.template}
     margin = acceptability(model, data, steerings, **words, draws=1, any_model=any_model).margin
     effects = side_effects(model, steerings, settings.neutral, any_model=any_model)
     found = {"margin": [round(float(value), 6) for value in margin], **dataclasses.asdict(effects)}
-    if not whole:
+    if not full:
         return found
     return {
         **found,
         "headlines": downstream(model, steerings, data, layers, any_model=any_model),
-        **variety(model, steerings, settings.openings, max_new_tokens=settings.new_tokens, any_model=any_model),
+        **diversity(model, steerings, settings.openings, max_new_tokens=settings.new_tokens, any_model=any_model),
     }
 
 

@@ -85,7 +85,7 @@ def page(sweep: Sweep) -> str:
         "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(_shown(row, name) for name in COLUMNS) + " |" for row in _tabled(sweep.rows)),
         "",
-        f"Units of α: {about['units']}; steered tokens: {about['where']}. Audited measures after block: "
+        f"Units of α: {about['units']}; steered tokens: {about['positions']}. Audited measures after block: "
         + "; ".join(f"{to or 'none'} for edits after {layer}" for layer, to in about["downstream"].items())
         + f". Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
         f"({len(sweep.rows)}).",

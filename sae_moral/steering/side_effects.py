@@ -1,7 +1,7 @@
-"""What a steering breaks: next-word predictions on neutral text, and the variety of what is generated.
+"""What a steering breaks: next-word predictions on neutral text, and the diversity of what is generated.
 
 Every text is run twice in one batch, once as it is and once with every token steered (but the first, for steerings that
-leave it out; otherwise whatever their `where`: the question is what they do where they act). Over all next-token
+leave it out; otherwise whatever their `positions`: the question is what they do where they act). Over all next-token
 predictions, the first one after BOS included:
 
     kl                 KL(unsteered ‖ steered) in nats, mean per prediction
@@ -27,9 +27,9 @@ from torch import Tensor
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.steering.generate import generate
 from sae_moral.steering.hooks import steer
+from sae_moral.steering.positions import WITHOUT_MASK
 from sae_moral.steering.prompts import Prompt, prompt_ids
 from sae_moral.steering.steering import Steering
-from sae_moral.steering.where import WITHOUT_MASK
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def side_effects(
         raise ValueError("no neutral text given; expected at least one")
     given = [steerings] if isinstance(steerings, Steering) else list(steerings)
     chosen = [
-        dataclasses.replace(one, where=one.where if one.where in WITHOUT_MASK else "all") for one in given if one.alpha
+        dataclasses.replace(one, positions=one.positions if one.positions in WITHOUT_MASK else "all")
+        for one in given
+        if one.alpha
     ]
     found: list[Float[Tensor, "tokens 3"]] = []
     shares: list[Tensor] = []
@@ -123,7 +125,7 @@ OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "T
 """Beginnings that a text can go on from in many ways."""
 
 
-def variety(
+def diversity(
     model: Any, steerings: Steering | Sequence[Steering], prompts: Sequence[Prompt] = OPENINGS, **options: Any
 ) -> dict[str, float | None]:
     """`distinct_1`, `distinct_2` and `repetition` of what is generated (greedily, unless the options say otherwise).

@@ -11,7 +11,7 @@ from sae_moral.errors import unknown
 from sae_moral.sae import LoadedSae
 from sae_moral.steering.directions import Direction, Matched
 from sae_moral.steering.edit import Term, edit, reconstruction_error
-from sae_moral.steering.where import WHERES
+from sae_moral.steering.positions import POSITIONS
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
@@ -28,8 +28,8 @@ class Steering:
         units: `alpha`: h + α·term, as in the paper. `relative`: h + α·‖h‖·term/‖term‖, so that |α| is the share of
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
         form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
-        where: `all` tokens, `all-but-first` (BOS carries the attention sink; most SAEs never saw it), the `prompt`, its
-            `last` token, or the `generated` ones.
+        positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where most edits are a
+            hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
 
     Raises:
         ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.
@@ -39,13 +39,13 @@ class Steering:
     alpha: float
     units: str = "alpha"
     form: str = "edit"
-    where: str = "all"
+    positions: str = "all-but-first"
 
     def __post_init__(self) -> None:
         for kind, given, valid in (
             ("units", self.units, UNITS),
             ("form", self.form, FORMS),
-            ("where", self.where, WHERES),
+            ("positions", self.positions, POSITIONS),
         ):
             if given not in valid:
                 raise unknown(kind, given, valid)

@@ -1,12 +1,12 @@
 """`sweep`: layers × strengths of operations, beside dense directions and random ones of the same norm.
 
-Arms, for every operation, form and α; every token but the first is steered (`where`):
+Arms, for every operation, form and α; every token but the first is steered (`positions`):
 
     operated        the operation itself
     shuffled        an operation of the same layer trained on shuffled labels, at the same α
     dense           difference in means of virtue and vice (training part), at every token with the operated arm's norm
-    random          random directions, with the operated arm's norm at every token (of all but the first `whole` only
-                    margins and side effects are measured: they say how much a random direction may gain by chance)
+    random          random directions, with the operated arm's norm at every token (of all but the first `full_measures`
+                    only margins and side effects are measured: they say how much a random direction may gain by chance)
     pretrained      the SAE before surgery, paper's form: what its reconstruction error alone does
 
 Effect and damage are measured on the held-out part and on neutral text (`sae_moral.steering.measures`).
@@ -35,9 +35,9 @@ from sae_moral.steering.directions import Direction, Matched, difference_in_mean
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.journal import Journal, key_of
 from sae_moral.steering.measures import MeasureSettings, measure_steering
+from sae_moral.steering.positions import WITHOUT_MASK
 from sae_moral.steering.steering import Steering
 from sae_moral.steering.summary import Sweep, summarise
-from sae_moral.steering.where import WITHOUT_MASK
 from sae_moral.surgery import Operation
 from sae_moral.surgery.operation import digests
 
@@ -46,7 +46,7 @@ VERSION = 1
 ARMS = ("operated", "shuffled", "dense", "random", "pretrained")
 RANDOM = tuple(range(19))
 """Seeds of the random directions: with 19, beating all of them is p = 0.05."""
-WHOLE = 3
+FULL_MEASURES = 3
 """Random directions that every measure is taken of, unless told otherwise."""
 
 
@@ -61,7 +61,7 @@ class Cell:
     arm: str
     seed: int | None
     steering: Steering
-    whole: bool = True
+    full: bool = True
 
 
 def sweep(
@@ -74,9 +74,9 @@ def sweep(
     shuffled: Sequence[Operation] = (),
     forms: Sequence[str] = ("edit",),
     units: str = "alpha",
-    where: str = "all-but-first",
+    positions: str = Steering.positions,
     random_seeds: Sequence[int] = RANDOM,
-    whole: int = WHOLE,
+    full_measures: int = FULL_MEASURES,
     downstream: int | None = None,
     settings: MeasureSettings | None = None,
     split: Mapping[str, Int[np.ndarray, "_"]] | None = None,
@@ -94,10 +94,9 @@ def sweep(
         out: folder for `cells.jsonl` (the finished ones) and the captured vectors.
         shuffled: operations trained on shuffled labels, matched to the others by layer.
         forms: of `edit` and `paper`.
-        where: `all-but-first`, or `all` as in the paper: at BOS, which most SAEs never saw, the edit is a hundred times
-            larger than elsewhere, and what it breaks there is not what is to be measured.
-        whole: random directions that audited measures and variety are taken of, too; with all of them these get
-            p-values.
+        positions: `all-but-first`, or `all` as in the paper, where BOS gets an edit a hundred times larger.
+        full_measures: how many random directions audited measures and diversity are computed of, too; with all of them
+            these get p-values.
         downstream: the layer the audited measures are taken at; halfway from the edit to the end by default.
         split: by default `group_split(data)`: equal texts are on one side.
         limit: measure on at most so many held-out scenarios.
@@ -108,8 +107,8 @@ def sweep(
         ValueError: no operation, no α, parts without one of the poles, held-out texts that an operation learnt from,
             or what a steering refuses.
     """
-    if where not in WITHOUT_MASK:
-        raise unknown("where of a sweep", where, WITHOUT_MASK)
+    if positions not in WITHOUT_MASK:
+        raise unknown("positions of a sweep", positions, WITHOUT_MASK)
     if not operations or not any(alphas):
         raise ValueError(f"{len(operations)} operations and alphas {list(alphas)}; expected one and an α besides 0")
     out, settings = Path(out), settings or MeasureSettings()
@@ -121,8 +120,8 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     at = {one.layer: _downstream(one.layer, downstream, model.cfg.n_layers) for one in operations}
     dense = _dense(model, data.subset(parts["train"]), sorted({one.layer for one in operations}), out)
-    strengths, how = [alpha for alpha in alphas if alpha], {"units": units, "where": where}
-    cells = list(_cells(operations, shuffled, dense, strengths, forms, how, random_seeds, whole))
+    strengths, how = [alpha for alpha in alphas if alpha], {"units": units, "positions": positions}
+    cells = list(_cells(operations, shuffled, dense, strengths, forms, how, random_seeds, full_measures))
     for cell in cells:  # what does not fit is refused before hours of work
         check_steering(cell.steering, model, any_model)
     shared = {
@@ -136,10 +135,10 @@ def sweep(
 
     def measured(steerings: list[Steering], layers: list[int], every: bool = True) -> dict[str, Any]:
         shaped_by = {**shared, "layers": layers, "steerings": [_identity(one) for one in steerings]}
-        key = key_of(shaped_by if every else {**shaped_by, "whole": False})
+        key = key_of(shaped_by if every else {**shaped_by, "full": False})
         if key not in journal.cells:
             try:
-                how: dict[str, Any] = {"whole": every, "any_model": any_model}
+                how: dict[str, Any] = {"full": every, "any_model": any_model}
                 values = _finite(measure_steering(model, steerings, held_out, layers, settings, **how))
             except NotFiniteError as error:
                 values = {"error": str(error)}
@@ -149,11 +148,11 @@ def sweep(
     every = sorted({layer for layers in at.values() for layer in layers})
     unsteered = measured([], every)
     bar = tqdm(cells, desc="sweep", unit="cell", disable=None if progress is None else not progress)
-    found = [(cell, measured([cell.steering], at[cell.layer] if cell.whole else [], cell.whole)) for cell in bar]
+    found = [(cell, measured([cell.steering], at[cell.layer] if cell.full else [], cell.full)) for cell in bar]
     provenance = {
         **shared,
         "units": units,
-        "where": where,
+        "positions": positions,
         "n": len(held_out),
         "source": held_out.provenance.get("source"),
         "downstream": {str(layer): layers for layer, layers in at.items()},
@@ -173,7 +172,7 @@ def _cells(
     forms: Sequence[str],
     how: Mapping[str, str],
     seeds: Sequence[int],
-    whole: int,
+    full_measures: int,
 ) -> Iterator[Cell]:
     for operation, form in itertools.product(operations, forms):
         layer, d = operation.layer, operation.sae.d_in
@@ -184,7 +183,7 @@ def _cells(
         if form == forms[0]:  # it has only one form
             arms.append(("pretrained", None, operation.original(), "paper"))
         for alpha, (arm, seed, what, own) in itertools.product(alphas, arms):
-            every = arm != "random" or seed in seeds[:whole]
+            every = arm != "random" or seed in seeds[:full_measures]
             yield Cell(operation.name, layer, own, alpha, arm, seed, Steering(what, alpha, form=own, **how), every)
 
 
@@ -215,7 +214,7 @@ def _downstream(layer: int, wanted: int | None, n_layers: int) -> list[int]:
 def _identity(steering: Steering) -> dict[str, Any]:
     """What a cell's key needs to know of a steering."""
     what = steering.what
-    found: dict[str, Any] = {name: getattr(steering, name) for name in ("alpha", "units", "form", "where")}
+    found: dict[str, Any] = {name: getattr(steering, name) for name in ("alpha", "units", "form", "positions")}
     if isinstance(what, Matched):
         found["vector"] = hashlib.sha256(what.direction.vector.numpy().tobytes()).hexdigest()
         what = what.operation

@@ -44,7 +44,7 @@ def test_steer_says_what_is_wrong(tiny_folder: Path, operation: str, capsys: pyt
     for options, message in (
         (["--alpha", "much"], "strengths 'much'; expected numbers with commas"),
         (["--alpha", "inf"], "alpha is inf; expected a finite number"),
-        (["--where", "lsat"], "unknown where 'lsat'; did you mean 'last'"),
+        (["--positions", "lsat"], "unknown positions 'lsat'; did you mean 'last'"),
         (["--chat", "yes"], "has no chat template"),
     ):
         assert main([*command, *options]) == 2

@@ -15,8 +15,8 @@ from sae_moral.errors import DataError
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
 from sae_moral.steering.forward import last_logits
 from sae_moral.steering.generate import choose
+from sae_moral.steering.positions import POSITIONS
 from sae_moral.steering.prompts import left_padded
-from sae_moral.steering.where import WHERES
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
 
@@ -27,16 +27,16 @@ CHAT = (
 )
 
 
-def steerings(where: str = "all") -> list[Steering]:
+def steerings(positions: str = "all") -> list[Steering]:
     return [
-        Steering(operated(random_sae("jumprelu", layer=0)), 1.5, where=where),
-        Steering(random_direction(D, 2, 3), 0.3, units="relative", where=where),
+        Steering(operated(random_sae("jumprelu", layer=0)), 1.5, positions=positions),
+        Steering(random_direction(D, 2, 3), 0.3, units="relative", positions=positions),
     ]
 
 
-@pytest.mark.parametrize("where", WHERES)
-def test_batch_and_cache_change_nothing(tiny: Any, where: str) -> None:
-    options = {"steerings": steerings(where), "max_new_tokens": 10, "stop_at_eos": False}
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_batch_and_cache_change_nothing(tiny: Any, positions: str) -> None:
+    options = {"steerings": steerings(positions), "max_new_tokens": 10, "stop_at_eos": False}
     alone = [generate(tiny, [prompt], use_cache=False, **options)[0] for prompt in PROMPTS]
     assert generate(tiny, PROMPTS, **options) == alone
     assert generate(tiny, PROMPTS, batch_size=3, **options) == alone
@@ -47,7 +47,7 @@ def test_batch_and_cache_change_nothing(tiny: Any, where: str) -> None:
 
 def logits(
     model: Any,
-    where: str,
+    positions: str,
     rows: list[list[int]],
     use_cache: bool,
     new: list[list[int]],
@@ -56,7 +56,7 @@ def logits(
     """[rows, steps, words] with the given tokens forced."""
     tokens, mask = left_padded(rows, model.tokenizer, "cpu")
     out = []
-    with torch.inference_mode(), steer(model, make(where), mask=mask):
+    with torch.inference_mode(), steer(model, make(positions), mask=mask):
         forward, given, real = last_logits(model, len(rows), use_cache=use_cache), tokens, mask.long()
         for step in torch.tensor(new).T:
             out.append(forward(given, real))
@@ -65,11 +65,11 @@ def logits(
     return torch.stack(out, dim=1)
 
 
-@pytest.mark.parametrize("where", WHERES)
-def test_logits_agree(tiny: Any, where: str) -> None:
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_logits_agree(tiny: Any, positions: str) -> None:
     rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
-    batched = logits(tiny, where, rows, True, new)
-    alone = torch.cat([logits(tiny, where, [row], False, [tokens]) for row, tokens in zip(rows, new, strict=True)])
+    batched = logits(tiny, positions, rows, True, new)
+    alone = torch.cat([logits(tiny, positions, [row], False, [tokens]) for row, tokens in zip(rows, new, strict=True)])
     torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
 
 
@@ -103,16 +103,16 @@ def tiny_hooked(folder: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("where", ["all", "last", "generated"])
-def test_hooked_transformer_is_the_bridge(tiny: Any, tiny_folder: Path, where: str) -> None:
+@pytest.mark.parametrize("positions", ["all", "last", "generated"])
+def test_hooked_transformer_is_the_bridge(tiny: Any, tiny_folder: Path, positions: str) -> None:
     hooked = tiny_hooked(tiny_folder)
     rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
     assert prompt_ids(hooked, PROMPTS) == rows
-    of_bridge = logits(tiny, where, rows, True, new)
+    of_bridge = logits(tiny, positions, rows, True, new)
     for use_cache in (True, False):
-        found = logits(hooked, where, rows, use_cache, new)
+        found = logits(hooked, positions, rows, use_cache, new)
         torch.testing.assert_close(found.log_softmax(-1), of_bridge.log_softmax(-1), atol=1e-4, rtol=1e-4)
-    options = {"steerings": steerings(where), "max_new_tokens": 8}
+    options = {"steerings": steerings(positions), "max_new_tokens": 8}
     assert generate(hooked, PROMPTS, **options) == generate(tiny, PROMPTS, **options)
 
 
@@ -125,7 +125,7 @@ def test_the_script_of_the_documentation(tiny: Any) -> None:
     names: dict[str, Any] = {"model": tiny, "operation": operation, "prompts": PROMPTS}
     exec(script, names)
     expected = generate(
-        tiny, PROMPTS, steerings=Steering(operation, 1.5, where="generated"), max_new_tokens=20, stop_at_eos=False
+        tiny, PROMPTS, steerings=Steering(operation, 1.5, positions="generated"), max_new_tokens=20, stop_at_eos=False
     )
     assert names["found"] == [one.ids for one in expected]
     assert names["found"] != [one.ids for one in generate(tiny, PROMPTS, max_new_tokens=20, stop_at_eos=False)]
@@ -236,7 +236,7 @@ def hooked_gemma() -> Any:
 def test_real_models(gemma: Any, hooked_gemma: Any, smollm2: Any) -> None:
     prompts = ["Robbing a bank is", "The mayor of the town said that", "水在一百度"]
     make: Callable[[Any], list[Steering]] = lambda model: [  # noqa: E731
-        Steering(random_direction(model.cfg.d_model, layer, 0), 0.2, units="relative", where="generated")
+        Steering(random_direction(model.cfg.d_model, layer, 0), 0.2, units="relative", positions="generated")
         for layer in (3, 9)
     ]
     for model in (gemma, smollm2):
@@ -249,20 +249,20 @@ def test_real_models(gemma: Any, hooked_gemma: Any, smollm2: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["all-but-first", "generated"])
-def test_logits_of_a_real_model_agree(smollm2: Any, where: str) -> None:
+@pytest.mark.parametrize("positions", ["all-but-first", "generated"])
+def test_logits_of_a_real_model_agree(smollm2: Any, positions: str) -> None:
     """Two operations at two layers: batched with a cache and one by one without are the same to 1e-4."""
     d = smollm2.cfg.d_model
 
-    def make(where: str) -> list[Steering]:
+    def make(positions: str) -> list[Steering]:
         operations = [operated(random_sae("jumprelu", layer=layer, d=d)) for layer in (3, 15)]
-        return [Steering(one, 0.05, units="relative", where=where) for one in operations]
+        return [Steering(one, 0.05, units="relative", positions=positions) for one in operations]
 
     rows = prompt_ids(smollm2, ["Robbing a bank is", "The mayor of the town said that", "Water boils"])
     new = [[5, 900, 1400], [333, 20, 7777], [11, 1111, 40]]
-    batched = logits(smollm2, where, rows, True, new, make)
+    batched = logits(smollm2, positions, rows, True, new, make)
     pairs = list(zip(rows, new, strict=True))
-    alone = torch.cat([logits(smollm2, where, [row], False, [tokens], make) for row, tokens in pairs])
+    alone = torch.cat([logits(smollm2, positions, [row], False, [tokens], make) for row, tokens in pairs])
     torch.testing.assert_close(batched.log_softmax(-1), alone.log_softmax(-1), atol=1e-4, rtol=1e-4)
-    plain = logits(smollm2, where, rows, True, new, lambda _: [])
+    plain = logits(smollm2, positions, rows, True, new, lambda _: [])
     assert (plain - batched).abs()[:, -1].amax() > 0.05

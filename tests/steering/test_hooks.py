@@ -11,7 +11,7 @@ import torch
 from sae_moral.capture import capture
 from sae_moral.steering import Direction, Matched, Steering, random_direction, steer, steering_hooks
 from sae_moral.steering.edit import edit, reconstruction_error
-from sae_moral.steering.where import WHERES, Place
+from sae_moral.steering.positions import POSITIONS, Place
 from tests.steering.planted import D, operated, random_sae
 
 IDS = torch.randint(3, 20, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ def test_what_is_added(tiny: Any, form: str, units: str) -> None:
     h = residual(tiny, [], layer=1)
     term = edit(operation)(h) if form == "edit" else reconstruction_error(operation.sae)(h)
     size = h.norm(dim=-1, keepdim=True) / term.norm(dim=-1, keepdim=True) if units == "relative" else 1.0
-    hooks = steering_hooks(tiny, Steering(operation, -0.7, units=units, form=form))
+    hooks = steering_hooks(tiny, Steering(operation, -0.7, units=units, form=form, positions="all"))
     torch.testing.assert_close(residual(tiny, hooks, layer=1), h - 0.7 * size * term, atol=1e-5, rtol=1e-5)
 
 
@@ -51,7 +51,8 @@ def test_relative_units_add_nothing_where_the_edit_is_zero(tiny: Any) -> None:
 def test_two_layers_and_two_operations_are_the_composition_by_hand(tiny: Any) -> None:
     a, b = operated(random_sae(layer=0), seed=1), operated(random_sae(layer=0, seed=3), seed=2)
     c = operated(random_sae("topk", layer=2, seed=4), seed=3)
-    chosen = [Steering(a, 1.5), Steering(b, -0.5, form="paper"), Steering(c, 2.0)]
+    every: dict[str, Any] = {"positions": "all"}
+    chosen = [Steering(a, 1.5, **every), Steering(b, -0.5, form="paper", **every), Steering(c, 2.0, **every)]
     found = residual(tiny, steering_hooks(tiny, chosen))
 
     def by_hand(h: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -70,26 +71,28 @@ def test_alpha_zero_installs_nothing(tiny: Any) -> None:
         assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
 
 
-@pytest.mark.parametrize("where", WHERES)
-def test_padding_is_never_steered(tiny: Any, where: str) -> None:
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_padding_is_never_steered(tiny: Any, positions: str) -> None:
     direction = Direction(1, 10 * torch.ones(D), "up")
     for mask in ([[0, 0, 1, 1, 1, 1], [1] * 6], [[1, 1, 1, 1, 0, 0], [1] * 6]):
         real = torch.tensor(mask, dtype=torch.bool)
         options = {"layer": 1, "attention_mask": real.long()}
         plain = residual(tiny, [], **options)
-        steered = residual(tiny, steering_hooks(tiny, Steering(direction, 1.0, where=where), mask=real), **options)
+        steered = residual(
+            tiny, steering_hooks(tiny, Steering(direction, 1.0, positions=positions), mask=real), **options
+        )
         last, rest, nowhere = torch.zeros_like(real), real.clone(), torch.zeros_like(real)
         last[0, int(real[0].nonzero().max())] = last[1, 5] = True
         rest[0, int(real[0].nonzero().min())] = rest[1, 0] = False
         places = {"all": real, "all-but-first": rest, "prompt": real, "last": last, "generated": nowhere}
-        expected = places[where]
+        expected = places[positions]
         assert torch.equal((steered != plain).all(dim=-1), expected)
         assert torch.equal((steered != plain).any(dim=-1), expected)
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 4])
-@pytest.mark.parametrize("where", WHERES)
-def test_the_same_tokens_with_and_without_cache(where: str, prompt: int) -> None:
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_same_tokens_with_and_without_cache(positions: str, prompt: int) -> None:
     mask = torch.ones(2, prompt, dtype=torch.bool)
     if prompt > 1:
         mask[0, 0] = False
@@ -97,29 +100,29 @@ def test_the_same_tokens_with_and_without_cache(where: str, prompt: int) -> None
     def full(found: Any, n: int) -> torch.Tensor:
         return found if isinstance(found, torch.Tensor) else torch.full((2, n), found)
 
-    whole, cached = Place(where, mask), Place(where, mask)
+    whole, cached = Place(positions, mask), Place(positions, mask)
     parts = [full(cached.select(2, prompt), prompt)]
     assert torch.equal(full(whole.select(2, prompt), prompt), parts[0])
     for step in range(1, 4):
         parts.append(full(cached.select(2, 1), 1))
         assert torch.equal(full(whole.select(2, prompt + step), prompt + step), torch.cat(parts, dim=1))
     expected = torch.zeros(2, prompt + 3, dtype=torch.bool)
-    if where in ("all", "all-but-first", "prompt"):
+    if positions in ("all", "all-but-first", "prompt"):
         expected[:, :prompt] = mask
-    if where == "all-but-first":
+    if positions == "all-but-first":
         expected[0, min(prompt - 1, 1)] = expected[1, 0] = False
-    if where in ("all", "all-but-first", "generated"):
+    if positions in ("all", "all-but-first", "generated"):
         expected[:, prompt:] = True
-    if where == "last":
+    if positions == "last":
         expected[:, prompt - 1] = True
     assert torch.equal(torch.cat(parts, dim=1), expected)
     if prompt > 1:  # the prompt again: a new generation of it
         assert torch.equal(full(cached.select(2, prompt), prompt), parts[0])
 
 
-def test_the_first_token_is_left_alone_without_a_mask_too(tiny: Any) -> None:
+def test_by_default_the_first_token_is_left_alone_without_a_mask_too(tiny: Any) -> None:
     plain = residual(tiny, [], layer=1)
-    hooks = steering_hooks(tiny, Steering(Direction(1, torch.ones(D), "up"), 1.0, where="all-but-first"))
+    hooks = steering_hooks(tiny, Steering(Direction(1, torch.ones(D), "up"), 1.0))
     changed = (residual(tiny, hooks, layer=1) != plain).any(dim=-1)
     assert torch.equal(changed, (torch.arange(6) > 0).expand(2, 6))
     assert hooks[0][1].place.select(2, 1) is True  # the next token, from a KV cache
@@ -127,15 +130,15 @@ def test_the_first_token_is_left_alone_without_a_mask_too(tiny: Any) -> None:
 
 def test_calls_that_do_not_fit_the_mask_are_errors(tiny: Any) -> None:
     direction = random_direction(D, 1, 0)
-    hooks = steering_hooks(tiny, Steering(direction, 1.0, where="last"), mask=torch.ones(2, 9, dtype=torch.bool))
+    hooks = steering_hooks(tiny, Steering(direction, 1.0, positions="last"), mask=torch.ones(2, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"2 × 6 positions for a mask of 2 × 9; expected the whole prompts first"):
         residual(tiny, hooks)
-    for where in ("prompt", "last", "generated"):
-        with pytest.raises(ValueError, match=rf"where='{where}' needs to know the prompts: pass mask="):
-            steering_hooks(tiny, Steering(direction, 1.0, where=where))
+    for positions in ("prompt", "last", "generated"):
+        with pytest.raises(ValueError, match=rf"positions='{positions}' needs to know the prompts: pass mask="):
+            steering_hooks(tiny, Steering(direction, 1.0, positions=positions))
         with (
             pytest.raises(ValueError, match="needs to know the prompts"),
-            steer(tiny, Steering(direction, 1, where=where)),
+            steer(tiny, Steering(direction, 1, positions=positions)),
         ):
             tiny(IDS)
 
@@ -144,7 +147,7 @@ def test_matched_direction_has_the_edits_norm_at_every_token(tiny: Any) -> None:
     operation, direction = operated(random_sae()), random_direction(D, 1, 7, norm=3.0)
     h = residual(tiny, [], layer=1)
     for form, term in (("edit", edit(operation)(h)), ("paper", reconstruction_error(operation.sae)(h))):
-        hooks = steering_hooks(tiny, Steering(Matched(direction, operation), -2.0, form=form))
+        hooks = steering_hooks(tiny, Steering(Matched(direction, operation), -2.0, form=form, positions="all"))
         added = residual(tiny, hooks, layer=1) - h
         torch.testing.assert_close(added.norm(dim=-1), 2 * term.norm(dim=-1), atol=1e-4, rtol=1e-4)
         cosine = torch.cosine_similarity(added, direction.vector.expand_as(added), dim=-1)
@@ -186,7 +189,7 @@ def test_bad_steerings_are_refused(tiny: Any) -> None:
     for alpha in (float("inf"), float("nan")):
         with pytest.raises(ValueError, match=r"alpha is .*; expected a finite number"):
             Steering(operation, alpha)
-    for option, value in (("units", "relativ"), ("form", "papre"), ("where", "lsat")):
+    for option, value in (("units", "relativ"), ("form", "papre"), ("positions", "lsat")):
         with pytest.raises(ValueError, match=rf"unknown {option} '{value}'; did you mean"):
             Steering(operation, 1.0, **{option: value})
     with pytest.raises(ValueError, match="was not operated on, so it has no edit; use form='paper'"):

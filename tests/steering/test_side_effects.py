@@ -1,4 +1,4 @@
-"""Side effects: the formulas, computed here from two plain forward passes; variety on texts counted by hand."""
+"""Side effects: the formulas, computed here from two plain forward passes; diversity on texts counted by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_moral.steering import Direction, Steering, generate, prompt_ids, random_direction, steering_hooks
-from sae_moral.steering.side_effects import SideEffects, distinct_n, neutral_texts, side_effects, variety
+from sae_moral.steering.side_effects import SideEffects, distinct_n, diversity, neutral_texts, side_effects
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
@@ -35,15 +35,15 @@ def by_hand(model: Any, steerings: list[Steering], layer: int) -> SideEffects:
     return SideEffects(means[0], float(torch.tensor(means[1]).exp()), means[2], means[3], len(kl))
 
 
-@pytest.mark.parametrize("where", ["all", "all-but-first", "generated"])
-def test_the_formulas(tiny: Any, where: str) -> None:
+@pytest.mark.parametrize("positions", ["all", "all-but-first", "generated"])
+def test_the_formulas(tiny: Any, positions: str) -> None:
     steerings = [
-        Steering(operated(random_sae(layer=0)), 0.3, where=where),
-        Steering(random_direction(D, 1, 0), 0.2, units="relative", where=where),
+        Steering(operated(random_sae(layer=0)), 0.3, positions=positions),
+        Steering(random_direction(D, 1, 0), 0.2, units="relative", positions=positions),
     ]
     found = side_effects(tiny, steerings, TEXTS, batch_size=5)
-    acts = where if where == "all-but-first" else "all"
-    plain = [Steering(one.what, one.alpha, units=one.units, where=acts) for one in steerings]
+    acts = positions if positions == "all-but-first" else "all"
+    plain = [Steering(one.what, one.alpha, units=one.units, positions=acts) for one in steerings]
     expected = by_hand(tiny, plain, layer=1)
     assert vars(found) == pytest.approx(vars(expected), rel=1e-3)
     assert found.kl > 0.01 and 0 < found.top_agreement < 1 and found.norm_share > 0.1
@@ -57,7 +57,7 @@ def test_nothing_installed_changes_nothing(tiny: Any) -> None:
 
 
 def test_relative_strength_is_the_share_of_the_norm(tiny: Any) -> None:
-    found = side_effects(tiny, Steering(random_direction(D, 2, 0), -0.25, units="relative"), TEXTS)
+    found = side_effects(tiny, Steering(random_direction(D, 2, 0), -0.25, units="relative", positions="all"), TEXTS)
     assert found.norm_share == pytest.approx(0.25, rel=1e-5)
 
 
@@ -68,13 +68,13 @@ def test_distinct_n() -> None:
     assert distinct_n([[1, 2], []], 4) is None
 
 
-def test_variety_of_a_model_that_repeats_itself(tiny: Any) -> None:
+def test_diversity_of_a_model_that_repeats_itself(tiny: Any) -> None:
     token = 7
     vector = tiny.W_U[:, token].detach() - tiny.W_U.detach().mean(dim=1)
     stuck = Steering(Direction(2, 1e4 * vector, "stuck"), 1.0)
     options = {"max_new_tokens": 10, "stop_at_eos": False}
     assert set(generate(tiny, ["helping"], steerings=stuck, **options)[0].ids) == {token}
-    found = variety(tiny, stuck, ["helping", "the team"], **options)
+    found = diversity(tiny, stuck, ["helping", "the team"], **options)
     assert found == {"distinct_1": 0.1, "distinct_2": pytest.approx(1 / 9), "repetition": pytest.approx(1 - 1 / 7)}
 
 

@@ -78,19 +78,21 @@ def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_further_random_directions_are_measured_by_what_they_gain_and_break(tiny: Any, tmp_path: Path) -> None:
-    few = run(tiny, tmp_path / "few", random_seeds=range(module.WHOLE))
-    more = run(tiny, tmp_path / "more", random_seeds=range(module.WHOLE + 2))
+    few = run(tiny, tmp_path / "few", random_seeds=range(module.FULL_MEASURES))
+    more = run(tiny, tmp_path / "more", random_seeds=range(module.FULL_MEASURES + 2))
     randoms = [row for row in more.rows if row["arm"] == "random"]
     assert [row["categorical"] is None for row in randoms] == [row["distinct_1"] is None for row in randoms]
-    assert [row["categorical"] is None for row in randoms] == [False] * module.WHOLE + [True] * 2
+    assert [row["categorical"] is None for row in randoms] == [False] * module.FULL_MEASURES + [True] * 2
     assert all(row["gain"] is not None and row["kl"] > 0 for row in randoms)
     assert [row["gain"] for row in few.rows if row["arm"] == "random"] == [row["gain"] for row in randoms[:3]]
     more.save(tmp_path / "more")
     assert {row["p_categorical"] for row in more.rows} == {None}
-    every = run(tiny, tmp_path / "more", random_seeds=range(module.WHOLE + 2), whole=module.WHOLE + 2)
+    every = run(
+        tiny, tmp_path / "more", random_seeds=range(module.FULL_MEASURES + 2), full_measures=module.FULL_MEASURES + 2
+    )
     own, *others = (
         np.array([row["gradient_change"] for row in every.rows if row["arm"] == arm and row["seed"] == seed])
-        for arm, seed in (("operated", None), *(("random", seed) for seed in range(module.WHOLE + 2)))
+        for arm, seed in (("operated", None), *(("random", seed) for seed in range(module.FULL_MEASURES + 2)))
     )
     found = {(row["arm"], row["p_gradient"]) for row in every.rows if row["arm"] in ("operated", "random")}
     assert found == {("operated", beyond_random(own, np.stack(others))), ("random", None)}
@@ -201,8 +203,8 @@ def test_verdicts() -> None:
 def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one and an α besides 0"):
         run(tiny, tmp_path, alphas=[0.0])
-    with pytest.raises(ValueError, match="unknown where of a sweep 'last'"):
-        run(tiny, tmp_path, where="last")
+    with pytest.raises(ValueError, match="unknown positions of a sweep 'last'"):
+        run(tiny, tmp_path, positions="last")
     with pytest.raises(ValueError, match="downstream=0 for an edit after block 0; expected 1 to 2"):
         run(tiny, tmp_path, downstream=0)
     with pytest.raises(ValueError, match=r"layers \[7\] of a model with 3 blocks"):

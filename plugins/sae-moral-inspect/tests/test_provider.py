@@ -48,7 +48,7 @@ def model_of(folder: Path, **arguments: Any) -> Model:
 def test_it_generates_what_the_library_does(tiny_folder: Path, operation: Path, form: str) -> None:
     found = ask(model_of(tiny_folder, operation=str(operation), alpha=0.5, form=form, batch_size=3), *TEXTS)
     model = module._load(str(tiny_folder), "float32", None)[0]
-    steering = Steering(Operation.load(operation), 0.5, form=form, where=Configuration().where)
+    steering = Steering(Operation.load(operation), 0.5, form=form, positions=Configuration().positions)
     expected = generate(model, TEXTS, steerings=steering, max_new_tokens=8)
     assert [output.completion for output in found] == [one.text for one in expected]
     plain = generate(model, TEXTS, max_new_tokens=8)

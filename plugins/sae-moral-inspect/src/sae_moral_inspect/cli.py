@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--form", default="edit", help="edit (default) or paper")
     made.add_argument("--units", default="alpha", help="alpha (default) or relative")
     made.add_argument(
-        "--where", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
+        "--positions", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
     )
     made.add_argument("--any-model", action="store_true", help="accept SAEs of a model with another name")
     made.add_argument("--arms", nargs="+", default=KINDS[:4], choices=KINDS, help="beside the baseline")
@@ -101,7 +101,7 @@ def _main(given: argparse.Namespace) -> int:
         options["decoding"] = GenerateConfig(
             temperature=given.temperature, top_p=given.top_p, max_tokens=given.max_tokens
         )
-        names = ("form", "units", "where", "any_model", "batch_size", "dtype", "thinking")
+        names = ("form", "units", "positions", "any_model", "batch_size", "dtype", "thinking")
         common = {name: getattr(given, name) for name in names}
         options["arms"] = arms_of(
             given.operations,

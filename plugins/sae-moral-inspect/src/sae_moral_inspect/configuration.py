@@ -27,7 +27,7 @@ class Configuration:
             every token, the norm of the operation's own term).
         layer: the block the operation must belong to.
         alpha: strength; needed with an operation.
-        units, form, where: see `sae_moral.steering.Steering`; by default the first token, BOS, is not steered.
+        units, form, positions: see `sae_moral.steering.Steering`; by default the first token, BOS, is not steered.
         direction_seed: of the random direction.
         any_model: accept an SAE of a model with another name.
         dtype: of the model's weights; the SAE keeps its own.
@@ -43,7 +43,7 @@ class Configuration:
     alpha: float | None = None
     units: str = "alpha"
     form: str = "edit"
-    where: str = "all-but-first"
+    positions: str = Steering.positions
     direction_seed: int = 0
     any_model: bool = False
     dtype: str = "float32"
@@ -71,7 +71,7 @@ class Configuration:
     def describe(self) -> dict[str, Any]:
         """What shapes an answer, as JSON values: not the device, the batches or the ledger."""
         values = dataclasses.asdict(self) | {"arm": self.resolved_arm}
-        steered = ("operation", "layer", "alpha", "units", "form", "where", "direction_seed", "any_model")
+        steered = ("operation", "layer", "alpha", "units", "form", "positions", "direction_seed", "any_model")
         gone = ("device", "batch_size", "ledger", *(steered if self.resolved_arm == "baseline" else ()))
         return {name: value for name, value in values.items() if name not in gone}
 
@@ -142,4 +142,6 @@ def steerings_of(configuration: Configuration, operation: Operation | None, d_mo
     elif configuration.resolved_arm == "random":
         drawn: Direction = random_direction(d_model, operation.layer, configuration.direction_seed)
         what = Matched(drawn, operation)
-    return [Steering(what, configuration.alpha, units=configuration.units, form=form, where=configuration.where)]
+    return [
+        Steering(what, configuration.alpha, units=configuration.units, form=form, positions=configuration.positions)
+    ]

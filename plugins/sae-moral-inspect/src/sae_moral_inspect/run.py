@@ -95,7 +95,7 @@ def arms_of(
         FileNotFoundError: a folder without an operation.
         ValueError: two operations of one layer, an operation in the place of its control, or the reverse.
     """
-    steering = ("units", "form", "where", "direction_seed", "any_model")
+    steering = ("units", "form", "positions", "direction_seed", "any_model")
     plain = {name: value for name, value in common.items() if name not in steering}
     arms = [Arm(BASELINE, BASELINE, arguments=plain, seed=seed)]
     if "reseeded" in kinds:

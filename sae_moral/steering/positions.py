@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-WHERES = ("all", "all-but-first", "prompt", "last", "generated")
+POSITIONS = ("all", "all-but-first", "prompt", "last", "generated")
 WITHOUT_MASK = ("all", "all-but-first")
 """Those that can do without knowing the prompts."""
 
@@ -19,13 +19,13 @@ class Place:
     """Where one hook acts, for one generation or any number of forward calls over the same prompts.
 
     Attributes:
-        where: `all` tokens, `all-but-first` (BOS, or whatever carries the attention sink), the `prompt`, its `last`
+        positions: `all` tokens, `all-but-first` (BOS, or whatever carries the attention sink), the `prompt`, its `last`
             token, or the `generated` ones.
         mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None (only for the first
             two): padding is steered, too, and the first position of a call of several is taken for the first token.
     """
 
-    where: str
+    positions: str
     mask: Bool[Tensor, "batch prompt"] | None = None
     seen: int = 0
 
@@ -33,7 +33,7 @@ class Place:
         """Begin with new prompts."""
         self.mask, self.seen = mask, 0
 
-    def select(self, batch: int, positions: int) -> Bool[Tensor, "batch pos"] | bool:
+    def select(self, batch: int, width: int) -> Bool[Tensor, "batch pos"] | bool:
         """Which of the positions of this forward call are steered; True or False for all or none of them.
 
         A call with as many positions as the prompt or more is one from the beginning, one with fewer goes on with a KV
@@ -44,33 +44,35 @@ class Place:
             ValueError: no mask where one is needed, or calls that do not fit it.
         """
         if self.mask is None:
-            if self.where not in WITHOUT_MASK:
-                raise ValueError(f"where={self.where!r} needs to know the prompts: pass mask=, True on their tokens")
-            if self.where == "all" or positions == 1:
+            if self.positions not in WITHOUT_MASK:
+                raise ValueError(
+                    f"positions={self.positions!r} needs to know the prompts: pass mask=, True on their tokens"
+                )
+            if self.positions == "all" or width == 1:
                 return True
-            return (torch.arange(positions) > 0).expand(batch, positions)
+            return (torch.arange(width) > 0).expand(batch, width)
         rows, prompt = self.mask.shape
-        again = positions >= prompt and (positions > 1 or self.seen == 0)
+        again = width >= prompt and (width > 1 or self.seen == 0)
         if batch != rows or (self.seen == 0 and not again):
             raise ValueError(
-                f"a forward call of {batch} × {positions} positions for a mask of {rows} × {prompt}; expected the "
+                f"a forward call of {batch} × {width} positions for a mask of {rows} × {prompt}; expected the "
                 "whole prompts first, and hooks made anew for other prompts"
             )
         start = 0 if again else self.seen
-        self.seen = start + positions
+        self.seen = start + width
         if start >= prompt:
-            return self.where not in ("prompt", "last")
-        if self.where == "generated" and self.seen <= prompt:
+            return self.positions not in ("prompt", "last")
+        if self.positions == "generated" and self.seen <= prompt:
             return False
-        return self._from_start(positions)
+        return self._from_start(width)
 
-    def _from_start(self, positions: int) -> Bool[Tensor, "batch pos"]:
+    def _from_start(self, width: int) -> Bool[Tensor, "batch pos"]:
         assert self.mask is not None
-        inside = self.mask if self.where != "generated" else torch.zeros_like(self.mask)
-        if self.where == "last":
+        inside = self.mask if self.positions != "generated" else torch.zeros_like(self.mask)
+        if self.positions == "last":
             behind = self.mask.long().flip(1).cumsum(dim=1).flip(1)
             inside = self.mask & (behind == 1)
-        if self.where == "all-but-first":
+        if self.positions == "all-but-first":
             inside = self.mask & (self.mask.long().cumsum(dim=1) > 1)
-        after = inside.new_full((len(inside), positions - inside.shape[1]), self.where not in ("prompt", "last"))
+        after = inside.new_full((len(inside), width - inside.shape[1]), self.positions not in ("prompt", "last"))
         return torch.cat([inside, after], dim=1)
