@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import NotRequired, Self, TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.io import read_typed, record
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 OVERALL = "overall"
 MEAN_OF_GROUPS = "mean of groups"
+Loaded = TypeVar("Loaded", bound="DiagnosisRecord")
 Direction = Literal["higher", "lower"]
 """The side of its null on which a statistic lies where a model is not indifferent."""
 
@@ -320,7 +321,7 @@ class DiagnosisRecord:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[Loaded], path: str | Path) -> Loaded:
         """Read a `diagnosis.json`, or the folder that holds one; files of every older version load.
 
         Raises:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_moral.capture import describe_model
 from sae_moral.data import MoralData
 from sae_moral.diagnosis import Diagnosis, diagnose
 from sae_moral.io import write_json, write_text
+from sae_moral.provenance import describe_model
 from sae_moral.report.sae_page import shown_latents, write_sae_report
 from sae_moral.report.words import MISSING, interval, number, p_value, signed
 from sae_moral.sae import LoadedSae, MoralLatents, find_moral_latents_by_layer, load_saes

@@ -1,8 +1,7 @@
-"""Load language models, and say exactly which model it is that a number came from."""
+"""Load language models: bundled ones, folders, names on the hub."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +16,7 @@ from filelock import FileLock
 
 from sae_moral.errors import nearest
 from sae_moral.io import cache_folder
+from sae_moral.provenance import HookedModel
 
 CONVERSION = 1
 """Part of a converted model's folder name: raise it when the conversion changes."""
@@ -103,7 +103,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 def load_model(
     name: str | Path, *, dtype: torch.dtype | str = torch.float32, device: torch.device | str | None = None
-) -> Any:
+) -> HookedModel:
     """A TransformerBridge of a bundled model, a local folder in Hugging Face format, or a hub name.
 
     Args:
@@ -137,39 +137,6 @@ def load_model(
     return model
 
 
-def describe_model(model: Any) -> dict[str, Any]:
-    """What shaped a model's numbers: name, revision, dtype, weight processing, wrapper class, a hash of its weights."""
-    cfg = model.cfg
-    hf_config = getattr(getattr(model, "original_model", None), "config", None)
-    folded = str(getattr(cfg, "normalization_type", "")).endswith("Pre")
-    compatible = bool(getattr(model, "compatibility_mode", False))
-    return {
-        "name": getattr(cfg, "sae_moral_name", None) or cfg.model_name,
-        "revision": getattr(hf_config, "_commit_hash", None),
-        "weights": weights_fingerprint(model),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "wrapper": type(model).__name__,
-        "weight_processing": "layer norms folded" if folded else "compatibility mode" if compatible else "none",
-        "attached_saes": sorted(getattr(model, "acts_to_saes", {})),
-        "n_layers": int(cfg.n_layers),
-        "d_model": int(cfg.d_model),
-    }
-
-
-def weights_fingerprint(model: Any) -> str:
-    """Hash of all weights, fast enough for every run: per parameter its name, shape, dtype, the sum of its bit
-    patterns (exact, so equal on every device) and some of its values. Two models that differ in one weight differ."""
-    digest = hashlib.sha256()
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        flat = parameter.detach().reshape(-1)
-        bits = flat.view(integers[flat.element_size()])
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {int(bits.sum(dtype=torch.int64))}".encode())
-        stride = max(1, len(bits) // 1024)
-        digest.update(bits[::stride].to("cpu", torch.int64).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def active_hooks(model: Any) -> list[str]:
+def active_hooks(model: HookedModel) -> list[str]:
     """Names of the hook points that have forward hooks on them right now."""
     return sorted(name for name, point in model.hook_dict.items() if getattr(point, "fwd_hooks", None))

@@ -13,11 +13,12 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sae_moral.capture.hooks import body, pooled, resolve_hooks
-from sae_moral.capture.models import active_hooks, describe_model
+from sae_moral.capture.models import active_hooks
 from sae_moral.capture.pooling import Pooling, get_pooling, pooling_name
 from sae_moral.capture.prompts import Prompts, build_prompts
 from sae_moral.capture.representations import Representations
 from sae_moral.capture.store import Store
+from sae_moral.provenance import describe_model
 
 TOKENS_PER_BATCH = 1024
 """Padded tokens per batch. On two CPU cores throughput is flat from 256 to 1,024 (nine tenths of the time are matrix

@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.models import describe_model
 from sae_moral.capture.prompts import build_prompts
 from sae_moral.capture.run import capture
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.splits import PARTS, group_split
 from sae_moral.errors import unknown
 from sae_moral.protocol import Protocol, get_protocol
+from sae_moral.provenance import describe_model
 from sae_moral.sae.token_activations import token_store
 
 GRANULARITIES = ("scenario", "token")

@@ -18,12 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_moral.capture.hooks import body, resolve_hooks
-from sae_moral.capture.models import describe_model
 from sae_moral.capture.pooling import Pooling, Tokens, get_pooling, pooling_name
 from sae_moral.capture.prompts import build_prompts
 from sae_moral.capture.representations import Representations
 from sae_moral.capture.run import TOKENS_PER_BATCH, capture
 from sae_moral.errors import unknown
+from sae_moral.provenance import describe_model
 from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns, columns_of
 from sae_moral.sae.load import LoadedSae, SaeLike, load_saes
 

@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sae_moral.capture.hooks import Reader, body, finite
-from sae_moral.capture.models import active_hooks, describe_model
+from sae_moral.capture.models import active_hooks
 from sae_moral.capture.pooling import Tokens
 from sae_moral.capture.prompts import Prompts
 from sae_moral.capture.run import TOKENS_PER_BATCH
 from sae_moral.capture.store import Store
 from sae_moral.protocol import Protocol
+from sae_moral.provenance import describe_model
 
 
 def token_store(

@@ -26,11 +26,12 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from sae_moral.capture import capture, describe_model
+from sae_moral.capture import capture
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
 from sae_moral.errors import unknown
 from sae_moral.protocol import AUDITED
+from sae_moral.provenance import describe_model
 from sae_moral.steering.directions import Direction, Matched, difference_in_means, random_direction
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.journal import Journal, key_of

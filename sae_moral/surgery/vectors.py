@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sae_moral.capture import Representations, capture
 from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.models import describe_model
 from sae_moral.capture.prompts import build_prompts
 from sae_moral.protocol import AUDITED
+from sae_moral.provenance import describe_model
 from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns
 from sae_moral.sae.encoded import LatentRepresentations, _granularity, latent_representations
 from sae_moral.sae.latents import warn_of_prompts

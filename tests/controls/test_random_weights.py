@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sae_moral.capture import capture, describe_model, load_model
-from sae_moral.capture.models import weights_fingerprint
+from sae_moral.capture import capture, load_model
 from sae_moral.controls.random_weights import random_weights
+from sae_moral.provenance import describe_model, model_identity
 from tests.tiny import scenarios
 
 TEXTS = scenarios(12).text
@@ -88,7 +88,7 @@ def test_a_twin_runs_and_has_other_activations_of_a_sane_scale(kind: str, tiny: 
 def test_equal_seeds_give_equal_twins_and_nothing_else_changes(kind: str, tiny: Any, hooked_folder: Any) -> None:
     model = tiny if kind == "bridge" else hooked_folder
     model.cfg.seed = 5  # TransformerLens would set it everywhere
-    before = weights_fingerprint(model), _settings(model), len(model.hook_dict), dict(vars(model.tokenizer))
+    before = model_identity(model), _settings(model), len(model.hook_dict), dict(vars(model.tokenizer))
     states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
     torch.rand(3)
     torch.set_rng_state(states[0])
@@ -96,8 +96,8 @@ def test_equal_seeds_give_equal_twins_and_nothing_else_changes(kind: str, tiny: 
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
     assert torch.are_deterministic_algorithms_enabled() is False
-    assert (weights_fingerprint(model), _settings(model), len(model.hook_dict), dict(vars(model.tokenizer))) == before
-    assert weights_fingerprint(first) == weights_fingerprint(again) != weights_fingerprint(other)
+    assert (model_identity(model), _settings(model), len(model.hook_dict), dict(vars(model.tokenizer))) == before
+    assert model_identity(first) == model_identity(again) != model_identity(other)
     model.cfg.seed = None
 
 
@@ -110,7 +110,7 @@ def test_a_twin_of_a_twin_needs_another_seed(tiny: Any) -> None:
 
 def test_the_seed_is_not_that_of_a_model_drawn_by_hand(tiny: Any) -> None:
     # The tiny model was drawn after torch.manual_seed(0), and never trained.
-    assert weights_fingerprint(random_weights(tiny, seed=0)) != weights_fingerprint(tiny)
+    assert model_identity(random_weights(tiny, seed=0)) != model_identity(tiny)
 
 
 def test_bfloat16_is_the_same_draw_rounded(tiny_folder: Path) -> None:
@@ -271,9 +271,9 @@ def test_what_has_no_twin_is_refused(tiny: Any) -> None:
 @pytest.mark.parametrize("name", ["smollm2", "gemma"])
 def test_bundled_models_have_twins(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
-    before = weights_fingerprint(model)
+    before = model_identity(model)
     twin = random_weights(model)
-    assert weights_fingerprint(model) == before
+    assert model_identity(model) == before
     embedding = twin.original_model.get_input_embeddings()
     assert twin.original_model.get_output_embeddings().weight is embedding.weight
     found = capture(twin, TEXTS)

@@ -207,7 +207,7 @@ def test_five_arms_from_one_command(
         "shuffled",
         "random",
     }
-    assert len({arm["identity"]["model"]["weights"] for arm in results["arms"]}) == 1
+    assert len({arm["identity"]["model"]["identity"] for arm in results["arms"]}) == 1
     logs = [read_eval_log(log, header_only=True) for log in list_eval_logs(str(tmp_path / "out" / "logs"))]
     assert {log.status for log in logs} == {"success"}
     asked, answered = len(judge.asked), (tmp_path / "out" / "asked-models.jsonl").stat().st_size

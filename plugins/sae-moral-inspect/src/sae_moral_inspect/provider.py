@@ -16,8 +16,9 @@ from typing import Any
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, StopReason
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from sae_moral.capture import describe_model, load_model
+from sae_moral.capture import load_model
 from sae_moral.errors import DataError
+from sae_moral.provenance import describe_model
 from sae_moral.steering import Generation, generate, prompt_ids
 from sae_moral.steering.side_effects import side_effects
 from sae_moral_inspect.batching import Batcher
