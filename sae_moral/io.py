@@ -325,7 +325,9 @@ def typed(value: Any, to: type[T], *, file: str | Path | None = None, row: int |
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found = TypeAdapter(to).validate_json(canonical(value), strict=True)
+        # Not `canonical`: what stands by name keeps its order.
+        text = json.dumps(jsonable(value), ensure_ascii=True, allow_nan=False)
+        found = TypeAdapter(to).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -579,6 +581,8 @@ def _check_depth(value: Any) -> None:
         depth += 1
         if depth > _DEEPEST:
             raise RecursionError
+        if any(isinstance(one, float) and math.isinf(one) for one in level):
+            raise ValueError("a number larger than any that can be kept")
         inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
         level = [item for items in inside for item in items]
 

@@ -1,0 +1,180 @@
+"""`DiagnosisRecord`: to a file and back, and what files of version 0.1 become."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_moral.errors import DataError
+from sae_moral.results import (
+    MEAN_OF_GROUPS,
+    Comparison,
+    DiagnosisRecord,
+    Profile,
+    StatisticSpec,
+    Verdict,
+    best_layer,
+    leading_groups,
+)
+
+FOLDER = Path(__file__).parent / "data_files" / "v0.1" / "small"
+NAMES = ("audited", "none", "own_metric", "paper", "sae")
+
+
+def old(name: str) -> dict[str, Any]:
+    """The file as version 0.1 wrote it."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf8"))
+
+
+def load(name: str) -> DiagnosisRecord:
+    return DiagnosisRecord.load(FOLDER / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_version_0_1_is_saved_and_loaded_as_today_s(name: str, tmp_path: Path) -> None:
+    record = load(name)
+    path = record.save(tmp_path)
+    again = DiagnosisRecord.load(path)
+    for field in dataclasses.fields(DiagnosisRecord):
+        assert getattr(again, field.name) == getattr(record, field.name), field.name
+    assert list(again.metrics) == list(record.metrics) == list(old(name)["provenance"]["metrics"])
+    assert json.loads(path.read_text(encoding="utf8"))["schema_version"] == 2
+    assert again.to_text() == record.to_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_and_provenance_stay(name: str) -> None:
+    record, before = load(name), old(name)
+    assert [dataclasses.asdict(row) for row in record.rows] == before["results"]
+    assert len(record.frame) == len(before["results"])
+    kept = {k: v for k, v in record.provenance.items() if k not in ("model", "controls", "migrated_from")}
+    assert kept == {k: v for k, v in before["provenance"].items() if k not in ("model", "controls", "metrics")}
+    assert record.provenance["model"]["identity"] == before["provenance"]["model"]["weights"]
+    assert record.provenance.get("migrated_from") == 1
+
+
+@pytest.mark.parametrize("name", ["audited", "own_metric", "paper", "sae"])
+def test_what_the_controls_said_stays(name: str) -> None:
+    record, controls = load(name), old(name)["provenance"]["controls"]
+    for metric, before in controls["peaks"].items():
+        if before is None:
+            assert metric not in record.peaks and metric not in record.profiles
+            continue
+        peak, profile = record.peaks[metric], record.profiles[metric]
+        for kept in ("statistic", "layer", "value", "ci_low", "ci_high", "p_value", "p_value_any_length"):
+            assert getattr(peak, kept) == before[kept]
+        assert (peak.null_low, peak.null_high) == (before.get("null_peak_low"), before.get("null_peak_high"))
+        assert (peak.control_task, peak.selectivity) == (before.get("control_task"), before.get("selectivity"))
+        place = profile.layers.index(peak.layer)
+        assert profile.values[place] == pytest.approx(peak.value, abs=1e-12)
+        assert (profile.ci_low[place], profile.ci_high[place]) == (peak.ci_low, peak.ci_high)
+    assert record.verdicts == {
+        metric: Verdict(metric, given["verdict"], given["sentence"]) for metric, given in controls["verdicts"].items()
+    }
+    assert record.comparisons == [Comparison(**given) for given in controls["comparisons"]]
+    for baseline, given in controls["baselines"].items():
+        for metric, line in given["headlines"].items():
+            if any(value is not None for value in line["value"]):
+                profile = record.baselines[baseline].profiles[metric]
+                assert list(profile.values) == line["value"] and list(profile.layers) == (given["layers"] or [])
+                assert profile.group == record.profiles[metric].group
+            else:
+                assert metric not in record.baselines[baseline].profiles
+    told = record.provenance["controls"]
+    assert told is not None
+    for name, value in told.items():
+        assert value == controls.get(name, {} if name == "explained_by_nuisance" else None)
+
+
+def test_without_controls_there_are_peaks_but_no_verdicts() -> None:
+    record = load("none")
+    assert record.provenance["controls"] is None
+    assert record.verdicts == record.baselines == {} and record.comparisons == []
+    for metric, peak in record.peaks.items():
+        rows = [r for r in record.rows if r.metric == metric and r.headline and r.group == "overall"]
+        best = max(rows, key=lambda row: row.value if row.value is not None else -np.inf)
+        assert (peak.layer, peak.value, peak.n_layers) == (best.layer, best.value, 3)
+        assert peak.ci_low is None and peak.p_value is None and peak.null_low is None
+
+
+def test_a_metric_of_one_s_own_without_overall() -> None:
+    record = load("own_metric")
+    peak, profile = record.peaks["spread"], record.profiles["spread"]
+    assert record.metrics["spread"].spec.direction == "lower" and peak.group == MEAN_OF_GROUPS
+    means = [
+        np.mean([r.value for r in record.rows if r.metric == "spread" and r.layer == layer and r.value is not None])
+        for layer in (0, 1, 2)
+    ]
+    assert profile.values == pytest.approx(means) and peak.layer == int(np.argmin(means))
+    # Only the peak's interval is known of a mean: other layers must not show it.
+    assert [low is not None for low in profile.ci_low] == [layer == peak.layer for layer in (0, 1, 2)]
+    assert record.peaks["alone"].group == "care-harm"
+    assert record.metrics["alone"].spec.direction is None
+    assert None not in record.profiles["alone"].ci_low
+
+
+def test_directions_nulls_and_intervals_are_declared() -> None:
+    audited, paper = load("audited"), load("paper")
+    statistics = audited.metrics["categorical"].statistics
+    assert statistics["auroc"] == StatisticSpec("auroc", "higher", "pole", "given", 0.5)
+    assert statistics["cosine"] == StatisticSpec("cosine", "lower", "pole", "resampled", None)
+    assert audited.metrics["gradient"].statistics["asymmetry"].direction is None
+    assert statistics["reliability"].null is None
+    assert paper.metrics["categorical"].spec.direction == "lower"
+    assert paper.metrics["structural"].spec.direction == "higher"
+    assert audited.metrics["gradient"].means.startswith("Rank correlation")
+    assert audited.metrics["gradient"].parameters == {"folds": 5, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content["results"][3].pop("layer"), "results.3.layer"),
+        (lambda content: content["results"][3].update(value="high"), "results.3.value"),
+        (lambda content: content["results"][3].update(more=1), "results.3.more: unknown field"),
+        (lambda content: content["provenance"].pop("metrics"), "schema 1: KeyError"),
+        (lambda content: content["provenance"]["controls"].update(peaks=[1]), "schema 1"),
+        (lambda content: content["provenance"]["controls"]["verdicts"].update(gradient={}), "schema 1"),
+        (lambda content: content["provenance"].update(seed="0"), "provenance.seed"),
+        (lambda content: content.update(more=1), "expected provenance and results"),
+        (lambda content: content.update(schema_version=3), "schema version 3; this sae_moral reads 1 to 2"),
+        (lambda content: content.update(kind="sweep"), "not a diagnosis"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_place(tmp_path: Path, damage: Callable[[Any], Any], said: str) -> None:
+    content = old("audited")
+    damage(content)
+    path = tmp_path / "diagnosis.json"
+    path.write_text(json.dumps(content), encoding="utf8")
+    with pytest.raises(DataError, match=r"diagnosis\.json") as caught:
+        DiagnosisRecord.load(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_file_of_today_has_a_checksum(tmp_path: Path) -> None:
+    path = load("none").save(tmp_path)
+    text = path.read_text(encoding="utf8")
+    path.write_text(text.replace('"layer": 2', '"layer": 1', 1), encoding="utf8")
+    with pytest.raises(DataError, match="checksum"):
+        DiagnosisRecord.load(path)
+
+
+def test_which_groups_lead_and_which_layer_is_best() -> None:
+    assert leading_groups(["a", "overall"]) == ("overall", ["overall"])
+    assert leading_groups(["a"]) == ("a", ["a"])
+    assert leading_groups(["a", "b"]) == (MEAN_OF_GROUPS, ["a", "b"])
+    values = np.array([0.1, np.nan, 0.9, 0.9, -3.0])
+    assert [best_layer(values, direction) for direction in ("higher", "lower", None)] == [2, 4, 2]
+    assert best_layer(np.array([np.nan, np.nan]), "higher") is None
+
+
+def test_a_profile_is_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load("none").profiles["gradient"].group = "x"  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(load("none").profiles["gradient"], Profile)
