@@ -49,7 +49,7 @@ class Reader:
         if self.saes is None:
             return self.stream(model)
         from sae_moral.sae import latent_representations
-        from sae_moral.sae.latents import warn_of_prompts
+        from sae_moral.sae.find_latents import warn_of_prompts
 
         with warnings.catch_warnings():
             # That they fit was checked when they were loaded; a twin with random weights goes by another name.

@@ -544,11 +544,13 @@ def check_claim(folder: str | Path, kind: str, shaped_by: Mapping[str, Any], *, 
         raise FolderError(f"{folder} holds a {found.get('of')}, not a {kind}; choose another folder, or overwrite it")
     before = found.get("shaped_by")
     if before != about:
-        told = _differences(before if isinstance(before, dict) else {}, about)
+        told = differences(before if isinstance(before, dict) else {}, about)
         raise FolderError(f"{folder} holds other results: {told}; choose another folder, or overwrite it")
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words what differs between two results' `shaped_by`; empty where nothing does."""
+    before, now = jsonable(before), jsonable(now)
     names = [n for n in dict.fromkeys([*before, *now]) if before.get(n, _NOTHING) != now.get(n, _NOTHING)]
     told = [f"{name} {_short(before.get(name))} (now {_short(now.get(name))})" for name in names[:4]]
     return ", ".join(told) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

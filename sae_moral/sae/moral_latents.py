@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +10,67 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from typing_extensions import NotRequired, TypedDict
 
-from sae_moral.errors import unknown
+from sae_moral.errors import DataError, FolderError, unknown
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.io import write_json
-from sae_moral.sae.classes import AUDITED_CLASSES, PAPER_CLASSES
+from sae_moral.io import check_files, differences, locked, read_typed, record, write_together
+from sae_moral.sae.association import (
+    AUDITED_CLASSES,
+    PAPER_CLASSES,
+)  # fmt: skip
 
-SCHEMA = 1
+SCHEMA_VERSION = 2
+RECORD, ARRAYS = "moral_latents.json", "moral_latents.safetensors"
 RULES = ("audited", "paper")
 STATISTICS = ("partial_r", "partial_p", "pearson", "spearman", "auroc", "prototypicality")
+
+
+class TopScenario(TypedDict):
+    """A scenario on which a latent is high."""
+
+    id: str
+    text: str
+    value: float
+
+
+class LatentRow(TypedDict):
+    """A latent, its dimension, and the numbers of the held-out part there; None where undefined."""
+
+    latent: int
+    audited_class: str
+    paper_class: str
+    dimension: str
+    partial_r: float | None
+    partial_p: float | None
+    pearson: float | None
+    spearman: float | None
+    auroc: float | None
+    prototypicality: float | None
+    ci_low: float | None
+    ci_high: float | None
+    replicated: bool
+    selection_r: float
+    selection_q: float
+    selectivity: float
+    length_r: float | None
+    frequency_r: float | None
+    firing: float
+
+
+class LatentProvenance(TypedDict):
+    """What shaped moral latents. `split` is `group_split` or `given`, and `parts` (since schema version 2) a key of the
+    rows of each part; `n` counts texts, records and latents."""
+
+    data: dict[str, Any]
+    measured: list[str]
+    n: dict[str, int]
+    settings: dict[str, Any]
+    select: list[str]
+    report: list[str]
+    split: str
+    parts: NotRequired[str]
+    capture: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +80,7 @@ class MoralLatents:
     Attributes:
         layer: the block the SAE belongs to.
         sae: what `LoadedSae.describe` says, its sha256 included.
-        provenance: data (source, sha256), parts, settings, capture. JSON values only.
+        provenance: data (source, sha256), parts, settings, capture.
         null: what the same rules find with permuted labels, mean over the permutations.
         top: of each moral latent, the held-out scenarios on which it is highest.
         arrays: by name, [s, 10] unless said otherwise. Of the selection part: `selection_r`, `selection_p`,
@@ -44,9 +94,9 @@ class MoralLatents:
 
     layer: int
     sae: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    provenance: LatentProvenance
     null: Mapping[str, float | None]
-    top: Mapping[str, list[dict[str, Any]]]
+    top: Mapping[str, list[TopScenario]]
     arrays: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -118,13 +168,13 @@ class MoralLatents:
             "dead": float((self.arrays["firing"] == 0).mean()),
         }
 
-    def rows(self, latents: Int[np.ndarray, "k"] | list[int] | None = None) -> list[dict[str, Any]]:
+    def rows(self, latents: Int[np.ndarray, "k"] | list[int] | None = None) -> list[LatentRow]:
         """One row per latent (by default every moral one): classes, its dimension, and the held-out numbers there."""
         if latents is None:
             latents = sorted({*self.latents(), *self.latents(rule="paper")})
         return [self._row(int(latent)) for latent in latents]
 
-    def _row(self, latent: int) -> dict[str, Any]:
+    def _row(self, latent: int) -> LatentRow:
         a = self.arrays
         d = int(np.where(a["passes"][latent].any(), np.where(a["passes"][latent], a["selection_r"][latent], -2),
                          a["selection_r"][latent]).argmax())  # fmt: skip
@@ -156,29 +206,41 @@ class MoralLatents:
         z = np.arctanh(np.clip(r, -0.999999, 0.999999))
         return float(np.tanh(z - half)), float(np.tanh(z + half))
 
-    def save(self, folder: Path | str) -> Path:
-        """Write `moral_latents.safetensors`, then `moral_latents.json`, each complete or not at all."""
+    def shaped_by(self) -> dict[str, Any]:
+        """Everything that shaped the latents, by name: what their key is of."""
+        about = self.provenance
+        of_data = {"data": about["data"].get("sha256"), "sae": self.sae["sha256"], "layer": self.layer}
+        names = ("settings", "select", "report", "split", "parts", "n", "capture")
+        return {**of_data, **{name: about.get(name) for name in names}}
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> Path:
+        """Write `moral_latents.json`, a record, and `moral_latents.safetensors`, together.
+
+        Args:
+            overwrite: replace other moral latents in the folder.
+
+        Raises:
+            FolderError: the folder holds other moral latents; says in what they differ.
+            BusyError: another process is writing there.
+        """
         from safetensors.numpy import save
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()})
-        tensors = folder / "moral_latents.safetensors"
-        temporary = tensors.with_name(f".{tensors.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, tensors)
-        finally:
-            temporary.unlink(missing_ok=True)
         about = {name: getattr(self, name) for name in ("layer", "sae", "provenance", "null", "top")}
-        summary = {"fractions": self.fractions(), "moral": self.rows()}
-        sha256 = hashlib.sha256(content).hexdigest()
-        path = folder / "moral_latents.json"
-        write_json(path, {"schema_version": SCHEMA, "kind": "moral_latents", "arrays": sha256, **about, **summary})
-        return path
+        files = {ARRAYS: hashlib.sha256(content).hexdigest()}
+        text = record(
+            "moral_latents",
+            SCHEMA_VERSION,
+            {**about, "files": files, "fractions": self.fractions(), "moral": self.rows()},
+        )
+        with locked(folder):
+            if not overwrite and (folder / RECORD).exists():
+                before, now = MoralLatents.load(folder).shaped_by(), self.shaped_by()
+                if told := differences(before, now):
+                    raise FolderError(f"{folder} holds other moral latents: {told}; choose another folder")
+            write_together(folder, {ARRAYS: content, RECORD: text})
+        return folder / RECORD
 
     @staticmethod
     def load(folder: Path | str) -> MoralLatents:
@@ -186,17 +248,37 @@ class MoralLatents:
 
         Raises:
             FileNotFoundError: no such files.
-            ValueError: another kind of file, a newer schema, or tensors that are not those the JSON was written with.
+            DataError: another kind of file, a newer schema, damage; names the file.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         folder = Path(folder)
-        about = json.loads((folder / "moral_latents.json").read_text(encoding="utf8"))
-        if about.get("kind") != "moral_latents" or about.get("schema_version", 0) > SCHEMA:
-            raise ValueError(f"{folder} holds {about.get('kind')!r} of schema {about.get('schema_version')}; expected "
-                             f"'moral_latents' of schema {SCHEMA} or earlier")  # fmt: skip
-        content = (folder / "moral_latents.safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != about["arrays"]:
-            raise ValueError(f"{folder / 'moral_latents.safetensors'} is not the file its JSON was written with")
-        fields = {name: about[name] for name in ("layer", "sae", "provenance", "null", "top")}
-        return MoralLatents(**fields, arrays=load(content))
+        found = read_typed(
+            folder / RECORD, _Content, "moral_latents", SCHEMA_VERSION, checked_from=2, migrate=_migrated
+        )
+        check_files(folder, found.files)
+        try:
+            arrays = load((folder / ARRAYS).read_bytes())
+        except SafetensorError as error:
+            raise DataError(f"not a safetensors file: {error}", file=folder / ARRAYS) from error
+        return MoralLatents(found.layer, found.sae, found.provenance, found.null, found.top, arrays)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The content of a record, under its names there."""
+
+    layer: int
+    sae: dict[str, Any]
+    provenance: LatentProvenance
+    null: dict[str, float | None]
+    top: dict[str, list[TopScenario]]
+    files: dict[str, str]
+    fractions: dict[str, float | None]
+    moral: list[LatentRow]
+
+
+def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had the checksum of the arrays under `arrays`."""
+    return {"files": {ARRAYS: content.pop("arrays")}, **content}

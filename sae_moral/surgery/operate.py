@@ -23,7 +23,7 @@ from sae_moral.data.splits import PARTS, Split, group_split, leaks
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.provenance import _jsonable, _versions
-from sae_moral.sae.latents import find_moral_latents
+from sae_moral.sae.find_latents import find_moral_latents
 from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.controls import CONTROLS, firing_rates, random_latents, shuffled

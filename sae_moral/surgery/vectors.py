@@ -22,7 +22,7 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import describe_model
 from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns
 from sae_moral.sae.encoded import LatentRepresentations, _granularity, latent_representations
-from sae_moral.sae.latents import warn_of_prompts
+from sae_moral.sae.find_latents import warn_of_prompts
 from sae_moral.sae.load import LoadedSae
 from sae_moral.sae.token_activations import token_store
 

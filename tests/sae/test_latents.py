@@ -16,16 +16,25 @@ from sklearn.metrics import roc_auc_score
 from sae_moral.capture import Representations, capture
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.splits import group_split
-from sae_moral.errors import SaeMoralWarning
+from sae_moral.errors import DataError, FolderError, SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.sae.association import Partial, _type_three, nuisance_basis
-from sae_moral.sae.classes import AUDITED_CLASSES, PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
+from sae_moral.sae.association import (
+    AUDITED_CLASSES,
+    PAPER_CLASSES,
+    LatentSettings,
+    Partial,
+    _type_three,
+    audit,
+    nuisance_basis,
+    paper_classes,
+    q_values,
+)
 from sae_moral.sae.columns import SparseColumns, columns_of
 from sae_moral.sae.encoded import latent_representations
-from sae_moral.sae.latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
+from sae_moral.sae.find_latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
 from sae_moral.sae.load import load_sae
+from sae_moral.sae.measure import two_parts
 from sae_moral.sae.moral_latents import MoralLatents
-from sae_moral.sae.texts import two_parts
 from tests.tiny import scenarios
 
 N, LATENTS = 3000, 200
@@ -278,10 +287,41 @@ def test_saved_and_loaded_is_equal(planted: Any, tmp_path: Path) -> None:
     assert written["moral"][0]["latent"] == 0
     top = written["top"]["1"]
     assert len(top) == 10 and top[0]["value"] >= top[9]["value"] and top[0]["text"].startswith("t")
-    assert len(list((tmp_path / "out").iterdir())) == 2
-    (tmp_path / "out" / "moral_latents.safetensors").write_bytes(b"other")
-    with pytest.raises(ValueError, match="not the file its JSON was written with"):
-        MoralLatents.load(tmp_path / "out")
+    files = {"moral_latents.json", "moral_latents.safetensors", ".lock"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == files
+    found.save(tmp_path / "out")
+    other = dataclasses.replace(found, sae={**found.sae, "sha256": "0"})
+    with pytest.raises(FolderError, match=r"holds other moral latents: sae .* \(now '0'\)"):
+        other.save(tmp_path / "out")
+    other.save(tmp_path / "out", overwrite=True)
+    assert MoralLatents.load(tmp_path / "out").sae["sha256"] == "0"
+
+
+def test_any_flipped_byte_of_saved_latents_is_noticed(planted: Any, tmp_path: Path) -> None:
+    path = planted[3].save(tmp_path)
+    rng = np.random.default_rng(0)
+    for file in (path, path.with_suffix(".safetensors")):
+        whole = file.read_bytes()
+        for at in rng.integers(len(whole), size=40).tolist():
+            bit = 1 << int(rng.integers(8))
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            with pytest.raises(DataError, match=str(tmp_path)):
+                MoralLatents.load(tmp_path)
+        file.write_bytes(whole)
+    assert len(MoralLatents.load(tmp_path)) == len(planted[3])
+
+
+def test_version_1_still_loads(planted: Any, tmp_path: Path) -> None:
+    path = planted[3].save(tmp_path)
+    written = json.loads(path.read_text())
+    files, _ = written.pop("files"), written.pop("checksum")
+    del written["provenance"]["parts"]
+    old = {**written, "schema_version": 1, "arrays": files["moral_latents.safetensors"]}
+    path.write_text(json.dumps(old))
+    assert MoralLatents.load(tmp_path).rows() == planted[3].rows()
+    path.write_text(json.dumps({**old, "arrays": "0"}))
+    with pytest.raises(DataError, match=r"moral_latents\.safetensors: damaged or changed"):
+        MoralLatents.load(tmp_path)
 
 
 def random_sae(architecture: str = "jumprelu", layer: int = 1, **options: Any) -> Any:

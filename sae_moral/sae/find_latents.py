@@ -2,13 +2,13 @@
 
 For every latent × dimension, on texts that took no part in the selection: Pearson and Spearman correlation, partial
 correlation given length and word frequency, AUROC (does the latent separate texts of the dimension from all others?),
-prototypicality (Spearman with the strength of the label, among texts of the dimension). The rules are in `classes`, the
-statistics in `association`.
+prototypicality (Spearman with the strength of the label, among texts of the dimension). Statistics and rules are in
+`association`.
 
-What it does not prove. That the model uses a latent: these are correlations over scenarios, and surgery or steering is
-what tests use. That a latent means what its label says: topic goes with foundation (a latent for police is one for
-authority on these data), and only length and word frequency are taken out. That there are no moral latents where none
-is found: small effects and rare latents are below what the sample can show, and a dimension may be spread over many.
+What it does not prove. That the model uses a latent: these are correlations over scenarios; surgery or steering tests
+use. That a latent means what its label says: topic goes with foundation (a latent for police is one for authority on
+these data), and only length and word frequency are taken out. That there are no moral latents where none is found:
+small effects and rare latents are below what the sample can show, and a dimension may be spread over many.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import Split
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.sae.classes import PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
+from sae_moral.io import key
+from sae_moral.sae.association import PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
 from sae_moral.sae.encoded import LatentRepresentations, latent_representations
 from sae_moral.sae.load import SaeLike, load_saes
-from sae_moral.sae.measure import Arrays, measure
-from sae_moral.sae.moral_latents import MoralLatents
-from sae_moral.sae.texts import Texts, measurable, two_parts
+from sae_moral.sae.measure import Arrays, Texts, measurable, measure, two_parts
+from sae_moral.sae.moral_latents import LatentProvenance, MoralLatents, TopScenario
 
 MEMORY = 1 << 30
 
@@ -111,8 +111,8 @@ def find_moral_latents_by_layer(
     for layer in latents.layers:
         rows = np.concatenate([part.row for part in parts])
         arrays = measure(latents.subset(rows).columns(layer), *parts, measured, settings, memory)
-        facts = {"select": list(select), "report": list(report), "split": "group_split" if split is None else "given"}
-        found[layer] = _result(latents, layer, data, parts, measured, arrays, settings, facts)
+        kind = "group_split" if split is None else "given"
+        found[layer] = _result(latents, layer, data, parts, measured, arrays, settings, select, report, kind)
     return found
 
 
@@ -139,10 +139,10 @@ def warn_of_prompts(latents: LatentRepresentations) -> None:
                 "prompts that begin with BOS, and these vectors are of prompts without: capture with bos='prepend'"
             )
             warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
-        for key in ("template", "pooling", "granularity"):
-            wanted, found = sae.trained_on.get(key), latents.provenance.get(key)
+        for name in ("template", "pooling", "granularity"):
+            wanted, found = sae.trained_on.get(name), latents.provenance.get(name)
             if None not in (wanted, found) and wanted != found:
-                problem = f"{key} {wanted!r}, and these vectors are of {found!r}"
+                problem = f"{name} {wanted!r}, and these vectors are of {found!r}"
                 warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
 
 
@@ -154,7 +154,9 @@ def _result(
     measured: Bool[np.ndarray, "10"],
     raw: Arrays,
     settings: LatentSettings,
-    facts: dict[str, Any],
+    select: Sequence[str],
+    report: Sequence[str],
+    split: str,
 ) -> MoralLatents:
     arrays, null = _classified(raw, measured, settings)
     of_sae = latents.saes[layer].describe()
@@ -163,17 +165,20 @@ def _result(
         for name, part in zip(("selection", "report"), parts, strict=True)
         for unit, count in (("texts", len(part)), ("records", part.count.sum()))
     }
-    provenance = {
+    provenance: LatentProvenance = {
         "data": {**data.provenance, "sha256": data.sha256, "n": len(data)},
         "measured": [name for name, enough in zip(DIMENSIONS, measured, strict=True) if enough],
         "n": {**sizes, "latents": len(arrays["passes"]), "tested": int(arrays["tested"].sum())},
         "settings": dataclasses.asdict(settings),
-        **facts,
-        "capture": {key: value for key, value in latents.provenance.items() if key != "saes"},
+        "select": list(select),
+        "report": list(report),
+        "split": split,
+        "parts": key("parts", selection=parts[0].row.tolist(), report=parts[1].row.tolist()),
+        "capture": {name: value for name, value in latents.provenance.items() if name != "saes"},
     }
     result = MoralLatents(layer, of_sae, provenance, null, {}, arrays)
     moral = sorted({*result.latents(), *result.latents(rule="paper", limit=200)})
-    top = {
+    top: dict[str, list[TopScenario]] = {
         str(latent): [
             {"id": data.id[row], "text": data.text[row], "value": float(value)}
             for row, value in zip(arrays["top_row"][latent], arrays["top_value"][latent], strict=True)
