@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 try:
     import fcntl
@@ -58,7 +58,16 @@ def is_offline(offline: bool | None = None) -> bool:
 # Writing
 
 
-def write_all(file: IO[bytes], content: bytes | memoryview) -> None:
+@runtime_checkable
+class Writes(Protocol):
+    """An unbuffered file, as far as `write_all` needs one."""
+
+    def write(self, content: memoryview, /) -> int | None:
+        """Take some of the content; returns how many bytes."""
+        ...
+
+
+def write_all(file: Writes, content: bytes | memoryview) -> None:
     """Write every byte to an unbuffered file, which may take fewer than it is given.
 
     Raises:
