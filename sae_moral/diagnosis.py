@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sae_moral.errors import DataError, unknown
 from sae_moral.io import read_record, write_json
-from sae_moral.protocol import Protocol, get_protocol
+from sae_moral.protocol import Protocol, get_protocol, parse_layers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sae_moral.capture import Representations
-    from sae_moral.controls import Controls
+    from sae_moral.controls import Controls, Measured
     from sae_moral.data import MoralData
     from sae_moral.metrics import Metric
     from sae_moral.sae.load import SaeLike
@@ -167,7 +169,6 @@ def diagnose(
     from sae_moral.controls import get_controls, measure, random_weights
     from sae_moral.data import load_data
     from sae_moral.metrics import resolve_metrics
-    from sae_moral.provenance import provenance_of
 
     started = time.perf_counter()
     chosen, settings = get_protocol(protocol), get_controls(controls)
@@ -204,35 +205,9 @@ def diagnose(
     )
     ceilings = _add_ceilings(result.rows, measured, chosen.seed)
     seconds = {"load": loaded - started, "capture": captured - loaded, "measure": time.perf_counter() - captured}
-    provenance = provenance_of(model, measured, chosen, resolved, representations, result)
+    provenance = _provenance(model, measured, chosen, resolved, representations, result)
     provenance |= {"ceilings": ceilings, "seconds": {name: round(value, 2) for name, value in seconds.items()}}
     return Diagnosis(result.rows, provenance)
-
-
-def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
-    """Layer numbers, ascending, from `all`, a number, `0,5,9`, `0:30:5` (stop excluded), or a sequence; negative
-    numbers count from the last.
-
-    Raises:
-        ValueError: something else, none at all, or a layer the model does not have.
-    """
-    try:
-        if layers == "all":
-            numbers = list(range(n_layers))
-        elif isinstance(layers, str) and ":" in layers:
-            numbers = list(range(n_layers))[slice(*(int(part) if part.strip() else None for part in layers.split(":")))]
-        elif isinstance(layers, str):
-            numbers = [int(part) for part in layers.split(",")]
-        else:
-            numbers = [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"layers {layers!r}; expected 'all', a number, '0,5,9' or '0:30:5'") from error
-    outside = [layer for layer in numbers if not -n_layers <= layer < n_layers]
-    if outside or not numbers:
-        raise ValueError(
-            f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}"
-        )
-    return sorted({layer % n_layers for layer in numbers})
 
 
 def _match(data: MoralData, by: str, seed: int) -> tuple[MoralData, Int[np.ndarray, "k"]]:
@@ -260,7 +235,7 @@ def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dic
 
     A reliability whose interval reaches 0 gives no ceiling: too few texts were annotated more than once.
     """
-    from sae_moral.controls.reliability import label_reliability
+    from sae_moral.data.reliability import label_reliability
 
     labels: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
     found = {label: label_reliability(data, label, ranks=True, seed=seed) for label in labels}
@@ -273,3 +248,93 @@ def _add_ceilings(rows: list[dict[str, Any]], data: MoralData, seed: int) -> dic
         if (row["metric"], row["statistic"]) == ("categorical", "cosine"):
             row["ceiling"] = prototypes.get((row["layer"], row["group"]))
     return {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
+
+
+def _provenance(
+    model: Any,
+    data: MoralData,
+    protocol: Protocol,
+    metrics: Sequence[Metric],
+    representations: Representations,
+    measured: Measured,
+) -> dict[str, Any]:
+    """JSON values only."""
+    from sae_moral.provenance import describe_model, versions
+
+    found = {
+        "model": describe_model(model),
+        "data": {
+            **data.provenance,
+            "n": len(data),
+            "n_texts": len(set(data.group.tolist())),
+            "sha256": data.sha256,
+        },
+        "protocol": _jsonable(dataclasses.asdict(protocol)),
+        "metrics": {metric.name: _describe_metric(metric) for metric in metrics},
+        "layers": list(representations.layers),
+        "saes": representations.provenance.get("saes"),
+        "capture": {key: value for key, value in representations.provenance.items() if key != "saes"},
+        "preprocessing": measured.facts,
+        "controls": measured.controls,
+        "prototypes": _prototypes(data) if protocol.estimators == "paper" else None,
+        "seed": protocol.seed,
+        "versions": versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    found["warnings"] = _warnings(found)
+    return found
+
+
+def _describe_metric(metric: Metric) -> dict[str, Any]:
+    texts, for_controls = ("means", "does_not_prove", "chance", "higher_is"), ("nulls", "alternatives", "readers")
+    described = {"headline": metric.headline, **{key: getattr(metric, key, None) for key in texts}}
+    given = {key: getattr(metric, key) for key in for_controls if hasattr(metric, key)}
+    described |= {key: dict(value) if isinstance(value, Mapping) else value for key, value in given.items()}
+    if dataclasses.is_dataclass(metric):
+        fields = {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
+        told = (*texts, *for_controls, "name", "headline", "raw", "function")
+        parameters = {k: v for k, v in fields.items() if k not in told}
+        described["parameters"] = _jsonable(parameters)
+    return described
+
+
+def _jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _prototypes(data: MoralData) -> dict[str, dict[str, float]]:
+    """Where the paper's prototypes come from: the typicality of their items and how many there are."""
+    from sae_moral.foundations import DIMENSIONS
+    from sae_moral.metrics.prototypes import prototype_items
+
+    found = {dimension: prototype_items(data, *divmod(d, 2)) for d, dimension in enumerate(DIMENSIONS)}
+    return {dimension: {"typicality": top, "n": int(items.sum())} for dimension, (items, top) in found.items()}
+
+
+def _warnings(provenance: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before reading a number."""
+    found: list[str] = []
+    facts, layers = provenance["preprocessing"], provenance["layers"]
+    by_length = [
+        (layer, share)
+        for layer, share, r in zip(layers, facts["pc1_share"], facts["pc1_length_r"], strict=True)
+        if share > 0.5 and r > 0.8
+    ]
+    if by_length and "standardise" not in provenance["protocol"]["preprocessing"]:
+        ruled, shares = zip(*by_length, strict=True)
+        found.append(
+            f"In {len(ruled)} of {len(layers)} layers ({ruled[0]}–{ruled[-1]}) one direction holds {min(shares):.0%} "
+            f"to {max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
+            "protocol measures there is mostly length."
+        )
+    for dimension, where in (provenance["prototypes"] or {}).items():
+        if 0 < where["typicality"] < 1:
+            found.append(
+                f"{dimension}: no item of typicality 1.0; its prototype is the mean of {where['n']} items at "
+                f"{where['typicality']:.3g}."
+            )
+    verdicts = provenance["controls"].get("verdicts", {})
+    found += [f"{name}: {about['sentence']}" for name, about in verdicts.items() if about["verdict"] == "length"]
+    if (processing := provenance["model"]["weight_processing"]) != "none":
+        found.append(f"The weights were processed ({processing}): the residual stream is not the original model's.")
+    return found

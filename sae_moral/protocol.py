@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_moral.errors import unknown
@@ -64,3 +65,29 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     return PROTOCOLS[protocol]
+
+
+def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> list[int]:
+    """Layer numbers, ascending, from `all`, a number, `0,5,9`, `0:30:5` (stop excluded), or a sequence; negative
+    numbers count from the last.
+
+    Raises:
+        ValueError: something else, none at all, or a layer the model does not have.
+    """
+    try:
+        if layers == "all":
+            numbers = list(range(n_layers))
+        elif isinstance(layers, str) and ":" in layers:
+            numbers = list(range(n_layers))[slice(*(int(part) if part.strip() else None for part in layers.split(":")))]
+        elif isinstance(layers, str):
+            numbers = [int(part) for part in layers.split(",")]
+        else:
+            numbers = [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"layers {layers!r}; expected 'all', a number, '0,5,9' or '0:30:5'") from error
+    outside = [layer for layer in numbers if not -n_layers <= layer < n_layers]
+    if outside or not numbers:
+        raise ValueError(
+            f"layers {layers!r} of a model with {n_layers} blocks (0 to {n_layers - 1}): {outside or 'none selected'}"
+        )
+    return sorted({layer % n_layers for layer in numbers})

@@ -26,9 +26,9 @@ from sae_moral.capture.store import reopen, save_index
 from sae_moral.diagnosis import diagnose
 from sae_moral.metrics import metric, registry
 from sae_moral.metrics.preprocess import preprocess
-from sae_moral.metrics.similarity import linear_cka
 from sae_moral.protocol import AUDITED
 from sae_moral.report.atlas_page import render_atlas
+from sae_moral.studies.cka import linear_cka
 from tests.tiny import save_tiny_model, scenarios
 
 REPLICATION = Path(__file__).resolve().parents[1] / "benchmarks" / "replication"

@@ -27,8 +27,8 @@ from benchmarks.replication.surgery import SHARES, arms
 from sae_moral import load_data, load_model
 from sae_moral.data import MoralData
 from sae_moral.data.splits import Split, group_split
-from sae_moral.diagnosis import parse_layers
 from sae_moral.io import write_text
+from sae_moral.protocol import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.steering import sweep
 from sae_moral.steering.page import COLOURS

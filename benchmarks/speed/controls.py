@@ -31,13 +31,13 @@ from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.loop import scheme
 from sae_moral.controls.settings import NAMES
 from sae_moral.data import MoralData
-from sae_moral.diagnosis import parse_layers
 from sae_moral.metrics import Metric, evaluate, resolve_metrics
 from sae_moral.metrics.dimensional import AuditedDimensional
 from sae_moral.metrics.folds import folds
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.ridge import PENALTIES
 from sae_moral.metrics.variants import Variants
+from sae_moral.protocol import parse_layers
 
 
 def naive(metric: Metric, x: torch.Tensor, data: MoralData, draws: int) -> dict[str, float]:

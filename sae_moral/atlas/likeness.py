@@ -1,6 +1,6 @@
 """How alike two measured models are: CKA of their vectors and correlation of their profiles, layer against layer.
 
-What a high number does not prove: see `sae_moral.metrics.similarity`. Profiles are smooth over the depth of any model,
+What a high number does not prove: see `sae_moral.studies.cka`. Profiles are smooth over the depth of any model,
 so two of them correlate easily; no p value is given, because neighbouring layers are not independent.
 """
 
@@ -78,7 +78,7 @@ def layer_similarities(
     Raises:
         ValueError: different scenarios, or fewer than 4 texts.
     """
-    from sae_moral.metrics.similarity import linear_cka_interval
+    from sae_moral.studies.cka import linear_cka_interval
 
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} scenarios; expected the same ones in the same order")

@@ -121,7 +121,7 @@ class _Measure:
         """Vectors of one protocol to the store; returns the store's key."""
         from sae_moral.capture import capture
         from sae_moral.capture.store import save_index
-        from sae_moral.diagnosis import parse_layers
+        from sae_moral.protocol import parse_layers
 
         chosen, folder = get_protocol(protocol), self.folder.of(entry, protocol)
         captured = capture(

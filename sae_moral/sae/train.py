@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
-from sae_moral.io import write_json
-from sae_moral.provenance import _jsonable, _versions
+from sae_moral.io import jsonable, write_json
+from sae_moral.provenance import versions
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
@@ -107,7 +107,7 @@ def train_saes(
         SaeMoralWarning: an SAE that reconstructs its training vectors much better than held-out ones.
     """
     from sae_moral.capture.models import load_model
-    from sae_moral.diagnosis import parse_layers
+    from sae_moral.protocol import parse_layers
 
     settings, out = settings or TrainSettings(), Path(out)
     scenarios = load_data(data)
@@ -211,7 +211,7 @@ def _check_key(out: Path, key: Mapping[str, Any]) -> None:
     """Refuse to mix two trainings in one folder."""
     path = out / "training.json"
     if path.exists():
-        before, now = json.loads(path.read_text(encoding="utf8"))["key"], _jsonable(key)
+        before, now = json.loads(path.read_text(encoding="utf8"))["key"], jsonable(key)
         differing = [name for name in now if before.get(name) != now[name]]
         if differing:
             told = ", ".join(f"{name} {before.get(name)!r} (now {now[name]!r})" for name in differing)
@@ -225,10 +225,10 @@ def _about(activations: Activations, settings: TrainSettings, config: SAELensCon
 
     sae = config.saes[layer].to_dict()
     return {
-        **_jsonable(activations.provenance),
-        "settings": _jsonable(settings.to_dict()),
-        "sae_config": _jsonable({name: value for name, value in sae.items() if name != "metadata"}),
-        "trainer_config": _jsonable(dataclasses.asdict(config.trainer)),
-        "versions": _versions(),
+        **jsonable(activations.provenance),
+        "settings": jsonable(settings.to_dict()),
+        "sae_config": jsonable({name: value for name, value in sae.items() if name != "metadata"}),
+        "trainer_config": jsonable(dataclasses.asdict(config.trainer)),
+        "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

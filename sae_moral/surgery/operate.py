@@ -22,7 +22,8 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import PARTS, Split, group_split, leaks
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.provenance import _jsonable, _versions
+from sae_moral.io import jsonable
+from sae_moral.provenance import versions
 from sae_moral.sae.find_latents import find_moral_latents
 from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
 from sae_moral.sae.moral_latents import MoralLatents
@@ -149,10 +150,10 @@ def _operated(
         "data": {**data.provenance, "n": len(data), "sha256": data.sha256},
         "capture": vectors.provenance,
         "sae": sae.describe(),
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return Operation(operated, index, before, by_dimension, _jsonable(record))
+    return Operation(operated, index, before, by_dimension, jsonable(record))
 
 
 def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -> dict[str, list[int]]:

@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_moral.data import MoralData
+from sae_moral.data.moral_data import MoralData
 from sae_moral.data.social_chem_tsv import NOTHING, Annotations
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL, VICE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.metrics.similarity import linear_cka, linear_cka_interval
+from sae_moral.studies.cka import linear_cka, linear_cka_interval
 
 SHAPES = [(60, 8, 5), (20, 50, 30), (40, 60, 10)]
 

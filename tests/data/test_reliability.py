@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_moral.controls.reliability import icc, label_reliability, reliability
 from sae_moral.data import load_data, load_social_chem
 from sae_moral.data.moral_data import from_records
+from sae_moral.data.reliability import icc, label_reliability, reliability
 from sae_moral.data.social_chem_tsv import read_annotations
 from tests.data.invented_social_chem import write_table
 
@@ -128,8 +128,8 @@ def test_the_raw_table_gives_its_repeated_rules(tmp_path: Path) -> None:
     assert label_reliability(load_social_chem(table)) is not None
 
 
-def test_the_published_sample_has_a_ceiling(shared: Path) -> None:
-    data = load_data(shared / "data" / "social-chem-101" / "stratified_sample.jsonl")
+def test_the_published_sample_has_a_ceiling(stratified_sample: Path) -> None:
+    data = load_data(stratified_sample)
     typicality, valence = (label_reliability(data, label) for label in ("typicality", "valence"))
     assert typicality is not None
     assert valence is not None
