@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,8 @@ def test_the_raw_table_gives_its_repeated_rules(tmp_path: Path) -> None:
     assert label_reliability(load_social_chem(table)) is not None
 
 
-def test_the_published_sample_has_a_ceiling(stratified_sample: Path) -> None:
-    data = load_data(stratified_sample)
+def test_the_published_sample_has_a_ceiling(shared: Callable[[str], Path]) -> None:
+    data = load_data(shared("social-chem-101/stratified_sample.jsonl"))
     typicality, valence = (label_reliability(data, label) for label in ("typicality", "valence"))
     assert typicality is not None
     assert valence is not None
