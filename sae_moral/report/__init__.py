@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sae_moral.report.diagnosis_page import render_report, write_report
     from sae_moral.report.figures import layer_figure, overview_figure, statistics_figure
     from sae_moral.report.heatmap import heatmap_figure
-    from sae_moral.report.page import render_report, write_report
     from sae_moral.report.profiles import profile_figure
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
 _ELSEWHERE = {
     "heatmap_figure": "heatmap",
     "profile_figure": "profiles",
-    "render_report": "page",
-    "write_report": "page",
+    "render_report": "diagnosis_page",
+    "write_report": "diagnosis_page",
 }
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from sae_moral.io import write_text
 from sae_moral.report.atlas_figures import cka_figure, depth_of, overlay_figure
-from sae_moral.report.page import _resource
+from sae_moral.report.diagnosis_page import _resource
 from sae_moral.report.svg import inline_svg
 from sae_moral.report.words import MISSING, count, detail, interval, number
 

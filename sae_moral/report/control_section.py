@@ -12,9 +12,9 @@ from sae_moral.report.control_tables import ceiling_table, comparison_table, pea
 from sae_moral.report.control_words import limits, names_words, reliabilities, settings
 from sae_moral.report.glance import Glance
 from sae_moral.report.judged import VERDICTS, about_length, names_not_run
+from sae_moral.report.old_tables import Table
 from sae_moral.report.profiles import explained_figure
 from sae_moral.report.svg import inline_svg
-from sae_moral.report.tables import Table
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sae_moral.report.tables import Table
+from sae_moral.report.old_tables import Table
 from sae_moral.report.words import MISSING, count, interval, number, p_value, signed
 
 Row = Mapping[str, Any]

@@ -1,191 +1,336 @@
-"""A diagnosis as one self-contained HTML file: opens offline, in any browser, on paper."""
+"""A page: one self-contained HTML file made of a title, facts, warnings and a list of sections; opens offline, in any
+browser, on paper. And the blocks that bodies of sections are made of, as `Markup`: what they are given is escaped,
+unless it is `Markup` itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sae_moral.io import write_text
-from sae_moral.report import figures
-from sae_moral.report.control_section import control_section
-from sae_moral.report.glance import Glance, glance, length_shares
-from sae_moral.report.heatmap import heatmap_figure
-from sae_moral.report.judged import CONTROLS
-from sae_moral.report.profiles import profile_figure
-from sae_moral.report.series import lower_is_better, tracks_by_group
 from sae_moral.report.svg import inline_svg
-from sae_moral.report.tables import full_table, group_table, per_layer_lists
-from sae_moral.report.words import MISSING, count, detail, listed
+from sae_moral.report.tables import Table, html_table
+from sae_moral.report.words import count, detail
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.figure import Figure
+
+LONG = 12
+"""Lists in a tree with more entries are folded."""
 
 
-@runtime_checkable
-class DiagnosisLike(Protocol):
-    """What the page needs of a `Diagnosis`."""
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict per measurement."""
-        ...
+    Attributes:
+        title: its heading.
+        body: blocks, joined (`joined`).
+        short: what the contents call it; the title by default.
+        id: of its heading, for links; made of `short` by default, and kept unique.
+        kind: a CSS class: `warnings` or `alarm`.
+        listed: whether it is in the contents.
+    """
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The rows as a table, None as NaN."""
-        ...
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """All that shaped the rows."""
-        ...
+    title: str
+    body: Markup
+    short: str = ""
+    id: str = ""
+    kind: str = ""
+    listed: bool = True
 
 
-def write_report(diagnosis: DiagnosisLike, path: str | Path) -> Path:
-    """Write the page and return its path.
-
-    The file is rendered in full, written beside its place and then renamed, so that a reader never sees half a page and
-    a failure leaves an older page as it was.
+def render_page(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    kicker: str,
+    facts: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[str] = (),
+    footer: str = "Written by sae_moral. An en dash marks what was not computed.",
+    name: str = "",
+) -> str:
+    """The page as a string of HTML.
 
     Args:
-        diagnosis: results and provenance.
-        path: the file to write; for an existing folder, `report.html` in it. Missing folders are made.
-
-    Raises:
-        ValueError: rows that contradict each other or the provenance (see `layer_figure`).
-        OSError: the folder cannot be written.
+        title: its heading.
+        sections: in order; those of kind `alarm` come first.
+        kicker: the line above the title: what kind of page it is.
+        facts: the line under the title: name and value.
+        warnings: what a reader must know first; a section of their own, before all others.
+        footer: one sentence.
+        name: of the browser's tab; kicker and title by default.
     """
-    target = Path(path)
-    if target.is_dir():
-        target = target / "report.html"
-    html = render_report(diagnosis)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, html)
-    return target
-
-
-def render_report(diagnosis: DiagnosisLike) -> str:
-    """The page as a string of HTML; same errors as `write_report`."""
-    provenance = diagnosis.provenance
-    described = metrics_of(diagnosis)
-    sections = [_section(diagnosis, i, name, described[name]) for i, name in enumerate(described)]
-    cards: list[Glance] = [section["glance"] for section in sections]
-    overview = Markup("")
-    if any(card.value for card in cards):
-        figure = figures.overview_figure(diagnosis.frame, described, provenance.get("controls"))
-        overview = inline_svg(figure, prefix="overview", label=_overview_words(cards))
+    alarms = [section for section in sections if section.kind == "alarm"]
+    others = [section for section in sections if section.kind != "alarm"]
+    if warnings:
+        others.insert(0, Section("Warnings", bullets(warnings), kind="warnings", listed=False))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_resource),
     )  # fmt: skip
-    environment.filters.update(detail=detail, listed=listed)
-    return environment.get_template("report.html.j2").render(
-        provenance=provenance,
-        title=_title(provenance),
-        facts=_facts(provenance),
-        warnings=[str(warning) for warning in provenance.get("warnings") or []],
-        dropped=_dropped(diagnosis.rows),
-        sections=sections,
-        overview=overview,
-        controls=control_section(diagnosis.rows, provenance, cards),
-        conditioning=_conditioning(provenance),
+    return environment.get_template("page.html.j2").render(
+        name=name or f"{kicker}: {Markup(title).striptags() if isinstance(title, Markup) else title}",
+        title=title,
+        kicker=kicker,
+        facts=facts,
+        sections=_named([*alarms, *others]),
+        footer=footer,
         css=Markup(_resource("report.css")),
         js=Markup(_resource("report.js")),
     )
 
 
-def metrics_of(diagnosis: DiagnosisLike) -> dict[str, dict[str, Any]]:
-    """The metrics' descriptions in their order; a metric that has rows but no description gets an empty one."""
-    described = {str(name): dict(texts or {}) for name, texts in (diagnosis.provenance.get("metrics") or {}).items()}
-    return described | {str(m): {} for m in dict.fromkeys(diagnosis.frame["metric"]) if m not in described}
+def write_page(path: str | Path, html: str, *, name: str = "report.html") -> Path:
+    """Write a page, whole or not at all; returns its path.
+
+    Args:
+        path: the file; for an existing folder, `name` in it. Missing folders are made.
+        html: from `render_page`.
+
+    Raises:
+        OSError: it cannot be written; an older page stays as it was.
+    """
+    path = Path(path)
+    path = path / name if path.is_dir() else path
+    write_text(path, html)
+    return path
+
+
+# Blocks
+
+
+def html(template: str, /, *values: Any, **named: Any) -> Markup:
+    """HTML with `{}` for values, which are escaped."""
+    return Markup(template).format(*values, **named)
+
+
+def joined(parts: Iterable[str], between: str = "\n") -> Markup:
+    """Blocks one after another."""
+    return Markup(between).join(parts)
+
+
+def paragraph(text: str, kind: str = "") -> Markup:
+    """A paragraph; nothing for an empty text. `kind`: a CSS class: `note`, `under` (small, below a table)."""
+    return html("<p{}>{}</p>", _class(kind), text) if text else Markup("")
+
+
+def heading(text: str, aside: str = "") -> Markup:
+    """A heading inside a section, with a small grey word after it."""
+    return html("<h3>{}{}</h3>", text, small(aside))
+
+
+def small(text: str) -> Markup:
+    """A grey word beside a heading; nothing for an empty text."""
+    return html(' <span class="statistic">{}</span>', text) if text else Markup("")
+
+
+def bullets(items: Iterable[str], kind: str = "") -> Markup:
+    """A list."""
+    return html("<ul{}>\n{}\n</ul>", _class(kind), joined(html("<li>{}</li>", item) for item in items))
+
+
+def pairs(items: Iterable[tuple[str, str]], kind: str = "") -> Markup:
+    """Names and what belongs to them: `kind` is `facts` (in a line), `marks`, `limits` or `meanings` (one per line)."""
+    inside = joined(html("<div><dt>{}</dt><dd>{}</dd></div>", name, value) for name, value in items)
+    return html("<dl{}>\n{}\n</dl>", _class(kind), inside)
+
+
+def columns(items: Iterable[tuple[str, str]]) -> Markup:
+    """Short texts with headings, side by side."""
+    return html(
+        '<div class="reading">\n{}\n</div>',
+        joined(html("<div><h3>{}</h3><p>{}</p></div>", name, text) for name, text in items),
+    )
+
+
+def figure(made: Figure, *, prefix: str, label: str, caption: str = "") -> Markup:
+    """A figure with its caption.
+
+    Args:
+        made: any matplotlib figure.
+        prefix: unique within the page.
+        label: what a screen reader says instead of the picture.
+        caption: below it.
+    """
+    below = html("\n<figcaption>{}</figcaption>", caption) if caption else ""
+    svg = inline_svg(made, prefix=prefix, label=label)
+    return html('<figure><div class="panel">{}</div>{}</figure>', svg, below)
+
+
+def data_table(
+    made: Table,
+    caption: str,
+    *,
+    hidden: bool = False,
+    compact: bool = False,
+    tall: bool = False,
+    kinds: Sequence[str] = (),
+) -> Markup:
+    """A table that scrolls by itself where the page is narrow (`tall`: where it is long); else as `html_table`."""
+    scroll = "scroll tall" if tall else "scroll"
+    inside = html_table(made, caption, hidden=hidden, compact=compact, kinds=kinds)
+    return html('<div class="{}">{}</div>', scroll, inside)
+
+
+def folded(summary: str, body: str) -> Markup:
+    """A body that opens on a click; not printed."""
+    return html('<details class="full"><summary>{}</summary>\n{}\n</details>', summary, body)
+
+
+def folded_table(made: Table, summary: str, caption: str) -> Markup:
+    """A long table that opens on a click, sorts by its columns and can be filtered."""
+    field = Markup(
+        '<p><label>Filter <input type="search" class="filter" placeholder="harm 12"></label> '
+        '<span class="shown" role="status"></span></p>'
+    )
+    inside = html('<div class="scroll tall">{}</div>', html_table(made, caption, hidden=True, sortable=True))
+    left_out = f"Not computed for any row: {', '.join(made.left_out)}." if made.left_out else ""
+    return folded(summary, joined([field, inside, paragraph(left_out, "left-out")]))
+
+
+def tree(value: Any) -> Markup:
+    """A JSON value as nested lists of names."""
+    return html('<div class="tree">{}</div>', _branch(value))
+
+
+def badge(word: str, sign: str, tone: str) -> Markup:
+    """A verdict. `tone`: `good`, `weak`, `alarm` or `none`."""
+    return html(
+        '<span class="badge {}"><span class="visually-hidden">Verdict: </span>'
+        '<span aria-hidden="true">{}</span> {}</span>',
+        tone, sign, word,
+    )  # fmt: skip
+
+
+def card(title: str, number: str, body: str, *, href: str = "", kicker: str = "", aside: str = "") -> Markup:
+    """One number large, and what belongs to it. `number` may hold a badge; `href`: where the title leads."""
+    linked = html('<a href="{}">{}</a>', href, title) if href else escape(title)
+    top = [paragraph(kicker, "kicker"), html("<h3>{}{}</h3>", linked, small(aside)), paragraph(number, "number")]
+    return html('<article class="card">\n{}\n</article>', joined(part for part in [*top, body] if part))
+
+
+def cards(made: Iterable[str]) -> Markup:
+    """Cards side by side."""
+    return html('<div class="cards">\n{}\n</div>', joined(made))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One entry of a scale.
+
+    Attributes:
+        kind: how it is drawn: `value`, `interval`, `null`, `chance`, `baseline`, `nuisance`, `words`, `random`,
+            `ceiling`; a CSS class.
+        label: what it is called.
+        words: what is said of it.
+        low, high: its ends; equal for a point.
+    """
+
+    kind: str
+    label: str
+    words: str
+    low: float
+    high: float
+
+
+def scale(marks: Sequence[Mark], *, ends: tuple[float, float] | None = None) -> Markup:
+    """Numbers on one line, and below it each with its key, but for the value, which stands in the card already.
+
+    Args:
+        marks: drawn in this order.
+        ends: of the line; those of the marks by default.
+    """
+    low, high = ends or (min(mark.low for mark in marks), max(mark.high for mark in marks))
+    pad = 0.0 if ends else 0.05 * (high - low) or 1.0
+
+    def at(value: float) -> str:
+        return f"{100 * (min(max(value, low), high) - low + pad) / (high - low + 2 * pad):.2f}%"
+
+    shapes = [html('<line class="axis" x1="0" x2="100%" y1="17" y2="17"/>')]
+    for mark in marks:
+        x, end = at(mark.low), at(mark.high)
+        if mark.kind == "null":
+            width = f"{float(end[:-1]) - float(x[:-1]):.2f}%"
+            shapes.append(html('<rect class="null" x="{}" y="5" width="{}" height="24"/>', x, width))
+        elif mark.kind == "interval":
+            shapes.append(html('<line class="interval" x1="{}" x2="{}" y1="17" y2="17"/>', x, end))
+        elif mark.kind == "value":
+            shapes.append(html('<circle class="value" cx="{}" cy="17" r="5.5"/>', x))
+        else:
+            shapes.append(html('<line class="{}" x1="{}" x2="{}" y1="3" y2="31"/>', mark.kind, x, x))
+    drawn = html(
+        '<svg class="scale" width="100%" height="34" aria-hidden="true" focusable="false">\n{}\n</svg>', joined(shapes)
+    )
+    named = [(_key(mark.kind) + mark.label, mark.words) for mark in marks if mark.kind != "value"]
+    return joined([drawn if len(marks) > 2 else Markup(""), pairs(named, "marks")])
+
+
+def tokens(words: Iterable[tuple[str, float]]) -> Markup:
+    """A text with each token coloured by its share (0 to 1) of the highest activation."""
+    return joined(
+        (
+            html('<mark style="--on: {:.2f}" title="{:.0f} %">{}</mark>', 0.8 * share, 100 * share, word)
+            if share > 0.05
+            else escape(word)
+            for word, share in words
+        ),
+        between="",
+    )
+
+
+# Details
 
 
 def _resource(name: str) -> str:
     return resources.files("sae_moral.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(diagnosis: DiagnosisLike, index: int, metric: str, texts: dict[str, Any]) -> dict[str, Any]:
-    """Everything the template shows of one metric."""
-    frame, controls = diagnosis.frame, diagnosis.provenance.get("controls")
-    card = glance(frame, metric, texts, length_shares(diagnosis.provenance), controls)
-    shown: dict[str, Any] = {"id": f"metric-{index}", "name": metric, "texts": texts, "glance": card, "full": None,
-                             "lower_is_better": lower_is_better(texts), "groups": None, "figure": None,
-                             "heatmap": None, "further": None}  # fmt: skip
-    baseline = CONTROLS["words"] if "words" in ((controls or {}).get("names") or ()) else "baseline"
-    full = full_table(diagnosis.rows, metric, baseline)
-    if full.rows:
-        shown["full"] = full
-    if card.best is None or card.statistic is None:
-        return shown
-    prefix = f"m{index}"
-    words = f"Line figure: {card.statistic} of {metric} by layer. {card.sentence} Value {card.value}."
-    shown["figure"] = inline_svg(figures.layer_figure(frame, metric, texts, controls), prefix=prefix, label=words)
-    shown["groups"] = group_table(diagnosis.rows, metric, card.statistic, card.best.layer, baseline)
-    tables = tracks_by_group(frame, metric, card.statistic)
-    if len(tables) > 2 and card.best.layers > 2:
-        heat = heatmap_figure(frame, metric, card.statistic, chance=texts.get("chance"))
-        words = f"Heat map: {card.statistic} of {metric} by layer and group; all values are in the table below."
-        shown["heatmap"] = inline_svg(heat, prefix=f"{prefix}h", label=words)
-    further = figures.statistics_figure(frame, metric, texts, baseline=baseline)
-    if further is not None:
-        found = dict.fromkeys(str(r["statistic"]) for r in diagnosis.rows if r["metric"] == metric)
-        names = ", ".join(name for name in found if name != card.statistic)
-        shown["further"] = inline_svg(further, prefix=f"{prefix}s", label=f"Line figures by layer: {names}.")
-        shown["further_names"] = names
-    return shown
+def _named(sections: Iterable[Section]) -> list[Section]:
+    """Sections with short titles and unique ids."""
+    found: list[Section] = []
+    taken: set[str] = set()
+    for section in sections:
+        text = section.title.striptags() if isinstance(section.title, Markup) else section.title
+        short = section.short or text
+        wanted = section.id or re.sub(r"[^a-z0-9]+", "-", short.casefold()).strip("-") or "section"
+        unique, i = wanted, 1
+        while unique in taken:
+            i += 1
+            unique = f"{wanted}-{i}"
+        taken.add(unique)
+        found.append(replace(section, short=short, id=unique))
+    return found
 
 
-def _overview_words(cards: list[Glance]) -> str:
-    parts = [f"{c.metric}: {c.statistic} {c.value} at layer {c.best.layer}" for c in cards if c.best is not None]
-    return "Line figures, one per metric, headline by layer. " + "; ".join(parts) + "."
+def _class(kind: str) -> Markup:
+    return html(' class="{}"', kind) if kind else Markup("")
 
 
-def _title(provenance: Mapping[str, Any]) -> list[str]:
-    names = (("model", "name"), ("data", "source"), ("protocol", "name"))
-    return [str((provenance.get(part) or {}).get(key) or f"unnamed {part}") for part, key in names]
+def _key(kind: str) -> Markup:
+    shape = '<rect class="null" x="1" y="0" width="24" height="12"/>'
+    if kind != "null":
+        shape = html('<line class="{}" x1="1" x2="25" y1="6" y2="6"/>', kind)
+    return html('<svg class="key" width="26" height="12" aria-hidden="true" focusable="false">{}</svg>', Markup(shape))
 
 
-def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The line under the title: what a reader needs before any number."""
-    model, data = provenance.get("model") or {}, provenance.get("data") or {}
-    layers = provenance.get("layers") or []
-    facts = [
-        ("scenarios", count(data.get("n"))),
-        ("layers measured", f"{len(layers)} of {model['n_layers']}" if model.get("n_layers") else len(layers) or None),
-        ("dtype", model.get("dtype")),
-        ("wrapper", model.get("wrapper")),
-        ("revision", str(model["revision"])[:12] if model.get("revision") else None),
-        ("data sha256", str(data["sha256"])[:12] if data.get("sha256") else None),
-    ]
-    return [(name, detail(value)) for name, value in facts if value not in (None, MISSING)]
-
-
-def _dropped(rows: list[dict[str, Any]]) -> list[str]:
-    """One sentence per metric that dropped scenarios."""
-    worst: dict[str, int] = {}
-    for row in rows:
-        if row.get("n_dropped") and row["n_dropped"] > 0:
-            worst[row["metric"]] = max(worst.get(row["metric"], 0), int(row["n_dropped"]))
-    return [f"{metric}: up to {most:,} scenarios dropped in one measurement." for metric, most in worst.items()]
-
-
-def _conditioning(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Capture and preprocessing: their per-layer lists as a figure, everything as given below it."""
-    layers = [int(layer) for layer in provenance.get("layers") or []]
-    parts = []
-    for name in ("preprocessing", "capture"):
-        tree = provenance.get(name)
-        if not tree:
-            continue
-        lists = per_layer_lists(tree, len(layers)) if len(layers) > 1 else {}
-        figure = None
-        if lists:
-            label = f"Line figures by layer: {', '.join(lists)}."
-            figure = inline_svg(profile_figure(layers, lists), prefix=name, label=label)
-        parts.append({"name": name, "tree": tree, "figure": figure, "lists": lists})
-    return parts
+def _branch(value: Any) -> Markup:
+    if isinstance(value, Mapping) and value:
+        inside = joined(html("<div><dt>{}</dt><dd>{}</dd></div>", name, _branch(item)) for name, item in value.items())
+        return html("<dl>\n{}\n</dl>", inside)
+    if isinstance(value, Mapping | list | tuple):
+        if not value:
+            return Markup("none")
+        items = joined((_branch(item) for item in value), between=", ")
+        if len(value) > LONG:
+            return html("<details><summary>{} entries</summary>{}</details>", count(len(value)), items)
+        return items
+    return escape(detail(value))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import write_text
-from sae_moral.report.page import _resource
+from sae_moral.report.diagnosis_page import _resource
 from sae_moral.report.sae_figures import fractions_figure, polarity_figure
 from sae_moral.report.svg import inline_svg
 from sae_moral.report.words import MISSING, count, interval, number

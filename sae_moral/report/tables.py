@@ -1,88 +1,124 @@
-"""The tables of the page: a metric's groups at its best layer, all its rows, and the per-layer lists of provenance."""
+"""Tables: of one list of rows, for a page (HTML), a Markdown file, or the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from sae_moral.report.palette import ordered
-from sae_moral.report.words import MISSING, count, interval, number, p_value
+from markupsafe import Markup
 
-COLUMNS: tuple[tuple[str, str], ...] = (
-    ("value", "value"), ("ci_low", "interval low"), ("ci_high", "interval high"), ("null_low", "null low"),
-    ("null_high", "null high"), ("p_value", "p"), ("ceiling", "ceiling"), ("baseline", "baseline"), ("n", "n"),
-    ("n_dropped", "dropped"),
-)  # fmt: skip
-PAIRED: tuple[tuple[str, str], ...] = (
-    ("value", "value"), ("ci", "interval"), ("null", "null band"), *COLUMNS[5:],
-)  # fmt: skip
-"""COLUMNS with the two ends of an interval in one cell: fits a page, but does not sort."""
+from sae_moral.report.words import MISSING
+
+T = TypeVar("T")
+Columns = Mapping[str, Callable[[T], str]]
+"""Title → what stands in a row's cell; `Markup` for cells of HTML."""
+_NUMBER = re.compile(r"[<+−-]?[\d.,∞]+(e[+−-]?\d+)?( %)?")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as words. The first `keys` columns name the row; columns without any number are left out and listed."""
+    """Cells as words.
+
+    Attributes:
+        header: titles of the columns.
+        rows: one cell per column; a row may be shorter, its last cell then takes the rest.
+        keys: how many of the first columns name the row.
+        left_out: titles of columns that were left out because no row has anything there.
+    """
 
     header: list[str]
     rows: list[list[str]]
-    keys: int
-    left_out: list[str]
+    keys: int = 1
+    left_out: list[str] = field(default_factory=list)
 
 
-def group_table(
-    rows: Sequence[Mapping[str, Any]], metric: str, statistic: str, layer: int, baseline: str = "baseline"
-) -> Table:
-    """One row per group of a statistic at one layer; `baseline`: what the rows' baseline is called."""
-    chosen = [r for r in rows if (r["metric"], r["statistic"], r["layer"]) == (metric, statistic, layer)]
-    rank = {group: i for i, group in enumerate(ordered(r["group"] for r in chosen))}
-    return _table(sorted(chosen, key=lambda r: rank[r["group"]]), ("group",), _named(PAIRED, baseline))
+def table(rows: Sequence[T], keys: Columns[T], columns: Columns[T], *, always: Collection[str] = ()) -> Table:
+    """A table of one row per thing. A column with `MISSING` in every cell is left out and listed, unless it is named in
+    `always`.
 
-
-def full_table(rows: Sequence[Mapping[str, Any]], metric: str, baseline: str = "baseline") -> Table:
-    """Every row of a metric, in the order of the diagnosis."""
-    return _table(
-        [r for r in rows if r["metric"] == metric], ("statistic", "layer", "group"), _named(COLUMNS, baseline)
-    )
-
-
-def _named(columns: tuple[tuple[str, str], ...], baseline: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, baseline if name == "baseline" else title) for name, title in columns)
-
-
-def _table(rows: list[Mapping[str, Any]], keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Table:
-    cells = {name: [_cell(name, r) for r in rows] for name, _ in columns}
-    shown = [(name, title) for name, title in columns if name == "value" or any(c != MISSING for c in cells[name])]
-    left_out = [title for name, title in columns if (name, title) not in shown]
-    body = [[str(r[key]) for key in keys] + [cells[name][i] for name, _ in shown] for i, r in enumerate(rows)]
-    return Table([*keys, *(title for _, title in shown)], body, len(keys), left_out)
-
-
-def _cell(name: str, row: Mapping[str, Any]) -> str:
-    if name in ("ci", "null"):
-        return interval(row.get(f"{name}_low"), row.get(f"{name}_high"))
-    value = row.get(name)
-    if value is None:
-        return MISSING
-    return p_value(value) if name == "p_value" else count(value) if name in ("n", "n_dropped") else number(value)
-
-
-def per_layer_lists(tree: Mapping[str, Any], n_layers: int, path: str = "") -> dict[str, list[float | None]]:
-    """Lists in a nested dict that hold one number per layer, by dotted name.
-
-    Lists of whole numbers only (token ids, shapes) are not taken, whatever their length: a list counts when it has
-    `n_layers` entries, every one a number or None, and at least one a float.
+    Example:
+        table(peaks, {"metric": lambda peak: peak.metric}, {"layer": lambda peak: count(peak.layer)})
     """
-    found: dict[str, list[float | None]] = {}
-    for key, value in tree.items():
-        name = f"{path}{key}"
-        if isinstance(value, Mapping):
-            found |= per_layer_lists(value, n_layers, f"{name}.")
-        elif isinstance(value, (list, tuple)) and len(value) == n_layers and _numeric(value):
-            found[name] = list(value)
-    return found
+    cells = {title: [words(row) for row in rows] for title, words in columns.items()}
+    shown = [title for title in cells if title in always or any(cell != MISSING for cell in cells[title])]
+    names = [[words(row) for words in keys.values()] for row in rows]
+    body = [[*name, *(cells[title][i] for title in shown)] for i, name in enumerate(names)]
+    return Table([*keys, *shown], body, len(keys), [title for title in cells if title not in shown])
 
 
-def _numeric(values: Iterable[Any]) -> bool:
-    kinds = [isinstance(x, float) for x in values if x is not None and not isinstance(x, bool)]
-    return any(kinds) and all(x is None or (isinstance(x, (int, float)) and not isinstance(x, bool)) for x in values)
+def html_table(
+    made: Table,
+    caption: str = "",
+    *,
+    hidden: bool = False,
+    compact: bool = False,
+    kinds: Sequence[str] = (),
+    sortable: bool = False,
+) -> Markup:
+    """The table as HTML, every cell escaped that is not `Markup`.
+
+    Args:
+        made: the table.
+        caption: above it; `hidden`: for screen readers only.
+        compact: less space between columns.
+        kinds: the CSS class of each row; none by default.
+        sortable: columns sort on a click, and a field above filters the rows.
+    """
+    button = Markup('<button type="button">{}</button>' if sortable else "{}")
+    head = []
+    for i, name in enumerate(made.header):
+        kind = Markup(' class="name"' if i < made.keys else "")
+        head.append(Markup('<th scope="col"{}>{}</th>').format(kind, button.format(name)))
+    body = []
+    for i, row in enumerate(made.rows):
+        rest = len(made.header) - len(row) + 1
+        cells = [Markup('<th scope="row">{}</th>').format(cell) for cell in row[: made.keys]]
+        cells += [Markup("<td>{}</td>").format(cell) for cell in row[made.keys :]]
+        if rest > 1:
+            cells[-1] = Markup('<td colspan="{}">{}</td>').format(rest, row[-1])
+        kind = Markup(' class="{}"').format(kinds[i]) if kinds and kinds[i] else ""
+        body.append(Markup("<tr{}>{}</tr>").format(kind, Markup("").join(cells)))
+    classes = [name for name, wanted in (("compact", compact), ("sortable", sortable)) if wanted]
+    opened = Markup("<table{}>\n").format(Markup(' class="{}"').format(" ".join(classes)) if classes else "")
+    if caption:
+        kind = Markup(' class="visually-hidden"') if hidden else ""
+        opened += Markup("<caption{}>{}</caption>\n").format(kind, caption)
+    opened += Markup("<thead><tr>{}</tr></thead>\n<tbody>\n").format(Markup("").join(head))
+    return opened + Markup("\n").join(body) + Markup("\n</tbody>\n</table>")
+
+
+def markdown_table(made: Table) -> str:
+    """The table as Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        filled = [*cells, *[""] * (len(made.header) - len(cells))]
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in filled) + " |"
+
+    marks = ["---"] * made.keys + ["--:"] * (len(made.header) - made.keys)
+    return "\n".join([line(made.header), f"|{'|'.join(marks)}|", *map(line, made.rows)])
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first the header, in columns for the terminal; a column of numbers is aligned right.
+
+    A row may be shorter than the header: its last cell then takes the rest of the line.
+    """
+    n = max((len(row) for row in rows), default=0)
+    full = [row for row in rows if len(row) == n]
+    widths = [max(len(row[i]) for row in rows if len(row) > i + (len(row) < n)) for i in range(n)]
+    right = [
+        all(_NUMBER.fullmatch(row[i]) or row[i] in ("", MISSING) for row in full[1:])
+        and any(_NUMBER.fullmatch(row[i]) for row in full[1:])
+        for i in range(n)
+    ]
+    lines = []
+    for row in rows:
+        last = len(row) - 1 if len(row) < n else n
+        cells = [
+            cell if i >= last else cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i])
+            for i, cell in enumerate(row)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 MISSING = "–"
+WIDTH = 120
+"""Of a terminal, in characters."""
 
 
 def number(value: Any) -> str:
@@ -74,3 +77,15 @@ def detail(value: Any) -> str:
     if isinstance(value, float):
         return number(value) if math.isinf(value) else repr(value).replace("-", "−")
     return str(value)
+
+
+def percent(share: float | None, digits: int = 3) -> str:
+    """A share as `12.3 %`, with so many significant digits."""
+    return MISSING if share is None else f"{100 * share:.{digits}g} %"
+
+
+def wrapped(start: str, text: str, width: int = WIDTH) -> list[str]:
+    """Lines for the terminal that begin with `start`; none for an empty text."""
+    if not text:
+        return []
+    return textwrap.wrap(start + text, width, subsequent_indent=" " * min(len(start), 4), break_on_hyphens=False)

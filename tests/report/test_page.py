@@ -14,7 +14,7 @@ import pytest
 
 from sae_moral.report import render_report, write_report
 from sae_moral.report.glance import glance, length_shares
-from sae_moral.report.tables import per_layer_lists
+from sae_moral.report.old_tables import per_layer_lists
 from sae_moral.report.words import MISSING, count, detail, interval, number, p_value
 
 Make = Callable[..., Any]
