@@ -181,7 +181,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     from sae_moral.data import write_parquet
-    from sae_moral.data.social_chem_full import diagnosis_sample
+    from sae_moral.data.social_chem import diagnosis_sample
 
     sample = diagnosis_sample(arguments.path, seed=arguments.seed, offline=arguments.offline)
     print(f"{write_parquet(sample, arguments.out)}: {len(sample)} scenarios")

@@ -21,7 +21,12 @@ class DataError(ValueError):
         places = ((file, "{}"), (row, "row {}"), (column, "column {!r}"))
         where = [template.format(value) for value, template in places if value is not None]
         super().__init__(f"{', '.join(where)}: {problem}" if where else problem)
-        self.file, self.row, self.column = file, row, column
+        self.problem, self.file, self.row, self.column = problem, file, row, column
+
+    def within(self, file: str | Path | None, row: int | None = None) -> DataError:
+        """The same error in a file, whose row is known by another number there."""
+        row = self.row if row is None else row
+        return DataError(self.problem, file=self.file or file, row=row, column=self.column)
 
 
 class FolderError(ValueError):

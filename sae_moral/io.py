@@ -127,6 +127,21 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         write_all(file, content)
 
 
+def write_from(path: str | Path, start: int, chunks: Iterable[bytes]) -> None:
+    """Write chunks into a file from its byte `start` on, cutting off what was behind; on the disk when it returns.
+
+    For files that grow over several calls (a download); everything else is written whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if path.exists() else "x+b", buffering=0) as file:
+        file.seek(start)
+        file.truncate()
+        for chunk in chunks:
+            write_all(file, chunk)
+        os.fsync(file.fileno())
+
+
 def write_text(path: str | Path, text: str) -> None:
     """`write_bytes` of UTF-8 text, line ends as they are."""
     write_bytes(path, text.encode("utf8"))
@@ -359,13 +374,25 @@ def read_text(path: str | Path) -> str:
         DataError: other bytes; says where.
         OSError: the file cannot be read.
     """
-    content = Path(path).read_bytes()
+    return decode(Path(path).read_bytes(), file=path)
+
+
+def decode(content: bytes, *, file: str | Path, row: int | None = None) -> str:
+    """Bytes of a file as UTF-8 text; a byte order mark is skipped.
+
+    Args:
+        row: the line they are, where they are one; else the line of the offending byte is found.
+
+    Raises:
+        DataError: other bytes; says where.
+    """
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        utf16 = "; it looks like UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise DataError(f"byte {error.start} is not UTF-8{utf16}; save it as UTF-8", file=path, row=line) from error
+        utf16 = "; it looks like UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") or 0 in content[:4] else ""
+        problem = f"byte 0x{content[error.start]:02x} is not UTF-8{utf16}; save it as UTF-8"
+        raise DataError(problem, file=file, row=row or line) from error
 
 
 def read_json(path: str | Path, *, what: str = "JSON") -> Any:
@@ -378,20 +405,28 @@ def read_json(path: str | Path, *, what: str = "JSON") -> Any:
     return parse_json(read_text(path), file=path, what=what)
 
 
-def parse_json(text: str, *, file: str | Path | None = None, row: int | None = None, what: str = "JSON") -> Any:
+def parse_json(
+    text: str, *, file: str | Path | None = None, row: int | None = None, what: str = "JSON", nan: bool = False
+) -> Any:
     """A JSON text.
+
+    Args:
+        file, row: where it is from.
+        what: what was expected, for the message.
+        nan: accept NaN and infinities, as Python's own writer leaves them in other people's files.
 
     Raises:
         DataError: something else, however damaged (nested a thousand deep, too); names file and line.
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        value = json.loads(text, parse_constant=float if nan else _no_constant, object_pairs_hook=_unique)
         _check_depth(value)
         return value
     except RecursionError:
         raise DataError(f"not {what}: nested too deeply", file=file, row=row) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"not {what}: {error.msg}", file=file, row=row or error.lineno) from error
+        problem = f"not {what}: {error.msg} at character {error.colno}"
+        raise DataError(problem, file=file, row=row or error.lineno) from error
     except ValueError as error:  # a number of thousands of digits, NaN, a key twice
         raise DataError(f"not {what}: {error}", file=file, row=row) from error
 

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.data.matching import words as split_words
+from sae_moral.data.splits import words as split_words
 
 AXES = 1_000
 """Principal axes kept by default: 600 cost a probe a third, and are a little weaker (0.53 for valence); 1,500 reach

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from sae_moral.data.describe import describe, describe_figure
-from sae_moral.data.matching import frequency_bins, match, match_length, word_frequency
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import write_parquet
-from sae_moral.data.social_chem_full import build, load_social_chem
-from sae_moral.data.sources import list_sources, load_data
-from sae_moral.data.splits import group_split, leaks, paper_split
-from sae_moral.data.stratified import stratified_sample
-from sae_moral.data.verify import verification_table, verify
+from sae_moral.data.provenance import Source
+from sae_moral.data.social_chem import build, load_social_chem, stratified_sample, verification_table, verify
+from sae_moral.data.sources import get_source, list_sources, load_data, register_source
+from sae_moral.data.splits import (
+    frequency_bins,
+    group_split,
+    leaks,
+    match,
+    match_length,
+    paper_split,
+    word_frequency,
+)
 
 __all__ = [
     "MoralData",
+    "Source",
     "build",
     "describe",
     "describe_figure",
     "frequency_bins",
+    "get_source",
     "group_split",
     "leaks",
     "list_sources",
@@ -26,6 +34,7 @@ __all__ = [
     "match",
     "match_length",
     "paper_split",
+    "register_source",
     "stratified_sample",
     "verification_table",
     "verify",

@@ -5,7 +5,6 @@ Every refusal is a `DataError` with the file, the row and the column.
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,10 +18,32 @@ from jaxtyping import Float
 
 from sae_moral.errors import DataError, unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, foundation_index
+from sae_moral.io import parse_json
 
+NOTHING = frozenset(
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+"""How a missing value is written in csv and tsv: what pandas reads as one by default."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlist = 12
+
+
+def parse_number(cell: str) -> float | None:
+    """A number written as text; None where it is none. (`float` also takes "1_0"; nobody means 10 by it.)"""
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def foundations(cell: str) -> tuple[int, ...]:
+    """Indices of the foundations a cell names, one or several split on `|`, each once, in the order given.
+
+    Raises:
+        ValueError: an unknown one; the message holds the nearest valid name.
+    """
+    return tuple(dict.fromkeys(foundation_index(name) for name in cell.split("|")))
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Row:
         file: name of the file, for error messages.
         number: line of a text file, record of a binary one, from 1.
         values: the cells by column.
-        strings: the format knows no types (csv, tsv): a number is written as a string, nothing as an empty one.
+        strings: the format knows no types (csv, tsv): a number is written as a string, nothing as one of `NOTHING`.
     """
 
     file: str
@@ -44,6 +65,11 @@ class Row:
     def error(self, column: str, problem: str) -> DataError:
         """The error for one cell."""
         return DataError(problem, file=self.file, row=self.number, column=column)
+
+    def is_missing(self, column: str) -> bool:
+        """Whether a cell, or its column, holds nothing."""
+        value = self.values.get(column)
+        return value is None or (self.strings and value in NOTHING)
 
     def text(self, column: str) -> str:
         """A string that is not blank.
@@ -64,9 +90,9 @@ class Row:
         Raises:
             DataError: neither a string nor an integer.
         """
-        value = self.values.get("id")
-        if value is None or (self.strings and value == ""):
+        if self.is_missing("id"):
             return f"{self.file}:{self.number}"
+        value = self.values["id"]
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.error("id", f"{_SHORT.repr(value)} is not an id; expected a string or an integer")
         return self._unicode("id", str(value))
@@ -78,12 +104,8 @@ class Row:
             DataError: not a number, NaN, or outside.
         """
         value = self.values[column]
-        if self.strings and isinstance(value, str):
-            try:
-                # float() also takes "1_0"; nobody means 10 by it.
-                value = float("x" if "_" in value else value)
-            except ValueError:
-                raise self._not_a_number(column, value, low, high) from None
+        if self.strings and isinstance(value, str) and (written := parse_number(value)) is not None:
+            value = written
         return self._number(column, value, low, high)
 
     def vector(self, column: str) -> Float[np.ndarray, "10"]:
@@ -94,8 +116,8 @@ class Row:
         """
         value = self.values[column]
         if self.strings:
-            with suppress(ValueError, RecursionError):  # what is not JSON is no list either: refused below, as given
-                value = json.loads(value)
+            with suppress(DataError):  # what is not JSON is no list either: refused below, as given
+                value = parse_json(value, nan=True)
         if not isinstance(value, list | tuple):
             raise self.error(column, f"{_SHORT.repr(value)} is not a list; expected ten numbers like [0.5, 0, …, 0]")
         if len(value) != len(DIMENSIONS):
@@ -122,19 +144,18 @@ class Row:
             )
         return vector
 
-    def foundations(self, column: str) -> list[int]:
-        """Indices of the foundations a cell names, one or several split on `|`, each once, in the order given.
+    def foundations(self, column: str) -> tuple[int, ...]:
+        """The foundations a cell names (see `foundations`).
 
         Raises:
             DataError: none, or an unknown one; the message holds the nearest valid name.
         """
-        found: dict[int, None] = {}
-        for name in self.text(column).split("|"):
-            try:
-                found[foundation_index(name)] = None
-            except ValueError as error:
-                raise self.error(column, str(error)) from None
-        return list(found)
+        try:
+            return foundations(self.text(column))
+        except DataError:
+            raise
+        except ValueError as error:
+            raise self.error(column, str(error)) from None
 
     def choice(self, column: str, valid: Mapping[str, int | None]) -> int | None:
         """What `valid` says of the name in a cell.

@@ -38,7 +38,7 @@ def _joined(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def words(data: MoralData) -> Int[np.ndarray, "n"]:
+def _n_words(data: MoralData) -> Int[np.ndarray, "n"]:
     """Length of each text in words, split at white space."""
     return np.array([len(text.split()) for text in data.text], dtype=np.int64)
 
@@ -53,7 +53,7 @@ def cells(data: MoralData) -> Iterator[tuple[str, int, Bool[np.ndarray, "n"]]]:
 
 
 def _table(data: MoralData) -> list[str]:
-    length = words(data)
+    length = _n_words(data)
     levels = np.unique(data.typicality[data.pole != NEUTRAL])
     few = len(levels) <= LEVELS
     names = [f"{level:g}" for level in levels] if few else list(_QUANTILES)
@@ -80,7 +80,7 @@ def _distribution(typicality: Float[np.ndarray, "k"], levels: Float[np.ndarray, 
 
 
 def _texts(data: MoralData) -> list[str]:
-    length = words(data)
+    length = _n_words(data)
     low, median, high = np.quantile(length, [0.05, 0.5, 0.95])
     labels = np.unique(np.column_stack([data.group, data.foundation]), axis=0, return_counts=True)[1]
     torn = leaks(data, paper_split(data.id))
@@ -102,7 +102,7 @@ def describe_figure(data: MoralData) -> Figure:
     present = [f for f in (*range(len(FOUNDATIONS)), NO_FOUNDATION) if (data.foundation == f).any()]
     figure = Figure(figsize=(2.3 * len(present) + 0.6, 4.8), layout="constrained", facecolor="white")
     axes = figure.subplots(2, len(present), sharex="row", sharey="row", squeeze=False)
-    length, lines = words(data), {}
+    length, lines = _n_words(data), {}
     for column, foundation in enumerate(present):
         none = foundation == NO_FOUNDATION
         axes[0, column].set_title("(no foundation)" if none else FOUNDATIONS[foundation], fontsize=9)

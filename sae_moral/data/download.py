@@ -8,7 +8,6 @@ is fetched here are tables inside zips; the checksum that is known is the table'
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -16,9 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_moral.data.lines import open_table
+from sae_moral.data.rows import read_blocks
 from sae_moral.errors import DataError
-from sae_moral.io import OFFLINE_VARIABLES, is_offline, write_json
+from sae_moral.io import (
+    OFFLINE_VARIABLES,
+    file_checksum,
+    is_offline,
+    locked,
+    publish,
+    read_record,
+    staged,
+    write_from,
+    write_record,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -55,27 +64,32 @@ def fetch(
 
     Raises:
         FileNotFoundError: offline, and neither is there; the message says where to put it.
-        DataError: the download failed, or what arrived is not that zip, or not that table.
+        DataError: the download failed, or what arrived is not that zip, or what is there is not that table.
     """
-    from filelock import FileLock
-
     folder = Path(folder)
     table, archive = folder / remote.member, folder / remote.url.rsplit("/", 1)[-1]
     if table.exists():
-        return table
+        return _checked(remote, table)
     if not archive.exists() and is_offline(offline):
         problem = f"offline, and the source {remote.name!r} is not on this machine yet; put {remote.member} at"
         ways = f"(or the zip around it at {str(archive)!r}; it is published at {remote.url})"
         how = f"or go online: unset {' and '.join(OFFLINE_VARIABLES)} or leave out --offline"
         raise FileNotFoundError(f"{problem} {str(table)!r} {ways}, {how}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{archive.name}.lock"):
+    with locked(folder, wait=True):
         if table.exists():
-            return table
+            return _checked(remote, table)
         if not archive.exists():
             download(remote.url, archive, attempts=attempts, pause=pause)
         _extract(remote, archive, table)
         archive.unlink()
+    return table
+
+
+def _checked(remote: Remote, table: Path) -> Path:
+    found = file_checksum(table)
+    if found != remote.sha256:  # put there by hand, or changed since
+        problem = f"sha256 {found}; expected {remote.sha256}. Remove it from {str(table.parent)!r}"
+        raise DataError(f"{problem}, or pass it as path= to use it as it is", file=table.name)
     return table
 
 
@@ -96,7 +110,7 @@ def download(url: str, target: Path, *, attempts: int = ATTEMPTS, pause: float =
         try:
             with requests.Session() as session:
                 if _receive(session, url, part):
-                    os.replace(part, target)
+                    publish(part, target)
                     _tag(part).unlink(missing_ok=True)
                     return target
             reason = "the connection ended early"
@@ -114,7 +128,8 @@ def download(url: str, target: Path, *, attempts: int = ATTEMPTS, pause: float =
 
 def _receive(session: requests.Session, url: str, part: Path) -> bool:
     """Append what is missing to `part`; returns whether it is complete."""
-    have, tag = _size(part), _read_tag(part)
+    tag = _read_tag(part, url)
+    have = _size(part)
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": tag} if tag else {})
@@ -129,12 +144,8 @@ def _receive(session: requests.Session, url: str, part: Path) -> bool:
             return _later(status)
         response.raise_for_status()
         start, total = _range(response, have)
-        write_json(_tag(part), {"url": url, "etag": response.headers.get("ETag")})
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            file.truncate()
-            for chunk in _progress(_chunks(response), part.name.removesuffix(".part"), start, total):
-                file.write(chunk)
+        write_record(_tag(part), "download", 1, {"url": url, "etag": response.headers.get("ETag")})
+        write_from(part, start, _progress(_chunks(response), part.name.removesuffix(".part"), start, total))
     return total is None or _size(part) == total
 
 
@@ -174,34 +185,35 @@ def _progress(chunks: Iterator[bytes], name: str, start: int, total: int | None)
 
 def _extract(remote: Remote, archive: Path, table: Path) -> None:
     """Take the table out of the zip; a wrong one is set aside so that the next attempt downloads afresh."""
-    temporary = Path(f"{table}.tmp")
     digest = hashlib.sha256()
     try:
-        with open_table(archive, remote.member) as stream, temporary.open("wb") as file:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != remote.sha256:
-            problem = f"sha256 of {remote.member} is {digest.hexdigest()}; expected {remote.sha256}"
-            raise DataError(problem, file=archive.name)
-        os.replace(temporary, table)
+        with staged(table) as temporary:
+            write_from(temporary, 0, read_blocks(archive, remote.member, digest))
+            if digest.hexdigest() != remote.sha256:
+                problem = f"sha256 of {remote.member} is {digest.hexdigest()}; expected {remote.sha256}"
+                raise DataError(problem, file=archive.name)
     except DataError as error:
         aside = Path(f"{archive}.rejected")
         os.replace(archive, aside)
-        raise DataError(f"{error}. It is refused, and set aside as {str(aside)!r}; try again") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(f"{error}. It is refused, and set aside as {str(aside)!r}; try again", file=None) from None
 
 
 def _tag(part: Path) -> Path:
     return Path(f"{part}.json")
 
 
-def _read_tag(part: Path) -> str | None:
+def _read_tag(part: Path, url: str) -> str | None:
+    """The entity tag of what is in `part`; a part of something else, or one whose tag is damaged, is removed."""
     try:
-        return json.loads(_tag(part).read_text(encoding="utf8")).get("etag")
-    except (OSError, ValueError):
+        _, known = read_record(_tag(part), "download", 1)
+    except FileNotFoundError:
         return None
+    except DataError:
+        known = {}
+    if known.get("url") != url:
+        part.unlink(missing_ok=True)
+        return None
+    return known.get("etag")
 
 
 def _size(path: Path) -> int:

@@ -245,8 +245,17 @@ def check_vectors(vector: Float[np.ndarray, "n 10"], text: Sequence[str], *, fil
         raise DataError(problem, file=file, row=row + 1, column=DIMENSIONS[2 * foundation])
 
 
-def from_records(records: Iterable[tuple[str, str, np.ndarray, int]], provenance: Mapping[str, Any]) -> MoralData:
+def from_records(
+    records: Iterable[tuple[str, str, np.ndarray, int]],
+    provenance: Mapping[str, Any],
+    *,
+    file: str | None = None,
+    lines: Sequence[int] | None = None,
+) -> MoralData:
     """`MoralData` from (id, text, moral vector, foundation index) records: pole and typicality follow from the vector.
+
+    Args:
+        file, lines: where the records are from, and the line of each, for errors.
 
     Raises:
         DataError: as `MoralData`.
@@ -266,15 +275,18 @@ def from_records(records: Iterable[tuple[str, str, np.ndarray, int]], provenance
     # A vector that belongs to no foundation has no own dimension; MoralData refuses it unless it is zero.
     own = np.where(foundation[:, None] >= 0, own, 0.0)
     pole = np.where(own.max(axis=1) > 0, own.argmax(axis=1), NEUTRAL)
-    return MoralData(
-        text=tuple(texts),
-        vector=vector,
-        foundation=foundation,
-        pole=pole,
-        typicality=own.max(axis=1),
-        id=tuple(ids),
-        provenance=dict(provenance),
-    )
+    try:
+        return MoralData(
+            text=tuple(texts),
+            vector=vector,
+            foundation=foundation,
+            pole=pole,
+            typicality=own.max(axis=1),
+            id=tuple(ids),
+            provenance=dict(provenance),
+        )
+    except DataError as error:
+        raise error.within(file, lines[error.row - 1] if lines is not None and error.row else None) from None
 
 
 def _own_strengths(vector: Float[np.ndarray, "n 10"], foundation: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:

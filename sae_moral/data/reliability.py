@@ -26,8 +26,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from sae_moral.data.cells import NOTHING
 from sae_moral.data.moral_data import MoralData
-from sae_moral.data.social_chem_tsv import NOTHING, Annotations
+from sae_moral.data.social_chem_tsv import Annotations
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL, VICE
 

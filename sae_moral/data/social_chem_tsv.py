@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_moral.data.lines import Line, check_header, open_table, read_lines
-from sae_moral.errors import DataError
-from sae_moral.foundations import foundation_index
+from sae_moral.data.cells import NOTHING, foundations, parse_number
+from sae_moral.data.rows import Line, read_blocks, read_lines
+from sae_moral.errors import DataError, nearest
 
 Malformed = Literal["refuse", "drop"]
 COLUMNS: tuple[str, ...] = (
@@ -45,10 +45,6 @@ _REQUIRED = (
     (_AGREEMENT, "no agreement"),
 )
 _RANGES = {_M: (1, 1000), _BAD: (0, 1), _JUDGMENT: (-2, 2), _AGREEMENT: (0, 4)}
-NOTHING = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
-)
-"""What pandas reads as a missing value by default."""
 FIRST = 5
 """How many row numbers a count of dropped rows keeps."""
 
@@ -105,11 +101,10 @@ def read_annotations(path: str | Path, *, malformed: Malformed = "refuse") -> An
         raise ValueError(f"malformed is {malformed!r}; expected 'refuse' or 'drop'")
     path, digest = Path(path), hashlib.sha256()
     kept = _Kept(path.name, malformed)
-    with open_table(path, MEMBER) as stream:
-        lines = read_lines(stream, path.name, digest)
-        check_header(next(lines), COLUMNS, path.name)
-        for line in lines:
-            kept.add(line)
+    lines = read_lines(read_blocks(path, MEMBER, digest), path.name)
+    _check_header(next(lines), COLUMNS, path.name)
+    for line in lines:
+        kept.add(line)
     return kept.annotations(digest.hexdigest())
 
 
@@ -123,6 +118,32 @@ def is_social_chem(path: Path) -> bool:
         return True
     header = start.split(b"\n", 1)[0].decode("utf8", "replace").strip("\ufeff\r").split("\t")
     return len(set(header) & set(COLUMNS)) > len(COLUMNS) // 2
+
+
+def _check_header(line: Line, columns: tuple[str, ...], file: str) -> None:
+    """Refuse a header that is not exactly `columns`.
+
+    Raises:
+        DataError: names the first column that is missing, unknown, given twice, or at another's place.
+    """
+    found = line.fields
+    if len(found) == 1:
+        raise DataError(
+            f"the first line is one column, {found[0][:60]!r}; expected tabs between the columns",
+            file=file,
+            row=line.number,
+        )
+    for name in columns:
+        if name not in found:
+            raise DataError(f"missing column; {nearest(name, found)}", file=file, row=line.number, column=name)
+    for place, name in enumerate(found):
+        if name not in columns:
+            raise DataError(f"unknown column; {nearest(name, columns)}", file=file, row=line.number, column=name)
+        if found.count(name) > 1:
+            raise DataError("named twice; expected each column once", file=file, row=line.number, column=name)
+        if name != columns[place]:
+            problem = f"in place {place + 1}, where {columns[place]!r} belongs; expected the published order of columns"
+            raise DataError(problem, file=file, row=line.number, column=name)
 
 
 class _Unreadable(Exception):
@@ -182,11 +203,8 @@ class _Kept:
         key = (column, cell)
         if key not in self._meaning:
             low, high = _RANGES[column]
-            try:
-                number = float("x" if "_" in cell else cell)
-            except ValueError:
-                number = float("nan")
-            if not low <= number <= high or number % 1:
+            number = parse_number(cell)
+            if number is None or not low <= number <= high or number % 1:
                 raise _Unreadable(column, f"{cell[:60]!r}; expected a whole number from {low} to {high}")
             self._meaning[key] = number + 0.0
         return self._meaning[key]
@@ -195,7 +213,7 @@ class _Kept:
         key = (_FOUNDATIONS, cell)
         if key not in self._meaning:
             try:
-                self._meaning[key] = tuple(dict.fromkeys(foundation_index(name) for name in cell.split("|")))
+                self._meaning[key] = foundations(cell)
             except ValueError as error:
                 raise _Unreadable(_FOUNDATIONS, str(error)) from None
         return self._meaning[key]

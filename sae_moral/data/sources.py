@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral.data import moralstrength, reddit_corpus, social_chem, social_chem_full, vignettes
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import has_provenance, read_parquet
-from sae_moral.data.provenance import SourceInfo
-from sae_moral.data.readers import SUFFIXES, Rows, arrow_rows, read_rows
-from sae_moral.data.social_chem_tsv import is_social_chem
+from sae_moral.data.provenance import Source
+from sae_moral.data.rows import SUFFIXES, Rows, arrow_rows, read_rows
 from sae_moral.data.table import ExtraColumns, table_data
 from sae_moral.errors import DataError, nearest, unknown
+from sae_moral.registry import Registry
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+SOURCES: Registry[Source] = Registry("data source", "sae_moral.sources")
 
 
 def load_data(
@@ -56,9 +56,9 @@ def load_data(
     if isinstance(source, MoralData):
         _refuse("a MoralData", path=path, **options)
         return source
-    if isinstance(source, str) and source in _NAMED:
+    if isinstance(source, str) and source in SOURCES.names():
         _refuse(f"the source {source!r}", **options)
-        return _NAMED[source][1](None if path is None else Path(path))
+        return get_source(source).scenarios(None if path is None else Path(path))
     if isinstance(source, str | os.PathLike):
         _refuse("a file", path=path)
         return _load_file(source, options)
@@ -67,9 +67,31 @@ def load_data(
     return replace(data, provenance={**data.provenance, "file": None, "sha256": data.sha256})
 
 
-def list_sources() -> tuple[SourceInfo, ...]:
+def list_sources() -> tuple[Source, ...]:
     """What `load_data` knows by name: name, what it is, licence, citation, and how to get it."""
-    return tuple(info for info, _ in _NAMED.values())
+    return tuple(get_source(name) for name in SOURCES.names())
+
+
+def get_source(name: str) -> Source:
+    """The source of a name.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: an entry point that names something else than a `Source` of its name.
+    """
+    found = SOURCES.get(name)
+    if not isinstance(found, Source) or found.name != name:
+        raise TypeError(f"the entry point {name!r} of {SOURCES.group} gave {found!r:.200}; expected a Source named so")
+    return found
+
+
+def register_source(source: Source) -> Source:
+    """Make a source available by its name in this process; returns it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    return SOURCES.register(source.name, source)
 
 
 def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> MoralData:
@@ -78,21 +100,22 @@ def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> Moral
         looks_like_a_file = not isinstance(source, str) or path.suffix or len(path.parts) > 1
         suffixes = ", ".join((*SUFFIXES, ".zip"))
         if looks_like_a_file:
-            hint = f"or the name of a source; {nearest(str(source), _NAMED)}"
+            hint = f"or the name of a source; {nearest(str(source), SOURCES.names())}"
             raise FileNotFoundError(f"no file {str(source)!r}; expected an existing file ({suffixes}) {hint}")
-        raise ValueError(f"{unknown('data source', str(source), _NAMED)}; or an existing file ({suffixes})")
-    suffix = path.suffix.casefold()
-    if suffix in (".tsv", ".zip") and path.is_file() and is_social_chem(path):
-        _refuse(f"{path.name}, recognised as {social_chem.INFO.name!r}", **options)
-        return social_chem_full.load_social_chem(path)
+        raise ValueError(f"{unknown('data source', str(source), SOURCES.names())}; or an existing file ({suffixes})")
+    suffix, sources = path.suffix.casefold(), list_sources()
+    for known in sources:
+        if known.recognises is not None and known.recognises(path):
+            _refuse(f"{path.name}, recognised as {known.name!r}", **options)
+            return known.scenarios(path)
     if suffix == ".parquet" and path.is_file() and has_provenance(path):
         _refuse(f"{path.name}, which sae_moral built", **options)
         return read_parquet(path)
     rows = read_rows(path)
-    for kind, fields, info, read in _RECOGNISED:
-        if suffix == kind and set(fields) <= rows.columns.keys():
-            _refuse(f"{path.name}, recognised as {info.name!r}", **options)
-            return read(rows)
+    for known in sources:
+        if known.read is not None and known.has_columns(rows, suffix):
+            _refuse(f"{path.name}, recognised as {known.name!r}", **options)
+            return known.read(rows)
     return table_data(rows, **options)
 
 
@@ -103,42 +126,13 @@ def _dataset_rows(dataset: Any) -> Rows:
         splits = ", ".join(map(repr, dataset))
         raise DataError(f"a DatasetDict with the splits {splits}; expected one Dataset: choose a split")
     if datasets is None or not isinstance(dataset, datasets.Dataset):
-        sources = ", ".join(_NAMED)
+        sources = ", ".join(SOURCES.names())
         given = type(dataset).__name__
         raise TypeError(f"a {given}; expected a MoralData, a datasets.Dataset, a file, or a source: {sources}")
     return arrow_rows(dataset.with_format("arrow")[:], "Dataset", sha256="")
-
-
-def _needs_path(info: SourceInfo, load: Callable[[Path], MoralData]) -> Callable[[Path | None], MoralData]:
-    def checked(path: Path | None) -> MoralData:
-        if path is None:
-            raise ValueError(
-                f"the source {info.name!r} is not shipped with this package (licence: {info.licence}); {info.obtain}, "
-                "or as the source itself"
-            )
-        return load(path)
-
-    return checked
 
 
 def _refuse(what: str, **options: Any) -> None:
     given = [f"{name}=" for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"{' and '.join(given)} given for {what}, to which it does not apply; leave it out")
-
-
-_NAMED: dict[str, tuple[SourceInfo, Callable[[Path | None], MoralData]]] = {
-    info.name: (info, load)
-    for info, load in (
-        (moralstrength.INFO, moralstrength.load_moralstrength),
-        (social_chem.INFO, social_chem_full.diagnosis_sample),
-        (social_chem.FULL, social_chem_full.load_social_chem),
-        (vignettes.INFO, _needs_path(vignettes.INFO, vignettes.load_vignettes)),
-        (reddit_corpus.INFO, _needs_path(reddit_corpus.INFO, reddit_corpus.load_reddit_corpus)),
-    )
-}
-_RECOGNISED: tuple[tuple[str, tuple[str, ...], SourceInfo, Callable[[Rows], MoralData]], ...] = (
-    (".jsonl", social_chem.SAMPLE_FIELDS, social_chem.INFO, social_chem.sample_data),
-    (".jsonl", vignettes.FIELDS, vignettes.INFO, vignettes.vignettes_data),
-    (".tsv", reddit_corpus.FIELDS, reddit_corpus.INFO, reddit_corpus.reddit_data),
-)

@@ -1,19 +1,25 @@
-"""Train, validation and test parts: the paper's by id, one by text that cannot leak, and a count of what leaks."""
+"""Parts of data: train, validation and test (the paper's split by id, one by text that cannot leak, and a count of what
+leaks), and matched subsamples, in which virtue, vice and neutral do not differ in length or word frequency."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
-from sae_moral.data.moral_data import MoralData
+from sae_moral.data.moral_data import MoralData, normalise
+from sae_moral.errors import DataError
+from sae_moral.foundations import FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
 PARTS: tuple[str, str, str] = ("train", "validation", "test")
 PAPER_SEED = 42
 Split = Mapping[str, Int[np.ndarray, "_"]]
-"""Part -> positions of its records, ascending."""
+"""Part → positions of its records, ascending."""
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ def paper_split(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "_"]]:
     """The split of arXiv 2603.15615: numpy's `RandomState(42).shuffle` of the sorted unique ids, the first
     ⌊0.8·n⌋ train, the next ⌊0.1·n⌋ validation, the rest test. Records of one id stay together, equal texts do not.
 
-    Of 203,431 ids this gives 162,744 / 20,343 / 20,344; with ids numbered as `social_chem_full` does, it puts the same
-    ids into the same parts as the split published with ReSO (checked on the first 24 of its validation part).
+    Of 203,431 ids this gives 162,744 / 20,343 / 20,344; docs/design/data.md says how it was compared with the
+    published one.
     """
     unique, inverse = np.unique(np.asarray(ids), return_inverse=True)
     order = np.arange(len(unique))
@@ -90,3 +96,113 @@ def leaks(data: MoralData, split: Split) -> Leaks:
 
 def _parts(part: Int[np.ndarray, "n"]) -> dict[str, Int[np.ndarray, "_"]]:
     return {name: np.flatnonzero(part == index) for index, name in enumerate(PARTS)}
+
+
+# Matching
+
+
+def match_length(data: MoralData, length: Int[np.ndarray, "n"] | None = None, seed: int = 0) -> MoralData:
+    """`match` by the number of tokens per record: `length`, or `data.length`, which a capture fills in.
+
+    Raises:
+        ValueError: no lengths, or not one per record.
+        DataError: no length at which all poles of a foundation meet.
+    """
+    length = data.length if length is None else length
+    if length is None:
+        raise ValueError("no lengths to match; pass the number of tokens per record, or data a capture has filled in")
+    return match(data, length, seed, by="length")
+
+
+def match(data: MoralData, values: Int[np.ndarray, "n"], seed: int = 0, *, by: str = "values") -> MoralData:
+    """Records drawn so that, within each foundation, every pole that has records has equally many of each value.
+
+    Exact, value by value: of every pole as many as the rarest one has. A pole without any record is not matched.
+    Neutral records of no foundation count as neutral for each (`MoralData.items`); where there are some, all
+    foundations are therefore matched to one another, too, which costs records.
+
+    Args:
+        data: the records.
+        values: what to match, as whole numbers, one per record: tokens, or bins of anything (`frequency_bins`).
+        seed: of the draw.
+        by: name of the values, for the provenance.
+
+    Returns:
+        The records drawn, in the order of the data; the provenance says `matched`.
+
+    Raises:
+        ValueError: not one value per record.
+        DataError: no value at which all poles of a foundation meet.
+    """
+    if len(values) != len(data):
+        raise ValueError(f"{len(values)} values of {by} for {len(data)} records; expected one each")
+    rng = np.random.default_rng(seed)
+    shared = data.foundation == NO_FOUNDATION
+    present = [f for f in range(len(FOUNDATIONS)) if (data.foundation == f).any()]
+    chosen = np.zeros(len(data), dtype=bool)
+    for value in np.unique(values):
+        here = values == value
+        if shared.any():
+            chosen |= _draw_together(data, here, present, rng)
+        else:
+            for foundation in present:
+                chosen |= _draw(data, here, foundation, rng)
+    if not chosen.any():
+        raise DataError(f"no {by} at which every pole of a foundation has a record; expected some to match")
+    part = data.subset(chosen)
+    matched = {"by": by, "seed": seed, "n": len(part), "of": len(data)}
+    return replace(part, provenance={**data.provenance, "matched": matched})
+
+
+def words(text: str) -> list[str]:
+    """A text's words, normalised: what spaces separate, and each Chinese or Japanese character (nothing does there)."""
+    return _WORD.findall(normalise(text))
+
+
+def word_frequency(data: MoralData) -> Float[np.ndarray, "n"]:
+    """How common each record's words are: the mean log frequency of its words among the distinct texts of these data.
+    A text counts once, however many records it is."""
+    split = [words(text) for text in data.text]
+    first = np.unique(data.group, return_index=True)[1]
+    counts = Counter(word for i in first for word in split[i])
+    return np.array([np.mean(np.log([counts[word] for word in text])) for text in split])
+
+
+def frequency_bins(data: MoralData, bins: int = 10) -> Int[np.ndarray, "n"]:
+    """`word_frequency`, for `match`: cut into `bins` of equally many records."""
+    common = word_frequency(data)
+    edges = np.quantile(common, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, common, side="right").astype(np.int64)
+
+
+def _draw(
+    data: MoralData, here: Bool[np.ndarray, "n"], foundation: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "n"]:
+    """Equally many of each pole of one foundation, of the records that are `here`."""
+    own = data.foundation == foundation
+    poles = [own & (data.pole == pole) for pole in (VIRTUE, VICE, NEUTRAL)]
+    poles = [mask & here for mask in poles if mask.any()]
+    return _some(poles, [min(int(mask.sum()) for mask in poles)] * len(poles), rng)
+
+
+def _draw_together(
+    data: MoralData, here: Bool[np.ndarray, "n"], present: list[int], rng: np.random.Generator
+) -> Bool[np.ndarray, "n"]:
+    """As `_draw`, for all foundations at once: they share the neutral records of no foundation."""
+    shared = here & (data.foundation == NO_FOUNDATION)
+    poles, neutrals = [], []
+    for foundation in present:
+        own = data.foundation == foundation
+        poles += [here & mask for pole in (VIRTUE, VICE) if (mask := own & (data.pole == pole)).any()]
+        neutrals.append(here & own & (data.pole == NEUTRAL))
+    n_shared = int(shared.sum())
+    n = min([int(mask.sum()) for mask in poles] + [n_shared + int(mask.sum()) for mask in neutrals or [~here & here]])
+    drawn = min(n, n_shared)
+    return _some([*poles, shared, *neutrals], [n] * len(poles) + [drawn] + [n - drawn] * len(neutrals), rng)
+
+
+def _some(masks: list[Bool[np.ndarray, "n"]], counts: list[int], rng: np.random.Generator) -> Bool[np.ndarray, "n"]:
+    chosen = np.zeros(len(masks[0]), dtype=bool)
+    for mask, count in zip(masks, counts, strict=True):
+        chosen[rng.choice(np.flatnonzero(mask), count, replace=False)] = True
+    return chosen

@@ -23,7 +23,7 @@ import numpy as np
 from sae_moral.data.cells import Row
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.provenance import provenance
-from sae_moral.data.readers import Rows, read_rows
+from sae_moral.data.rows import Rows, read_rows
 from sae_moral.errors import DataError, nearest
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, moral_vector
 
@@ -66,15 +66,16 @@ def table_data(
         problem = f"unknown column; {hint} extra_columns='ignore' to leave out {', '.join(map(repr, extra))}"
         raise DataError(problem, file=rows.file, row=rows.columns[extra[0]], column=extra[0])
     records: list[tuple[str, str, np.ndarray, int]] = []
+    lines: list[int] = []
     n_read = 0
     for row in rows.read(used):
         n_read += 1
         identifier, text = row.identifier(), row.text(text_column)
         records += [(identifier, text, vector, foundation) for vector, foundation in layout.expand(row)]
-    return from_records(
-        records,
-        provenance(source, file=rows.file, sha256=rows.sha256, n_read=n_read, n=len(records), ignored_columns=extra),
-    )
+        lines += [row.number] * (len(records) - len(lines))
+    sha256 = rows.sha256
+    known = provenance(source, file=rows.file, sha256=sha256, n_read=n_read, n=len(records), ignored_columns=extra)
+    return from_records(records, known, file=rows.file, lines=lines)
 
 
 def _choose_layout(rows: Rows) -> _Layout:
@@ -128,8 +129,8 @@ def _annotation(row: Row) -> Iterator[tuple[np.ndarray, int]]:
 
 def _record(row: Row) -> Iterator[tuple[np.ndarray, int]]:
     vector = row.vector("vector")
-    none = row.values["foundation"] is None or (row.strings and row.values["foundation"] == "")
-    foundations = [NO_FOUNDATION] if none else row.foundations("foundation")
+    none = row.is_missing("foundation")
+    foundations = (NO_FOUNDATION,) if none else row.foundations("foundation")
     if len(foundations) > 1:
         raise row.error("foundation", f"{len(foundations)} foundations; expected the record's own one")
     own = np.zeros(2) if none else vector.reshape(-1, 2)[foundations[0]]

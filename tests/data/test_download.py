@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_moral.data import load_data, load_social_chem, social_chem_full
+from sae_moral.data import load_data, load_social_chem, social_chem
 from sae_moral.data.download import Remote, download, fetch
 from sae_moral.data.social_chem_tsv import MEMBER
 from tests.data.invented_social_chem import write_table
@@ -188,7 +188,7 @@ def test_the_source_without_a_path_is_downloaded_and_kept(
 ) -> None:  # fmt: skip
     cache = tmp_path / "cache"
     monkeypatch.setenv("SAE_MORAL_CACHE", str(cache))
-    monkeypatch.setattr(social_chem_full, "REMOTE", remote)
+    monkeypatch.setattr(social_chem, "REMOTE", remote)
     with pytest.raises(FileNotFoundError, match=r"put social-chem-101.v1.0.tsv at"):
         load_data("social-chem-101")  # the tests are offline
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")

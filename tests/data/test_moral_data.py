@@ -169,6 +169,12 @@ def test_from_records_refuses_what_has_no_labels(refused: Callable[..., None]) -
     )
 
 
+def test_from_records_names_the_line_a_record_is_from(refused: Callable[..., None]) -> None:
+    records = [("a", "deed", np.zeros(10), -1), ("b", "deed", np.zeros(10), 7)]
+    refused(lambda: from_records(records, {}, file="x.csv", lines=[3, 8]), "index 7", file="x.csv", row=8,
+            column="foundation")  # fmt: skip
+
+
 def test_check_vectors_names_the_file(refused: Callable[..., None]) -> None:
     refused(lambda: check_vectors(np.full((1, 10), 2.0), ["deed"], file="x.csv"), file="x.csv", row=1, column="care")
 

@@ -1,27 +1,27 @@
-"""The paper's split, the split by text, what leaks, the stratified sample, and the comparison with published counts."""
+"""The paper's split, the split by text, what leaks, and matched subsamples, whose distributions are equal, exactly."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sae_moral.data import (
     MoralData,
+    frequency_bins,
     group_split,
     leaks,
-    load_data,
     load_social_chem,
+    match,
+    match_length,
     paper_split,
-    stratified_sample,
-    verification_table,
-    verify,
 )
 from sae_moral.data.moral_data import from_records
-from sae_moral.data.verify import IDS, N_IDS, N_RECORDS, RECORDS, TRAIN
-from sae_moral.foundations import NEUTRAL, VICE
+from sae_moral.data.social_chem import IDS, N_IDS, N_RECORDS, RECORDS, TRAIN
+from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, POLARITIES
 from tests.data.invented_social_chem import write_table
 from tests.tiny import scenarios
 
@@ -78,56 +78,6 @@ def test_a_split_by_text_does_not_leak(invented: MoralData) -> None:
         leaks(invented.subset(np.arange(10)), by_id)
 
 
-def test_the_stratified_sample_has_the_quotas(tmp_path: Path) -> None:
-    data = load_social_chem(write_table(tmp_path / "table.tsv", 60_000))
-    sample = stratified_sample(data)
-    for foundation in range(5):
-        for pole in range(3):
-            own = (data.foundation == foundation) & (data.pole == pole)
-            drawn = (sample.foundation == foundation) & (sample.pole == pole)
-            for level in (0.0,) if pole == NEUTRAL else (0.125, 0.25, 0.375, 0.5, 0.75, 1.0):
-                quota = 150 if level == 1 else 300
-                assert (drawn & (sample.typicality == level)).sum() == min(
-                    quota, (own & (data.typicality == level)).sum()
-                )
-    assert len(set(zip(sample.id, sample.foundation.tolist(), strict=True))) == len(sample)
-    assert [int(name[-6:]) for name in sample.id] == sorted(int(name[-6:]) for name in sample.id)
-    assert stratified_sample(data).sha256 == sample.sha256 == stratified_sample(sample).sha256
-    assert stratified_sample(data, seed=1).sha256 != sample.sha256
-    assert sample.provenance["stratified"]["seed"] == 42
-    assert sample.provenance["stratified"]["of"] == len(data)
-
-
-def test_the_published_sample_is_its_own_sample(shared: Callable[[str], Path]) -> None:
-    path = shared("social-chem-101/stratified_sample.jsonl")
-    assert load_data("social-chem-101", path=path).sha256 == load_data(path).sha256
-
-
-def test_nothing_to_sample_is_refused(refused: Callable[..., None]) -> None:
-    data = from_records([("a", "hiding a kite", np.array([0, 0.3, *[0] * 8]), 0)], {})
-    refused(lambda: stratified_sample(data), "none of typicality 0.125")
-
-
-def test_verify_compares_every_count(invented: MoralData) -> None:
-    counts = {count.name: count for count in verify(invented)}
-    assert len(counts) == 28
-    assert counts["rows in the table"][1:] == (355_922, 20_000, False)
-    assert counts["ids"].found == len(set(invented.id))
-    train = invented.subset(paper_split(invented.id)["train"])
-    expected = int(((train.foundation == 3) & (train.pole == VICE)).sum())
-    assert counts["train: authority-subversion, vice"][1:] == (8_034, expected, False)
-    assert counts["texts in several parts of the split by text"].ok
-    assert counts["texts in several parts of the split by id"].expected is None
-    table = verification_table(verify(invented))
-    assert table.splitlines()[-1] == "26 of 27 counts differ"
-    assert "differs" not in next(line for line in table.splitlines() if "split by text" in line)
-
-
-def test_verify_takes_any_data() -> None:
-    data = from_records([("a", "waiting", np.zeros(10), -1)], {})
-    assert not next(count for count in verify(data) if count.name == "rows in the table").ok
-
-
 def test_group_split_takes_other_shares() -> None:
     data = scenarios(200)
     split = group_split(data, shares=(0.5, 0.2, 0.3))
@@ -136,3 +86,77 @@ def test_group_split_takes_other_shares() -> None:
     for shares in ((0.5, 0.5, 0.0), (0.5, 0.2, 0.2)):
         with pytest.raises(ValueError, match="expected three numbers above 0 that sum to 1"):
             group_split(data, shares=shares)
+
+
+def _confounded(n: int = 600, *, shared: bool = False, seed: int = 0) -> tuple[MoralData, np.ndarray]:
+    """Vices are shorter than virtues, neutrals longer; `shared`: some neutrals belong to no foundation."""
+    rng = np.random.default_rng(seed)
+    records, length = [], []
+    for i in range(n):
+        foundation, pole = int(rng.integers(3)), int(rng.integers(3))
+        vector = np.zeros(len(DIMENSIONS))
+        if pole != NEUTRAL:
+            vector[2 * foundation + pole] = 0.5
+        elif shared and rng.random() < 0.5:
+            foundation = NO_FOUNDATION
+        records.append((str(i), f"deed {i}", vector, foundation))
+        length.append(4 + rng.poisson([5, 3, 8][pole]))
+    return from_records(records, {}), np.array(length)
+
+
+def _lengths(data: MoralData) -> dict[tuple[int, str], Counter[int]]:
+    assert data.length is not None
+    return {(f, POLARITIES[p]): Counter(data.length[data.items(f, p)].tolist()) for f in range(3) for p in range(3)}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_poles_of_a_foundation_have_equal_lengths(shared: bool) -> None:
+    data, length = _confounded(shared=shared)
+    data = replace(data, length=length)
+    before, matched = _lengths(data), match_length(data)
+    after = _lengths(matched)
+    for foundation in range(3):
+        first, *others = (after[foundation, pole] for pole in POLARITIES)
+        assert first.total() > 10
+        assert all(other == first for other in others)
+        if not shared:  # as many as the rarest pole has
+            poles = [before[foundation, pole] for pole in POLARITIES]
+            assert first == Counter({k: n for k in poles[0] if (n := min(pole[k] for pole in poles))})
+    assert matched.provenance["matched"] == {"by": "length", "seed": 0, "n": len(matched), "of": len(data)}
+    assert [int(name) for name in matched.id] == sorted(int(name) for name in matched.id)
+
+
+def test_seeds_differ_and_lengths_may_be_given() -> None:
+    data, length = _confounded()
+    assert match_length(data, length).id == match_length(replace(data, length=length)).id
+    assert match_length(data, length).id != match_length(data, length, seed=1).id
+
+
+def test_a_pole_without_records_is_not_matched() -> None:
+    data, length = _confounded()
+    moral = data.pole != NEUTRAL
+    after = _lengths(match_length(replace(data, length=length).subset(moral)))
+    assert after[0, "virtue"] == after[0, "vice"]
+    assert not after[0, "neutral"]
+
+
+def test_frequency_bins_can_be_matched() -> None:
+    data, _ = _confounded()
+    texts = tuple(f"{'the' if i % 3 else 'zebra'} {text} {i % 7}" for i, text in enumerate(data.text))
+    data = replace(data, text=texts)
+    bins = frequency_bins(data, 4)
+    assert set(bins.tolist()) == {0, 1, 2, 3}
+    rare = np.array(["zebra" in text for text in texts])
+    assert bins[rare].mean() < bins[~rare].mean()
+    matched = match(data, bins, by="word frequency")
+    kept = replace(data, length=bins).subset(np.isin(data.id, matched.id))
+    assert _lengths(kept)[1, "virtue"] == _lengths(kept)[1, "vice"] == _lengths(kept)[1, "neutral"]
+
+
+def test_what_cannot_be_matched_is_refused(refused: Callable[..., None]) -> None:
+    data, length = _confounded(60)
+    with pytest.raises(ValueError, match="no lengths to match"):
+        match_length(data)
+    with pytest.raises((ValueError, TypeError), match=r"5 values of length for 60 records|i64\[5\]"):
+        match_length(data, length[:5])
+    refused(lambda: match_length(data, data.pole), "no length at which every pole")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from sae_moral.data import load_data
-from sae_moral.data.readers import SUFFIXES, read_rows
+from sae_moral.data.rows import SUFFIXES, read_rows
 from sae_moral.data.table import read_table, table_data
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
@@ -214,10 +214,10 @@ def test_wrong_columns_are_refused(
         ("own.csv", b"\xef\xbb\xbf \n", None, None, "the file is empty"),
         ("own.parquet", b"", None, None, "the file is empty"),
         ("own.csv", b"text,vector\n", None, None, "no scenarios"),
-        ("own.jsonl", b'{"text": "a", "vector": [1]', 1, None, "broken JSON at character 28"),
+        ("own.jsonl", b'{"text": "a", "vector": [1]', 1, None, "not one flat JSON object per line: Expecting"),
         ("own.jsonl", b'{"text": "a"}\n[1]\n', 2, None, "a JSON list; expected one JSON object"),
-        ("own.jsonl", b'{"text": "a", "text": "b"}', 1, None, "field 'text' is given twice"),
-        ("own.jsonl", b'{"a": ' + b"[" * 100_000, 1, None, "expected one flat JSON object per line"),
+        ("own.jsonl", b'{"text": "a", "text": "b"}', 1, None, "the key 'text' stands twice"),
+        ("own.jsonl", b'{"a": ' + b"[" * 100_000, 1, None, "nested too deeply"),
         ("own.jsonl", b'{"a": ' + b"9" * 5000 + b"}", None, None, ""),
         ("own.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', 2, None, "byte 0xe9 is not UTF-8"),
         ("own.csv", b"text,vector\na,b\n\xff,c\n", 3, None, "byte 0xff is not UTF-8"),

@@ -1,0 +1,446 @@
+"""Bytes → rows: .csv, .tsv, .jsonl, .parquet, a table in a zip, and Arrow tables (`datasets.Dataset`).
+
+Whatever the bytes, a reader returns or raises a `DataError` that names the file and, where there is one, the line. What
+the columns mean is not decided here.
+
+All csv and tsv go through `read_lines`. In a user's table a quoted field may span lines. In a table too large to hold
+at once every line is one record (`spanning=False`): a quote that is not closed cannot swallow the next lines, and a
+line that cannot be read is yielded with its problem, so that the caller may refuse it or count it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from sae_moral.data.cells import Row
+from sae_moral.errors import DataError, nearest
+from sae_moral.io import decode, parse_json
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BLOCK = 1 << 22
+"""Bytes read at once from a large table."""
+_NOT_TEXT = "expected the table itself, UTF-8 text with tabs between the columns"
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError, OSError,
+    ValueError, LookupError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What Python's zip reader raises for damaged, encrypted or unusual archives."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one source, parsed but not interpreted.
+
+    Attributes:
+        file: name of the file, without folders.
+        sha256: hash of its bytes.
+        columns: the row in which each column is first seen (the header, a record, or None), in order.
+        values: given the columns wanted, yields (row number, cells by column).
+        strings: see `Row.strings`.
+    """
+
+    file: str
+    sha256: str
+    columns: Mapping[str, int | None]
+    values: Callable[[tuple[str, ...]], Iterable[tuple[int, Mapping[str, Any]]]]
+    strings: bool = False
+
+    def read(self, columns: Iterable[str]) -> Iterator[Row]:
+        """The rows with (at least) these columns.
+
+        Raises:
+            DataError: a column is missing, altogether or in one row.
+        """
+        wanted = tuple(columns)
+        for column in wanted:
+            if column not in self.columns:
+                raise self.missing(column)
+        for number, values in self.values(wanted):
+            for column in wanted:
+                if column not in values:
+                    problem = f"missing; every row needs {', '.join(wanted)}"
+                    raise DataError(problem, file=self.file, row=number, column=column)
+            yield Row(self.file, number, values, self.strings)
+
+    def missing(self, column: str) -> DataError:
+        """The error for a column that no row has."""
+        row = next(iter(self.columns.values()), None)
+        return DataError(f"missing column; {nearest(column, self.columns)}", file=self.file, row=row, column=column)
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Parse a file by its suffix: .jsonl, .csv, .tsv or .parquet.
+
+    Raises:
+        DataError: another suffix, a folder, an empty or broken file, bytes that are not UTF-8.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    parse = _PARSERS.get(path.suffix.casefold())
+    if path.is_dir():
+        raise DataError(f"a folder; expected one file ({', '.join(_PARSERS)})", file=path.name)
+    if parse is None:
+        raise DataError(f"unsupported suffix {path.suffix!r}; expected {', '.join(_PARSERS)}", file=path.name)
+    data = path.read_bytes()
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise DataError("the file is empty; expected at least one scenario", file=path.name)
+    return parse(data, path.name)
+
+
+# JSON lines
+
+
+def parse_jsonl(data: bytes, file: str) -> Rows:
+    """One JSON object per line; blank lines are skipped.
+
+    Raises:
+        DataError: not UTF-8, a line that is not a JSON object, a field given twice, no object at all.
+    """
+    records: list[tuple[int, Mapping[str, Any]]] = []
+    columns: dict[str, int | None] = {}
+    # Not splitlines(): JSON strings may hold U+2028 and other line ends that are not one here.
+    for row, line in enumerate(decode(data, file=file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        record = parse_json(line, file=file, row=row, what="one flat JSON object per line", nan=True)
+        if not isinstance(record, dict):
+            problem = f"a JSON {type(record).__name__}; expected one JSON object per line"
+            raise DataError(problem, file=file, row=row)
+        records.append((row, record))
+        for column in record:
+            columns.setdefault(column, row)
+    if not records:
+        raise DataError("no scenarios; expected at least one line with a JSON object", file=file)
+    return Rows(file, hashlib.sha256(data).hexdigest(), columns, lambda _: records)
+
+
+# csv and tsv
+
+
+class Line(NamedTuple):
+    """One record of a table: the line it starts at (from 1), its fields, what is wrong with it, if anything is, and
+    whether text follows a closing quote in it (`"so" it goes`, read as `so it goes`, as pandas and csv do)."""
+
+    number: int
+    fields: list[str]
+    problem: str | None = None
+    irregular: bool = False
+
+
+def parse_csv(data: bytes, file: str, *, delimiter: str = ",", quoted: bool = True) -> Rows:
+    """Fields split on `delimiter`, the first line the header; blank lines are skipped.
+
+    Args:
+        quoted: a field may stand in double quotes and then span lines; else quotes are ordinary characters.
+
+    Raises:
+        DataError: not UTF-8, a field that opens a quote and does not close it, a row with more or fewer fields than
+            the header, a column named twice, no rows.
+    """
+    lines = list(read_lines([data], file, delimiter=delimiter, quoted=quoted, spanning=True))
+    header = lines[0].fields if lines else []
+    if len(header) == 1 and (other := next((mark for mark in ";\t,|" if mark in header[0]), None)):
+        problem = f"one column, {header[0][:60]!r}: the separator seems to be {other!r}; expected {delimiter!r}"
+        raise DataError(f"{problem}. Save it again with that separator", file=file, row=lines[0].number)
+    if wrong := next((line for line in lines if line.problem is not None), None):
+        raise DataError(str(wrong.problem), file=file, row=wrong.number)
+    if len(lines) < 2:
+        raise DataError("no scenarios; expected a header and at least one row", file=file)
+    (header_row, header, *_), *body = lines
+    _check_names(header, file, header_row)
+    columns: dict[str, int | None] = dict.fromkeys(header, header_row)
+    values = [(line.number, line.fields) for line in body]
+    return Rows(
+        file, hashlib.sha256(data).hexdigest(), columns,
+        lambda _: ((row, dict(zip(header, fields, strict=True))) for row, fields in values), strings=True,
+    )  # fmt: skip
+
+
+def parse_tsv(data: bytes, file: str) -> Rows:
+    """As `parse_csv`, fields split on tabs."""
+    return parse_csv(data, file, delimiter="\t")
+
+
+def read_lines(
+    blocks: Iterable[bytes], file: str, *, delimiter: str = "\t", quoted: bool = True, spanning: bool = False
+) -> Iterator[Line]:
+    """The records of a csv or tsv table, the header first.
+
+    Args:
+        blocks: the bytes, cut anywhere.
+        spanning: a quoted field may span lines (the table is then held in memory), blank lines are skipped, and the
+            first problem ends the table; else every line is one record, an empty one is one of no fields, and the
+            lines after a problem are read.
+
+    Raises:
+        DataError: the header is not UTF-8, or the first block of a table that is not `spanning` holds no line end.
+    """
+    form = _Form(delimiter, csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    if spanning:
+        yield from _spanning(decode(b"".join(blocks), file=file), form)
+        return
+    number, width, pending = 1, 0, b""
+    for block in blocks:
+        data = pending + block
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            problem = f"no line end in the first {len(data)} bytes of row {number}; {_NOT_TEXT}"
+            raise DataError(problem, file=file, row=number)
+        data, pending = data[:cut], data[cut:]
+        if number == 1:
+            header, data = data.split(b"\n", 1)
+            yield (line := form.header(header, file))
+            number, width = 2, len(line.fields)
+        if data:
+            lines = _parse_block(data.removesuffix(b"\n").split(b"\n"), data, number, width, form)
+            yield from lines
+            number += len(lines)
+    if pending and number == 1:
+        yield form.header(pending, file)
+    elif pending:
+        yield from _parse_block([pending], pending, number, width, form)
+
+
+class _Form(NamedTuple):
+    """How a table is written."""
+
+    delimiter: str
+    quoting: int
+
+    def parse(self, lines: Iterable[str], *, strict: bool = True) -> Any:
+        return csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting, strict=strict)
+
+    def header(self, line: bytes, file: str) -> Line:
+        return Line(1, decode(line, file=file, row=1).removesuffix("\r").split(self.delimiter))
+
+    def problem(self, error: csv.Error) -> str:
+        if self.quoting == csv.QUOTE_NONE:
+            return f"{error}; expected plain fields"
+        return f"{error}; expected a field with quotes, separators or line ends in closed double quotes, quotes doubled"
+
+
+def _spanning(text: str, form: _Form) -> Iterator[Line]:
+    start, header = 1, None
+    if (place := text.find("\0")) >= 0:
+        yield Line(text.count("\n", 0, place) + 1, [], "a NUL byte; expected UTF-8 text")
+        return
+    parsed = form.parse(io.StringIO(text, newline=""))
+    try:
+        for fields in parsed:
+            if fields:
+                header = header or fields
+                yield Line(start, fields, _wrong_width(fields, len(header), header))
+            start = parsed.line_num + 1
+    except csv.Error as error:
+        yield Line(start, [], form.problem(error))
+
+
+def _parse_block(lines: list[bytes], data: bytes, number: int, width: int, form: _Form) -> list[Line]:
+    """At once where that gives the same as line by line, which is whenever it yields as many records as lines, all as
+    wide as the header; else line by line, to say which is wrong."""
+    try:
+        if b"\0" not in data:
+            # Not splitlines(): texts may hold U+2028 and other line ends that are not one here.
+            text = data.decode("utf8").removesuffix("\n").split("\n")
+            records = list(form.parse(text))
+            if len(records) == len(lines) and all(len(fields) == width for fields in records):
+                return [Line(number + i, fields) for i, fields in enumerate(records)]
+    except (UnicodeDecodeError, csv.Error):
+        pass
+    return [_parse_line(line, number + i, width, form) for i, line in enumerate(lines)]
+
+
+def _parse_line(line: bytes, number: int, width: int, form: _Form) -> Line:
+    if b"\0" in line:
+        return Line(number, [], "a NUL byte; expected UTF-8 text")
+    irregular = False
+    try:
+        text = [line.decode("utf8")]
+        try:
+            records = list(form.parse(text))
+        except csv.Error as error:
+            if "expected after" not in str(error):
+                raise
+            irregular, records = True, list(form.parse([*text, ""], strict=False))[:-1]
+    except UnicodeDecodeError as error:
+        return Line(number, [], f"byte 0x{line[error.start]:02x} is not UTF-8; expected a UTF-8 file")
+    except csv.Error as error:
+        return Line(number, [], form.problem(error))
+    fields = records[0] if records else []
+    problem = _wrong_width(fields, width)
+    return Line(number, fields, problem, irregular=irregular and problem is None)
+
+
+def _wrong_width(fields: list[str], width: int, header: Iterable[str] = ()) -> str | None:
+    if len(fields) == width:
+        return None
+    names = f": {', '.join(header)}" if header else ""
+    return f"{len(fields)} fields; expected {width} like the header{names}"
+
+
+# Large files and zips
+
+
+def read_blocks(path: str | Path, member: str, digest: Any = None) -> Iterator[bytes]:
+    """The bytes of a table, block by block; of a zip, those of `member` (in any of its folders), or of its only .tsv.
+    A `digest` of hashlib takes in every byte.
+
+    Raises:
+        DataError: a folder, an HTML page, a zip that is truncated, damaged or encrypted, or without one such member.
+        FileNotFoundError: no such file.
+    """
+    for block in _blocks(Path(path), member):
+        if digest is not None:
+            digest.update(block)
+        yield block
+
+
+def _blocks(path: Path, member: str) -> Iterator[bytes]:
+    if path.is_dir():
+        raise DataError("a folder; expected the table or the zip around it", file=path.name)
+    with path.open("rb") as file:
+        start = file.read(1024)
+        file.seek(0)
+        if not start.strip():
+            raise DataError("the file is empty; expected the table or the zip around it", file=path.name)
+        if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+            problem = "an HTML or XML page, not data (an error page saved under this name?); get the file again"
+            raise DataError(problem, file=path.name, row=1)
+        if not start.startswith(b"PK"):
+            if path.suffix.casefold() == ".zip" and b"\t" not in start:
+                raise DataError("not a zip archive; get the file again", file=path.name)
+            yield from iter(lambda: file.read(BLOCK), b"")
+            return
+        unpacked = _unpacked(file, member, path.name)
+        while True:
+            try:
+                block = next(unpacked, b"")
+            except DataError:
+                raise
+            except _UNREADABLE as error:
+                reason = str(error) or type(error).__name__
+                problem = f"a damaged or truncated zip archive, or an encrypted one ({reason}); get the file again"
+                raise DataError(problem, file=path.name) from None
+            if not block:
+                return
+            yield block
+
+
+def _unpacked(file: IO[bytes], member: str, name: str) -> Iterator[bytes]:
+    with zipfile.ZipFile(file) as archive, archive.open(_member(archive, member, name)) as stream:
+        yield from iter(lambda: stream.read(BLOCK), b"")
+
+
+def _member(archive: zipfile.ZipFile, member: str, file: str) -> str:
+    names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and name.endswith(".tsv")]
+    named = [name for name in names if name.rsplit("/", 1)[-1] == member] or names
+    if len(named) != 1:
+        found = ", ".join(archive.namelist()[:8]) or "nothing"
+        raise DataError(f"{len(named)} tables in the archive; expected one {member}; it holds {found}", file=file)
+    return named[0]
+
+
+# Parquet and Arrow
+
+
+def parse_parquet(data: bytes, file: str) -> Rows:
+    """An Apache Parquet file.
+
+    Raises:
+        DataError: not one, a damaged one, or one without rows.
+    """
+    table = arrow_table(data, file)
+    _check_names(table.column_names, file, None)
+    return arrow_rows(table, file, hashlib.sha256(data).hexdigest())
+
+
+def arrow_table(data: bytes, file: str) -> pyarrow.Table:
+    """The bytes of a parquet file as a table, every buffer checked.
+
+    Raises:
+        DataError: not one, or a damaged one.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    with _as_data_error(file):
+        table = parquet.ParquetFile(pyarrow.BufferReader(data)).read(use_threads=False)
+        table.validate(full=True)
+        table.column_names  # noqa: B018 (a damaged name is not UTF-8)
+    return table
+
+
+@contextmanager
+def _as_data_error(file: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, MemoryError, ValueError, LookupError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"not a readable parquet file ({reason:.200})", file=file) from None
+
+
+def arrow_rows(table: pyarrow.Table, file: str, sha256: str) -> Rows:
+    """Rows of an Arrow table whose column names are unique.
+
+    Raises:
+        DataError: no rows. Reading a column that is neither text, numbers nor lists of them raises one too.
+    """
+    if table.num_rows == 0:
+        raise DataError("no scenarios; expected at least one row", file=file)
+
+    def values(wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for name in wanted:
+            kind = table.schema.field(name).type
+            if not _is_plain(kind):
+                raise DataError(
+                    f"a column of {kind}; expected text, numbers or lists of numbers", file=file, column=name
+                )
+        with _as_data_error(file):
+            cells = [table.column(name).to_pylist() for name in wanted]
+        for row, record in enumerate(zip(*cells, strict=True), start=1):
+            yield row, dict(zip(wanted, record, strict=True))
+
+    return Rows(file, sha256, dict.fromkeys(table.column_names), values)
+
+
+def _is_plain(kind: pyarrow.DataType) -> bool:
+    """Types whose Python values are strings, numbers, None and lists of them. (Others can fail on conversion:
+    a timestamp beyond the year 9999, an unknown time zone.)"""
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    checks = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_decimal)
+    return any(check(kind) for check in (*checks, types.is_boolean, types.is_null))
+
+
+def _check_names(names: list[str], file: str, row: int | None) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError("a column is named twice; expected each once", file=file, row=row, column=name)
+
+
+_PARSERS: dict[str, Callable[[bytes, str], Rows]] = {
+    ".jsonl": parse_jsonl,
+    ".csv": parse_csv,
+    ".tsv": parse_tsv,
+    ".parquet": parse_parquet,
+}
+SUFFIXES: tuple[str, ...] = tuple(_PARSERS)
+"""The file types that can be read."""
