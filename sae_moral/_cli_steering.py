@@ -107,7 +107,8 @@ def _steer(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from sae_moral import load_model
-    from sae_moral.steering import MeasureSettings, sweep
+    from sae_moral.steering import MeasureSettings
+    from sae_moral.studies import sweep
     from sae_moral.surgery import Operation
 
     quiet_loading()

@@ -16,8 +16,8 @@ from sae_moral.controls import NAMES
 from sae_moral.data.splits import group_split
 from sae_moral.sae import TrainSettings, find_moral_latents, latent_representations, load_sae, train_saes
 from sae_moral.steering import Steering, generate, random_direction
-from sae_moral.steering.measures import MeasureSettings
-from sae_moral.steering.sweep import sweep
+from sae_moral.steering.effects import MeasureSettings
+from sae_moral.studies import sweep
 from sae_moral.surgery import Operation, operate
 from tests.surgery.worlds import BY_DIMENSION
 from tests.surgery.worlds import data as planted_data

@@ -15,7 +15,6 @@ be run side by side. OUT/steering.md and its figure are of all models and layers
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,15 +29,14 @@ from sae_moral.data.splits import Split, group_split
 from sae_moral.io import write_text
 from sae_moral.protocol import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
-from sae_moral.steering import sweep
-from sae_moral.steering.page import COLOURS
+from sae_moral.studies import Sweep, SweepRow, sweep
+from sae_moral.studies.sweep_page import COLOURS, gain_error
 from sae_moral.surgery import Operation
 
 SHOWN = ("operated", "shuffled", "dense")
-Found = dict[tuple[str, int, str], dict[str, Any]]
+Found = dict[tuple[str, int, str], Sweep]
 """(model, layer, units) → a sweep."""
-Arms = dict[str, list[dict[str, Any]]]
-NOTHING: dict[str, Any] = {}
+Arms = dict[str, list[SweepRow]]
 
 
 def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, out: Path, given: argparse.Namespace) -> None:
@@ -67,16 +65,16 @@ def found_in(out: Path) -> Found:
     found = {}
     for file in out.glob("*/layer_*/*/sweep.json"):
         model, layer, units = file.parts[-4:-1]
-        found[model, int(layer.removeprefix("layer_")), units] = json.loads(file.read_text(encoding="utf8"))
+        found[model, int(layer.removeprefix("layer_")), units] = Sweep.load(file)
     return dict(sorted(found.items()))
 
 
 def figure(found: Found) -> Figure:
     """Gain by the share of the norm that is injected: a row per model, a panel per layer, every strength of both
     sweeps; grey: every random direction of the operated arm's norm."""
-    places: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    places: dict[str, dict[int, list[SweepRow]]] = {}
     for (model, layer, _), one in found.items():
-        places.setdefault(model, {}).setdefault(layer, []).extend(one["results"])
+        places.setdefault(model, {}).setdefault(layer, []).extend(one.rows)
     wide = max(map(len, places.values()))
     drawn = Figure(figsize=(3.3 * wide, 3.0 * len(places)), layout="constrained")
     grid = drawn.subplots(len(places), wide, squeeze=False)
@@ -84,7 +82,7 @@ def figure(found: Found) -> Figure:
         for panel in panels[len(layers) :]:
             panel.set_visible(False)
         for panel, (layer, rows) in zip(panels, layers.items(), strict=False):
-            _panel(panel, [row for row in rows if row["gain"] is not None])
+            _panel(panel, [row for row in rows if row.gain is not None])
             panel.set_title(f"{model}, layer {layer}", fontsize=9)
         panels[0].set_ylabel("gap, change (nats)")
     for panel in grid[-1]:
@@ -93,14 +91,13 @@ def figure(found: Found) -> Figure:
     return drawn
 
 
-def _panel(panel: Any, rows: list[dict[str, Any]]) -> None:
+def _panel(panel: Any, rows: list[SweepRow]) -> None:
     for arm, mark in {"random": "_", **dict.fromkeys(SHOWN, "o")}.items():
-        own = [row for row in rows if row["arm"] == arm]
-        x, y = [row["norm_share"] for row in own], [row["gain"] for row in own]
+        own = [row for row in rows if row.arm == arm]
+        x, y = [row.norm_share for row in own], [row.gain for row in own]
         panel.scatter(x, y, color=COLOURS[arm], marker=mark, s=14, linewidths=0.8, label=arm, zorder=2)
         if arm != "random":
-            error = [[row["gain"] - row["gain_low"] for row in own], [row["gain_high"] - row["gain"] for row in own]]
-            panel.errorbar(x, y, yerr=error, fmt="none", ecolor=COLOURS[arm], linewidth=1)
+            panel.errorbar(x, y, yerr=gain_error(own), fmt="none", ecolor=COLOURS[arm], linewidth=1)
     panel.axhline(0, color="#9aa1ab", linewidth=0.8, zorder=1)
     panel.set_xscale("log")
     panel.set_yscale("symlog", linthresh=0.1)
@@ -116,8 +113,8 @@ def page(found: Found) -> str:
     """How many arms are special among random directions, the figure, and every strength of every sweep."""
     lines = ["# Does the model behave otherwise?", ""]
     for arm, words in (("operated", "operated SAE"), ("dense", "difference in means")):
-        rows = [next((r for r in one["results"] if r["arm"] == arm), None) for one in found.values()]
-        p = [row["p_random"] for row in rows if row is not None and row["p_random"] is not None]
+        rows = [next((r for r in one.rows if r.arm == arm), None) for one in found.values()]
+        p = [row.p_random for row in rows if row is not None and row.p_random is not None]
         lines.append(
             f"- {words}: p ≤ 0.05 among random directions of the same norm in {sum(value <= 0.05 for value in p)} of "
             f"{len(p)} sweeps (in one of twenty if it were just another direction)."
@@ -133,38 +130,43 @@ def page(found: Found) -> str:
 def _places(found: Found) -> Iterator[tuple[str, Arms]]:
     """What begins a line, and the rows of its arms."""
     for (model, layer, units), one in found.items():
-        for strength in sorted({row["alpha"] for row in one["results"]}):
+        for strength in sorted({row.alpha for row in one.rows}):
             arms: Arms = {}
-            for row in one["results"]:
-                if row["alpha"] == strength and row["gain"] is not None:
-                    arms.setdefault(row["arm"], []).append(row)
+            for row in one.rows:
+                if row.alpha == strength and row.gain is not None:
+                    arms.setdefault(row.arm, []).append(row)
             shown = f"α = {strength:g}" if units == "alpha" else f"{strength:.0%} of the norm"
             yield f"| {model}, {layer} | {shown} |", arms
 
 
 def _gains(place: str, arms: Arms) -> str:
-    operated, dense = (arms.get(arm, [NOTHING])[0] for arm in ("operated", "dense"))
-    cells = [_interval(arms.get(arm, [NOTHING])[0], "gain") for arm in SHOWN]
+    operated, dense = (_first(arms, arm) for arm in ("operated", "dense"))
+    cells = [_interval(_first(arms, arm), "gain") for arm in SHOWN]
     cells += [_range(arms, "gain"), _interval(operated, "over_shuffled")]
-    cells += [_number(row.get("p_random"), ".2f") for row in (operated, dense)]
-    harm = [row["kl"] for row in arms.get("random", ())]
-    cells.append(f"{_number(operated.get('kl'), '.3g')} / {_number(statistics.median(harm) if harm else None, '.3g')}")
+    cells += [_number(None if row is None else row.p_random, ".2f") for row in (operated, dense)]
+    harm = [row.kl for row in arms.get("random", ()) if row.kl is not None]
+    of_random = _number(statistics.median(harm) if harm else None, ".3g")
+    cells.append(f"{_number(None if operated is None else operated.kl, '.3g')} / {of_random}")
     return f"{place} {' | '.join(cells)} |"
 
 
 def _headlines(name: str, place: str, arms: Arms) -> str:
-    cells = [_number(arms.get(arm, [NOTHING])[0].get(name), "+.3f") for arm in SHOWN]
+    rows = [_first(arms, arm) for arm in SHOWN]
+    cells = [_number(None if row is None else getattr(row, name), "+.3f") for row in rows]
     return f"{place} {' | '.join([*cells, _range(arms, name)])} |"
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    if row.get(name) is None:
-        return "–"
-    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+def _first(arms: Arms, arm: str) -> SweepRow | None:
+    return next(iter(arms.get(arm, ())), None)
+
+
+def _interval(row: SweepRow | None, name: str) -> str:
+    interval = None if row is None else row.interval(name)
+    return "–" if interval is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
 
 
 def _range(arms: Arms, name: str) -> str:
-    values = [row[name] for row in arms.get("random", ()) if row[name] is not None]
+    values = [value for row in arms.get("random", ()) if (value := getattr(row, name)) is not None]
     return f"{min(values):+.3f} … {max(values):+.3f} ({len(values)})" if values else "–"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_moral.steering.forward import last_logits
+from sae_moral.capture.prompts import BOS_MODES, sink_token, unaltered_tokenizer
+from sae_moral.errors import DataError, unknown
+from sae_moral.provenance import HookedModel
 from sae_moral.steering.hooks import steer
-from sae_moral.steering.prompts import Prompt, left_padded, prompt_ids
 from sae_moral.steering.steering import Steering
+
+Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+"""A text, a chat (messages with `role` and `content`), or token ids, which are used as they are."""
+Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch words"]]
+"""Token ids and the mask of all tokens so far → float32 logits after the last position. With a cache each call brings
+the new tokens only, without one all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Generation:
 
 
 def generate(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[Prompt],
     *,
     steerings: Steering | Sequence[Steering] = (),
@@ -71,15 +78,14 @@ def generate(
         ValueError: a setting outside its range, a bad steering, a chat for a model without a template.
         DataError: a prompt that is empty, or longer than the context with `max_new_tokens`.
     """
-    for name, value, good in (
-        ("temperature", temperature, temperature >= 0),
-        ("top_p", top_p, 0 < top_p <= 1),
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
-        ("batch_size", batch_size, batch_size >= 1),
+    for name, value, good, expected in (
+        ("temperature", temperature, temperature >= 0, "0 or more"),
+        ("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1"),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "1 or more"),
+        ("batch_size", batch_size, batch_size >= 1, "1 or more"),
     ):
         if not good:
-            raise ValueError(f"{name} is {value}; expected {'0 or more' if name == 'temperature' else 'more than 0'}"
-                             + (" and at most 1" if name == "top_p" else ""))  # fmt: skip
+            raise ValueError(f"{name} is {value}; expected {expected}")
     ids = prompt_ids(model, prompts, chat=chat, thinking=thinking, bos=bos, new_tokens=max_new_tokens)
     if not ids:
         return []
@@ -98,7 +104,7 @@ def generate(
     return [found[row] for row in range(len(ids))]
 
 
-def end_tokens(model: Any) -> list[int]:
+def end_tokens(model: HookedModel) -> list[int]:
     """The tokens that end a text: the tokenizer's, and those of the model's generation settings."""
     settings = getattr(getattr(model, "original_model", None), "generation_config", None)
     given = getattr(settings, "eos_token_id", None)
@@ -119,7 +125,7 @@ def _uniform(seed: int, ids: Sequence[int], n: int) -> Float[np.ndarray, "n"]:
 
 
 def _continue(
-    model: Any,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
     chance: Float[Tensor, "batch new"],
@@ -156,3 +162,135 @@ def choose(
     place = torch.searchsorted(summed, chance.double()[:, None] * summed[:, -1:], right=True)
     last = (kept > 0).sum(dim=-1, keepdim=True) - 1  # rounding must not pass the last token kept
     return ranked.indices.gather(-1, torch.minimum(place, last)).squeeze(-1)
+
+
+# Forward calls
+
+
+def last_logits(model: HookedModel, batch: int, *, use_cache: bool = False) -> Forward:
+    """A function for one batch of prompts, padded on the left."""
+    return _of_bridge(model, use_cache) if hasattr(model, "original_model") else _of_hooked(model, batch, use_cache)
+
+
+def _of_bridge(model: HookedModel, use_cache: bool) -> Forward:
+    cache: Any = None
+
+    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
+        nonlocal cache
+        # logits_to_keep: unembedding the whole prompt would be three quarters of a small Gemma's forward.
+        options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": 1}
+        if cache is not None:
+            options["past_key_values"] = cache
+        logits, found = model(tokens, return_type="logits_and_cache", **options)
+        cache = found if use_cache else None
+        return logits[:, -1].float()
+
+    return forward
+
+
+def _of_hooked(model: HookedModel, batch: int, use_cache: bool) -> Forward:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch) if use_cache else None
+
+    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
+        # The cache keeps the mask of what went before.
+        real = mask[:, -tokens.shape[1] :]
+        logits = model(tokens, attention_mask=real, past_kv_cache=cache, return_type="logits")
+        return logits[:, -1].float()
+
+    return forward
+
+
+# Prompts
+
+
+def prompt_ids(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    chat: bool | str = False,
+    thinking: bool = False,
+    bos: str = "prepend",
+    new_tokens: int = 0,
+) -> list[list[int]]:
+    """Token ids of every prompt.
+
+    Args:
+        chat: True: a text is a user's message, for the model's chat template. False: plain text. `auto`: the template
+            where the model has one; a chat on a model without one is then its contents, as plain text.
+        thinking: passed to the template as `enable_thinking`; most templates do not know it.
+        bos: of plain texts: `prepend` (exactly one BOS) or `tokenizer` (whatever that adds). Templates bring their own.
+        new_tokens: how many tokens must still fit after the prompt.
+
+    Raises:
+        ValueError: an unknown setting, or a chat for a model without a template.
+        DataError: a prompt that is empty, or longer than the context; `row` counts from 1.
+    """
+    if chat not in (True, False, "auto"):
+        raise ValueError(f"chat is {chat!r}; expected True, False or 'auto'")
+    if bos not in BOS_MODES:
+        raise unknown("bos", bos, BOS_MODES)
+    found = []
+    for row, prompt in enumerate(prompts, start=1):
+        ids = _ids(model.tokenizer, prompt, chat, thinking, bos)
+        _check(ids, row, new_tokens, model.cfg.n_ctx)
+        found.append(ids)
+    return found
+
+
+def _ids(tokenizer: Any, prompt: Prompt, chat: bool | str, thinking: bool, bos: str) -> list[int]:
+    if isinstance(prompt, str):
+        messages, as_chat = [{"role": "user", "content": prompt}], chat
+    else:
+        messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
+        if not messages:
+            return [int(token) for token in prompt if not isinstance(token, Mapping)]
+        as_chat = chat or True
+    if as_chat == "auto":
+        as_chat = getattr(tokenizer, "chat_template", None) is not None
+    if as_chat:
+        return _chat(tokenizer, messages, thinking)
+    return _plain(tokenizer, "\n\n".join(message["content"] for message in messages), bos)
+
+
+def _plain(tokenizer: Any, text: str, bos: str) -> list[int]:
+    if bos == "tokenizer":
+        return list(unaltered_tokenizer(tokenizer)(text, verbose=False).input_ids)
+    ids, first = list(tokenizer(text, verbose=False).input_ids), sink_token(tokenizer)
+    while ids[:1] == [first]:
+        ids = ids[1:]
+    return [first, *ids]
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            f"{tokenizer.name_or_path} has no chat template (a base model?); use chat=False with texts, or chat='auto'"
+        )
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, enable_thinking=thinking, tokenize=True, return_dict=False
+    )
+    return list(ids)
+
+
+def _check(ids: list[int], row: int, new_tokens: int, n_ctx: int) -> None:
+    if not ids:
+        raise DataError("a prompt without a token; expected at least one", row=row)
+    if len(ids) + new_tokens > n_ctx:
+        raise DataError(
+            f"a prompt of {len(ids)} tokens with {new_tokens} to come is longer than the model's context of {n_ctx}; "
+            "shorten it, or ask for fewer new tokens",
+            row=row,
+        )
+
+
+def left_padded(
+    ids: Sequence[Sequence[int]], tokenizer: Any, device: torch.device | str
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """One batch, padded on the left so that all prompts end together, and where it is not padding."""
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    width = max(map(len, ids))
+    tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids], device=device)
+    return tokens, mask

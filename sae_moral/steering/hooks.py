@@ -1,9 +1,14 @@
-"""The plain hook functions that carry out a `Steering`: for `model.hooks`, `run_with_hooks`, or `steer`."""
+"""The plain hook functions that carry out a `Steering`: for `model.hooks`, `run_with_hooks`, or `steer`.
+
+A hook sees only the positions of one forward call: with a KV cache one new token, without it the whole text again.
+`Place` counts what has passed, so that both are steered at the same tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +16,72 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
-from sae_moral.steering.directions import Direction, Matched
-from sae_moral.steering.positions import WITHOUT_MASK, Place
-from sae_moral.steering.steering import Steering
+from sae_moral.steering.steering import WITHOUT_MASK, Direction, Matched, Steering
+
+
+@dataclass
+class Place:
+    """Where one hook acts, for one generation or any number of forward calls over the same prompts.
+
+    Attributes:
+        positions: as of a `Steering`.
+        mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None (only for those of
+            `WITHOUT_MASK`): padding is steered, too, and the first position of a call of several is taken for the
+            first token.
+        seen: positions that have passed since the prompts' first.
+    """
+
+    positions: str
+    mask: Bool[Tensor, "batch prompt"] | None = None
+    seen: int = 0
+
+    def start(self, mask: Bool[Tensor, "batch prompt"]) -> None:
+        """Begin with new prompts."""
+        self.mask, self.seen = mask, 0
+
+    def select(self, batch: int, width: int) -> Bool[Tensor, "batch pos"] | bool:
+        """Which of the positions of this forward call are steered; True or False for all or none of them.
+
+        A call with as many positions as the prompt or more is one from the beginning, one with fewer goes on with a KV
+        cache. (Where the prompt is a single token, the first call is the prompt, and each further one of a single
+        position goes on.)
+
+        Raises:
+            ValueError: no mask where one is needed, or calls that do not fit it.
+        """
+        if self.mask is None:
+            if self.positions not in WITHOUT_MASK:
+                raise _needs_mask(self.positions)
+            if self.positions == "all" or width == 1:
+                return True
+            return (torch.arange(width) > 0).expand(batch, width)
+        rows, prompt = self.mask.shape
+        again = width >= prompt and (width > 1 or self.seen == 0)
+        if batch != rows or (self.seen == 0 and not again):
+            raise ValueError(
+                f"a forward call of {batch} × {width} positions for a mask of {rows} × {prompt}; expected the "
+                "whole prompts first, and hooks made anew for other prompts"
+            )
+        start = 0 if again else self.seen
+        self.seen = start + width
+        if start >= prompt:
+            return self.positions not in ("prompt", "last")
+        if self.positions == "generated" and self.seen <= prompt:
+            return False
+        return self._from_start(width)
+
+    def _from_start(self, width: int) -> Bool[Tensor, "batch pos"]:
+        assert self.mask is not None
+        inside = self.mask if self.positions != "generated" else torch.zeros_like(self.mask)
+        if self.positions == "last":
+            behind = self.mask.long().flip(1).cumsum(dim=1).flip(1)
+            inside = self.mask & (behind == 1)
+        if self.positions == "all-but-first":
+            inside = self.mask & (self.mask.long().cumsum(dim=1) > 1)
+        after = inside.new_full((len(inside), width - inside.shape[1]), self.positions not in ("prompt", "last"))
+        return torch.cat([inside, after], dim=1)
 
 
 class NotFiniteError(RuntimeError):
@@ -65,7 +132,7 @@ class SteeringHook:
 
 
 def steering_hooks(
-    model: Any,
+    model: HookedModel,
     steerings: Steering | Sequence[Steering],
     *,
     mask: Bool[Tensor, "batch prompt"] | None = None,
@@ -86,13 +153,14 @@ def steering_hooks(
             positions that need a mask.
     """
     chosen = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    if mask is None and (needing := [s.positions for s in chosen if s.positions not in WITHOUT_MASK and s.alpha]):
-        raise ValueError(f"positions={needing[0]!r} needs to know the prompts: pass mask=, True on their tokens")
+    for steering in chosen if mask is None else ():
+        if steering.alpha and steering.positions not in WITHOUT_MASK:
+            raise _needs_mask(steering.positions)
     return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, any_model)]
 
 
 def make_hooks(
-    model: Any, steerings: Sequence[Steering], mask: Bool[Tensor, "batch prompt"] | None, any_model: bool
+    model: HookedModel, steerings: Sequence[Steering], mask: Bool[Tensor, "batch prompt"] | None, any_model: bool
 ) -> list[SteeringHook]:
     """As `steering_hooks`; the mask may still come by `Place.start`."""
     device = torch.device(model.cfg.device or "cpu")
@@ -106,7 +174,7 @@ def make_hooks(
     return hooks
 
 
-def check_steering(steering: Steering, model: Any, any_model: bool) -> None:
+def check_steering(steering: Steering, model: HookedModel, any_model: bool) -> None:
     """Refuse what does not belong to this model, or lies on another device.
 
     Raises:
@@ -133,7 +201,7 @@ def check_steering(steering: Steering, model: Any, any_model: bool) -> None:
 
 @contextmanager
 def steer(
-    model: Any,
+    model: HookedModel,
     steerings: Steering | Sequence[Steering],
     *,
     mask: Bool[Tensor, "batch prompt"] | None = None,
@@ -164,3 +232,7 @@ def steer(
             f"the hooks at {', '.join(silent)} never fired: nothing was steered there; run the model inside the "
             "context, and at least as deep as those blocks"
         )
+
+
+def _needs_mask(positions: str) -> ValueError:
+    return ValueError(f"positions={positions!r} needs to know the prompts: pass mask=, True on their tokens")

@@ -1,20 +1,91 @@
-"""`Steering`: what is added to the residual stream, how strongly, and at which tokens."""
+"""`Steering`: what is added to the residual stream h after one block, how strongly, and at which tokens.
+
+    edit   Dec'(Enc'(h)) − Dec(Enc(h))   Enc, Dec before and Enc', Dec' after surgery: the reconstruction error cancels
+    paper  Dec'(Enc'(h)) − h             arXiv 2603.15615: the reconstruction error is injected, too
+
+Where a latent depends on its own encoder column only (`standard`, `jumprelu` and so every saved BatchTopK, `gated`),
+the edit is computed from the k operated latents alone: the others contribute the same before and after, and so does the
+decoder's bias. Encoding is SAELens' own (its cast, normalisation and bias), of one coder that holds the k latents
+twice, before and after. In the other architectures latents compete, and both SAEs are run in full.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from sae_moral.capture import Representations
+from sae_moral.data import MoralData
 from sae_moral.errors import unknown
-from sae_moral.sae import LoadedSae
-from sae_moral.steering.directions import Direction, Matched
-from sae_moral.steering.edit import Term, edit, reconstruction_error
-from sae_moral.steering.positions import POSITIONS
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
+from sae_moral.sae.load import ELEMENTWISE, LoadedSae, assembled
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
+POSITIONS = ("all-but-first", "all", "prompt", "last", "generated")
+WITHOUT_MASK = ("all-but-first", "all")
+"""Positions that are known without a mask of the prompts."""
+Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]
+"""From vectors of the residual stream to what is added to them at α = 1, in the SAE's dtype."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One vector added at every steered token.
+
+    Attributes:
+        layer: the block after which it is added.
+        vector: in the units of the residual stream.
+        name: what tables call it.
+
+    Raises:
+        ValueError: values that are not finite, or nothing but zeros.
+    """
+
+    layer: int
+    vector: Float[Tensor, "d"]
+    name: str
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.vector).all() or not self.vector.any():
+            raise ValueError(f"the direction {self.name} is zero or not finite; expected a vector with a length")
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """A direction with, at every token, the norm that an operation's own term has there: the control for its size.
+
+    Raises:
+        ValueError: a direction and an operation of different layers.
+    """
+
+    direction: Direction
+    operation: Operation
+
+    def __post_init__(self) -> None:
+        if self.direction.layer != self.operation.layer:
+            raise ValueError(
+                f"{self.direction.name} is of layer {self.direction.layer} and {self.operation.name} of layer "
+                f"{self.operation.layer}; expected the same layer"
+            )
+
+    @property
+    def layer(self) -> int:
+        """The block after which it is added."""
+        return self.direction.layer
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.direction.name} at the norm of {self.operation.name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +99,7 @@ class Steering:
         units: `alpha`: h + α·term, as in the paper. `relative`: h + α·‖h‖·term/‖term‖, so that |α| is the share of
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
         form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
-        positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where most edits are a
+        positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where an edit is a
             hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
 
     Raises:
@@ -73,8 +144,135 @@ class Steering:
             return lambda h: torch.linalg.vector_norm(like(h).float(), dim=-1, keepdim=True) * unit
         return _sae_term(what, self.form)
 
+    def describe(self) -> dict[str, Any]:
+        """Everything that shapes what is added, names left out; JSON values. SAEs by the hash of their weights."""
+        what, found = self.what, {"layer": self.what.layer, "alpha": float(self.alpha), "units": self.units}
+        found |= {"form": self.form, "positions": self.positions}
+        if isinstance(what, Direction | Matched):
+            direction = what if isinstance(what, Direction) else what.direction
+            vector = direction.vector.detach().cpu().float().contiguous()
+            found["vector"] = hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+        if isinstance(what, Operation | Matched):
+            operation = what if isinstance(what, Operation) else what.operation
+            found["sae"] = {"after": operation.sae.sha256, "before": _before(operation)}
+        if isinstance(what, LoadedSae):
+            found["sae"] = what.sha256
+        return found
+
+
+def _before(operation: Operation) -> str:
+    """Hash of what the operated latents were: with the operated SAE, all that the original is made of."""
+    digest = hashlib.sha256(repr(operation.latents.tolist()).encode())
+    for name, value in sorted(operation.before.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Terms
+
+
+def edit(operation: Operation) -> Term:
+    """Dec'(Enc'(h)) − Dec(Enc(h)), by the cheapest exact way."""
+    return low_rank_edit(operation) if operation.sae.architecture in ELEMENTWISE else full_edit(operation)
+
+
+def full_edit(operation: Operation) -> Term:
+    """The edit by running both SAEs in full: d·d_sae multiplications per token four times. Holds a copy of the SAE."""
+    after, before = operation.sae.sae, operation.original().sae
+    return lambda h: after.decode(after.encode(h)) - before.decode(before.encode(h))
+
+
+def reconstruction_error(sae: LoadedSae) -> Term:
+    """Dec(Enc(h)) − h: the paper's form, of an operated or of a pretrained SAE."""
+    return lambda h: sae.sae.decode(sae.sae.encode(h)) - h.to(sae.sae.dtype)
+
+
+def low_rank_edit(operation: Operation) -> Term:
+    """The edit from the k operated latents: k·d multiplications per token four times.
+
+    Raises:
+        ValueError: an architecture in which latents compete.
+    """
+    sae = operation.sae
+    if sae.architecture not in ELEMENTWISE:
+        raise ValueError(f"latents of a {sae.architecture} SAE compete; expected one of {', '.join(ELEMENTWISE)}")
+    index, state = operation.latents.to(sae.sae.device), sae.sae.state_dict()
+    own = {name: value.index_select(_axis(name), index) for name, value in state.items() if name != "b_dec"}
+    was = {**own, **operation.before}
+    both = {name: torch.cat([was[name], own[name]], dim=_axis(name)) for name in own}
+    config = {**sae.sae.cfg.to_dict(), "d_sae": 2 * len(index), "metadata": {"hook_name": sae.hook_name}}
+    coder = assembled(config, {**both, "b_dec": state["b_dec"]}, sae.sae.device).requires_grad_(False)
+    decoder = torch.cat([-was["W_dec"], own["W_dec"]])
+
+    def term(h: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        return _rescaled(coder, coder.encode(h) @ decoder)
+
+    return term
+
 
 def _sae_term(what: Operation | LoadedSae, form: str) -> Term:
     if isinstance(what, LoadedSae):
         return reconstruction_error(what)
     return edit(what) if form == "edit" else reconstruction_error(what.sae)
+
+
+def _rescaled(coder: Any, decoded: Tensor) -> Tensor:
+    """The linear part of SAELens' `run_time_activation_norm_fn_out`; the shift it adds cancels in the difference."""
+    how = coder.cfg.normalize_activations
+    if how == "layer_norm":
+        return decoded * coder.ln_std
+    return decoded / coder.x_norm_coeff if how == "constant_norm_rescale" else decoded
+
+
+def _axis(name: str) -> int:
+    return 1 if name == "W_enc" else 0
+
+
+# Dense baselines
+
+
+def difference_in_means(
+    representations: Representations, data: MoralData, layer: int, which: str | None = None
+) -> Direction:
+    """Mean vector of some items minus the mean of others (Marks & Tegmark 2023, arXiv 2310.06824).
+
+    Args:
+        which: a foundation (its virtue minus its vice items), a dimension (its items minus the foundation's others), or
+            None (all virtue minus all vice items).
+
+    Raises:
+        ValueError: an unknown name, no items on one side, or representations of other scenarios.
+    """
+    if len(representations) != len(data):
+        raise ValueError(f"{len(representations)} vectors for {len(data)} scenarios; expected one each")
+    items, others = _sides(data, which)
+    if not items.any() or not others.any():
+        raise ValueError(
+            f"{which or 'all foundations'}: {items.sum()} items against {others.sum()}; expected some on both sides"
+        )
+    vectors = representations[layer]
+    vector = vectors[torch.from_numpy(items)].mean(dim=0) - vectors[torch.from_numpy(others)].mean(dim=0)
+    return Direction(layer, vector, f"difference in means ({which or 'virtue − vice'})")
+
+
+def _sides(data: MoralData, which: str | None) -> tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    virtue, vice = data.pole == VIRTUE, data.pole == VICE
+    if which is None:
+        return virtue, vice
+    if which in FOUNDATIONS:
+        own = data.foundation == FOUNDATIONS.index(which)
+        return own & virtue, own & vice
+    if which in DIMENSIONS:
+        slot = DIMENSIONS.index(which)
+        own = data.foundation == slot // 2
+        return own & (data.pole == slot % 2), own & (data.pole != slot % 2)
+    raise unknown("foundation or dimension", which, [*FOUNDATIONS, *DIMENSIONS])
+
+
+def random_direction(d: int, layer: int, seed: int, norm: float = 1.0) -> Direction:
+    """A direction uniform on the sphere of that norm; layers have different ones from the same seed (0 or more)."""
+    if not math.isfinite(norm) or norm <= 0:
+        raise ValueError(f"norm {norm}; expected a number above 0")
+    vector = torch.from_numpy(np.random.default_rng((layer, seed)).standard_normal(d, dtype=np.float32))
+    return Direction(layer, norm * vector / vector.norm(), f"random direction {seed}")

@@ -13,10 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sae_moral.errors import DataError
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.forward import last_logits
-from sae_moral.steering.generate import choose
-from sae_moral.steering.positions import POSITIONS
-from sae_moral.steering.prompts import left_padded
+from sae_moral.steering.generate import choose, last_logits, left_padded
+from sae_moral.steering.steering import POSITIONS
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
 
@@ -201,7 +199,7 @@ def test_chats_go_through_the_template_once(tiny: Any) -> None:
     [
         ({"temperature": -1.0}, "temperature is -1.0; expected 0 or more"),
         ({"top_p": 0.0}, "top_p is 0.0; expected more than 0 and at most 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected more than 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected 1 or more"),
         ({"chat": "always"}, "chat is 'always'; expected True, False or 'auto'"),
         ({"bos": "prepnd"}, "unknown bos 'prepnd'; did you mean 'prepend'"),
     ],

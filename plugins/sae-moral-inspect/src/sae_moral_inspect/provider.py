@@ -20,7 +20,7 @@ from sae_moral.capture import load_model
 from sae_moral.errors import DataError
 from sae_moral.provenance import describe_model
 from sae_moral.steering import Generation, generate, prompt_ids
-from sae_moral.steering.side_effects import side_effects
+from sae_moral.steering.effects import side_effects
 from sae_moral_inspect.batching import Batcher
 from sae_moral_inspect.configuration import configuration_of, load_operation, steerings_of
 from sae_moral_inspect.ledger import key_of, open_ledger

@@ -66,7 +66,7 @@ def side_effects(answers: Answers, arm: str) -> dict[str, Any]:
 
     `repetition` is the share of four-letter sequences that occurred before in the same answer.
     """
-    from sae_moral.steering.side_effects import distinct_n
+    from sae_moral.steering.effects import distinct_n
 
     given = [answer for answer in answers[arm].values() if not answer.missing]
     baseline = answers.get(BASELINE, {})

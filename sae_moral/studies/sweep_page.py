@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from sae_moral.report.palette import FAINT, INK
+from sae_moral.studies.sweep_results import Sweep, SweepRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from sae_moral.steering.summary import Sweep
 
 COLOURS = {
     "operated": "#D55E00",
@@ -26,19 +26,10 @@ PANELS = (
     ("gradient_change", "gradient (audited, downstream), change"),
 )
 COLUMNS = (
-    "layer",
-    "form",
-    "alpha",
-    "arm",
-    "gain",
-    "over_random",
-    "p_random",
-    "over_shuffled",
-    "categorical_change",
-    "gradient_change",
-    "kl",
+    *("layer", "form", "alpha", "arm", "gain", "over_random", "p_random", "over_shuffled"),
+    *("categorical_change", "gradient_change", "kl", "perplexity_ratio", "top_agreement", "norm_share"),
+    *("distinct_2", "repetition", "front"),
 )
-COLUMNS += ("perplexity_ratio", "top_agreement", "norm_share", "distinct_2", "repetition", "front")
 
 
 def pareto_figure(sweep: Sweep) -> Figure:
@@ -48,16 +39,15 @@ def pareto_figure(sweep: Sweep) -> Figure:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     for axes, (effect, label) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for arm, colour in COLOURS.items():
-            rows = [r for r in sweep.rows if r["arm"] == arm and r[effect] is not None and r["kl"] is not None]
-            x, y = [row["kl"] for row in rows], [row[effect] for row in rows]
+            rows = [row for row in sweep.rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
+            x, y = [row.kl for row in rows], [getattr(row, effect) for row in rows]
             axes.scatter(x, y, s=22, color=colour, marker=MARKS[arm], label=f"{arm} ({len(rows)})")
             if effect == "gain" and arm == "operated":
-                error = [[r["gain"] - r["gain_low"] for r in rows], [r["gain_high"] - r["gain"] for r in rows]]
-                axes.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, linewidth=0.8)
-            for row in rows if arm == "operated" else ():
-                axes.annotate(f"L{row['layer']} α {row['alpha']:g}", (row["kl"], row[effect]), fontsize=6, color=INK)
+                axes.errorbar(x, y, yerr=gain_error(rows), fmt="none", ecolor=colour, linewidth=0.8)
+            for row, *place in zip(rows, x, y, strict=True) if arm == "operated" else ():
+                axes.annotate(f"L{row.layer} α {row.alpha:g}", place, fontsize=6, color=INK)
         if effect == "gain":
-            front = sorted((row["kl"], row["gain"]) for row in sweep.rows if row["front"])
+            front = sorted((row.kl, row.gain) for row in sweep.rows if row.front)
             axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_xscale("symlog", linthresh=1e-4)
@@ -68,6 +58,19 @@ def pareto_figure(sweep: Sweep) -> Figure:
     return figure
 
 
+def png(sweep: Sweep) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    pareto_figure(sweep).savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def gain_error(rows: Sequence[SweepRow]) -> list[list[float]]:
+    """How far the intervals of the gains reach below and above, of rows that have one."""
+    known = [interval for row in rows if (interval := row.interval("gain")) is not None]
+    return [[value - low for value, low, _ in known], [high - value for value, _, high in known]]
+
+
 def page(sweep: Sweep) -> str:
     """Verdicts first, then the figure, the table, and what shaped it."""
     about, base = sweep.provenance, sweep.unsteered
@@ -75,7 +78,7 @@ def page(sweep: Sweep) -> str:
         f"# Steering sweep: {about['model']['name']}",
         "",
         f"{about['n']} held-out scenarios of {about['source']}. Unsteered: gap of the acceptability margin "
-        f"{base['gap']:.3f} [{base['gap_low']:.3f}, {base['gap_high']:.3f}] nats.",
+        f"{base.gap:.3f} [{base.gap_low:.3f}, {base.gap_high:.3f}] nats.",
         "",
         *verdicts(sweep.rows),
         "",
@@ -101,23 +104,23 @@ def page(sweep: Sweep) -> str:
     return "\n".join(lines)
 
 
-def verdicts(rows: Iterable[dict[str, Any]], alpha: float = 0.05) -> list[str]:
+def verdicts(rows: Iterable[SweepRow], alpha: float = 0.05) -> list[str]:
     """One sentence per operation and form: where the operated arm beats random directions of its norm, or that it does
     not. It does where the difference from their mean holds for other texts (`over_random`), and hardly any of them
     gains as much at its best strength (`p_random`)."""
-    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, int, str], list[SweepRow]] = {}
     for row in rows:
-        if row["arm"] == "operated":
-            found.setdefault((row["operation"], row["layer"], row["form"]), []).append(row)
+        if row.arm == "operated":
+            found.setdefault((row.operation, row.layer, row.form), []).append(row)
     return [_verdict(f"- {op}, layer {layer}, form {form}: ", own, alpha) for (op, layer, form), own in found.items()]
 
 
-def _verdict(what: str, own: list[dict[str, Any]], alpha: float) -> str:
-    compared = [row for row in own if row["over_random"] is not None]
-    beats = [row for row in compared if row["over_random_low"] > 0]
-    below = [row for row in compared if row["over_random_high"] < 0]
-    where = ", ".join(f"{row['alpha']:g} (+{row['over_random']:.3f} nats, KL {_number(row['kl'])})" for row in beats)
-    p = next((row["p_random"] for row in compared if row["p_random"] is not None), None)
+def _verdict(what: str, own: list[SweepRow], alpha: float) -> str:
+    compared = [(row, over) for row in own if (over := row.interval("over_random")) is not None]
+    below = sum(high < 0 for _, (_, _, high) in compared)
+    beats = [(row, value) for row, (value, low, _) in compared if low > 0]
+    where = ", ".join(f"{row.alpha:g} (+{value:.3f} nats, KL {_number(row.kl)})" for row, value in beats)
+    p = next((row.p_random for row, _ in compared if row.p_random is not None), None)
     if not compared:
         what += "not comparable with random directions (none was measured)"
     elif not beats:
@@ -127,32 +130,32 @@ def _verdict(what: str, own: list[dict[str, Any]], alpha: float) -> str:
         what += "their spread is not known" if p is None else f"as many of them gain as much that p = {_number(p)}"
     else:
         what += f"beats random directions of its norm (p = {_number(p)}) at α = {where}"
-    what += f"; is below their mean at {len(below)}" if below else ""
-    failed = sum(row["error"] is not None for row in own)
+    what += f"; is below their mean at {below}" if below else ""
+    failed = sum(row.error is not None for row in own)
     return what + (f"; {failed} strengths gave values that are not finite" if failed else "") + "."
 
 
-def _tabled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _tabled(rows: list[SweepRow]) -> list[SweepRow]:
     """All but the random directions in the middle of their place."""
-    gains: dict[tuple[Any, ...], list[float]] = {}
+    gains: dict[tuple[str, str, float], list[float]] = {}
     for row in rows:
-        if row["arm"] == "random" and row["gain"] is not None:
-            gains.setdefault((row["operation"], row["form"], row["alpha"]), []).append(row["gain"])
+        if row.arm == "random" and row.gain is not None:
+            gains.setdefault((row.operation, row.form, row.alpha), []).append(row.gain)
     ends = {place: (min(own), max(own)) for place, own in gains.items()}
 
-    def shown(row: dict[str, Any]) -> bool:
-        at = ends.get((row["operation"], row["form"], row["alpha"]), ())
-        return row["arm"] != "random" or row["gain"] is None or row["gain"] in at
+    def shown(row: SweepRow) -> bool:
+        at = ends.get((row.operation, row.form, row.alpha), ())
+        return row.arm != "random" or row.gain is None or row.gain in at
 
     return [row for row in rows if shown(row)]
 
 
-def _shown(row: dict[str, Any], name: str) -> str:
-    value = row[name]
-    if name in ("gain", "over_random", "over_shuffled") and value is not None:
-        return f"{value:+.3f} [{row[name + '_low']:+.3f}, {row[name + '_high']:+.3f}]"
-    if name == "arm" and row["seed"] is not None:
-        return f"{value} {row['seed']}"
+def _shown(row: SweepRow, name: str) -> str:
+    value = getattr(row, name)
+    if name in ("gain", "over_random", "over_shuffled") and (interval := row.interval(name)) is not None:
+        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
+    if name == "arm" and row.seed is not None:
+        return f"{value} {row.seed}"
     if name == "alpha":
         return f"{value:g}"
     return ("yes" if value else "") if isinstance(value, bool) else value if isinstance(value, str) else _number(value)

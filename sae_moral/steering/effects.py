@@ -1,0 +1,413 @@
+"""What a steering does: to the model's moral judgements (acceptability), and what it breaks elsewhere.
+
+Acceptability, over scenarios, from the next-token logits after "{text} is morally":
+
+    margin(scenario) = mean over pairs of  logit(approving) − logit(disapproving)
+    gap              = mean margin of virtuous − mean margin of vicious scenarios
+
+A higher gap separates the poles better; a margin that moves for both poles alike is a change of tone. Intervals are
+percentile bootstraps over texts.
+
+Side effects, over all next-token predictions of neutral texts, the first one after BOS included. Every text is run
+twice in one batch, once as it is and once with every token steered (the first left out by steerings whose positions are
+`all-but-first`; `prompt`, `last` and `generated` positions count as `all`):
+
+    kl                 KL(unsteered ‖ steered) in nats, mean per prediction
+    perplexity_ratio   exp of the mean difference of −log p(next token), steered minus unsteered; 1: none
+    top_agreement      share of predictions whose likeliest token stays
+    norm_share         ‖steered − unsteered residual‖ / ‖unsteered residual‖ at the last steered block, mean per token
+
+Small values prove that neutral prediction is intact, not that what is said on moral matters is sound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_moral.capture import capture
+from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.capture.prompts import build_prompts
+from sae_moral.data import MoralData
+from sae_moral.foundations import VICE, VIRTUE
+from sae_moral.metrics import evaluate, resolve_metrics
+from sae_moral.metrics.preprocess import preprocess
+from sae_moral.protocol import AUDITED
+from sae_moral.provenance import HookedModel
+from sae_moral.steering.generate import Prompt, generate, last_logits, left_padded, prompt_ids
+from sae_moral.steering.hooks import NotFiniteError, steer
+from sae_moral.steering.steering import WITHOUT_MASK, Steering
+
+PAIRS = ((" right", " wrong"), (" good", " bad"), (" acceptable", " unacceptable"))
+TEMPLATE = "{text} is morally"
+OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "The history of", "今天", "我认为")
+"""Beginnings that a text can go on from in many ways."""
+METRICS = ("categorical", "gradient")
+"""Whose headlines are measured behind the edit."""
+
+
+# Acceptability
+
+
+@dataclass(frozen=True, eq=False)
+class Acceptability:
+    """Attributes:
+    margin: per scenario, in nats (differences of logits are log-odds).
+    gap, low, high: mean of the virtuous minus mean of the vicious, and its 95 % interval.
+    tokens: the token ids of each pair, approving first.
+    """
+
+    margin: Float[np.ndarray, "n"]
+    gap: float
+    low: float
+    high: float
+    tokens: tuple[tuple[int, int], ...]
+
+
+def acceptability(
+    model: HookedModel,
+    data: MoralData,
+    steerings: Steering | Sequence[Steering] = (),
+    *,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    template: str = TEMPLATE,
+    bos: str = "prepend",
+    batch_size: int = 32,
+    draws: int = 1000,
+    seed: int = 0,
+    any_model: bool = False,
+) -> Acceptability:
+    """Margins of the scenarios, and the gap between the poles.
+
+    Args:
+        data: held-out scenarios, of both poles.
+        pairs: approving and disapproving continuations, each a single token.
+
+    Raises:
+        ValueError: a word of several tokens, a pole without scenarios, or a bad steering.
+        DataError: a scenario longer than the context.
+    """
+    tokens = pair_tokens(model, pairs)
+    prompts = build_prompts(data.text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
+    good, bad = (list(side) for side in zip(*tokens, strict=True))
+    margins = []
+    with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
+        for first in range(0, len(prompts.ids), batch_size):
+            rows = prompts.ids[first : first + batch_size]
+            ids, mask = left_padded(rows, model.tokenizer, model.cfg.device or "cpu")
+            start(mask)
+            logits = last_logits(model, len(rows))(ids, mask.long())
+            margins.append((logits[:, good] - logits[:, bad]).mean(dim=1).cpu())
+    margin = torch.cat(margins).double().numpy()[prompts.row]
+    value, low, high = gap(margin, data, text_weights(data, draws, seed))
+    return Acceptability(margin, value, low, high, tokens)
+
+
+def pair_tokens(model: HookedModel, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[int, int], ...]:
+    """The token ids of each pair.
+
+    Raises:
+        ValueError: no pair, or a word that is not one known token.
+    """
+    if not pairs:
+        raise ValueError("no pair of words given; expected at least one, e.g. (' right', ' wrong')")
+    return tuple((_token(model.tokenizer, good), _token(model.tokenizer, bad)) for good, bad in pairs)
+
+
+def gap(
+    margin: Float[np.ndarray, "n"], data: MoralData, weights: Float[np.ndarray, "draws n"]
+) -> tuple[float, float, float]:
+    """Mean of the virtuous minus mean of the vicious scenarios, and its 95 % interval over the draws. Of a difference
+    of two margins it is how much one steering's gap is above the other's, text by text.
+
+    Raises:
+        ValueError: a pole without scenarios.
+    """
+    virtue, vice = data.pole == VIRTUE, data.pole == VICE
+    if not virtue.any() or not vice.any():
+        raise ValueError(f"{virtue.sum()} virtuous and {vice.sum()} vicious scenarios; expected some of both")
+    with np.errstate(invalid="ignore"):  # a draw without one of the poles says nothing
+        good, bad = (weights[:, own] @ margin[own] / weights[:, own].sum(axis=1) for own in (virtue, vice))
+    low, high = np.nanpercentile(good - bad, [2.5, 97.5])
+    return float(margin[virtue].mean() - margin[vice].mean()), float(low), float(high)
+
+
+def text_weights(data: MoralData, draws: int, seed: int = 0) -> Float[np.ndarray, "draws n"]:
+    """How often each scenario counts in each draw: texts are drawn with replacement, with all their records."""
+    present, index = np.unique(data.group, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=draws)
+    return counts[:, index].astype(np.float64)
+
+
+def _token(tokenizer: Any, word: str) -> int:
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ValueError(
+            f"{word!r} is {len(ids)} tokens here ({tokenizer.convert_ids_to_tokens(ids)}); expected a word that is "
+            "one, and known"
+        )
+    return int(ids[0])
+
+
+# Side effects
+
+
+@dataclass(frozen=True)
+class SideEffects:
+    """See the module for the formulas.
+
+    Attributes:
+        kl, perplexity_ratio, top_agreement, norm_share: means; not finite where the model's outputs are not.
+        n: predictions compared.
+    """
+
+    kl: float
+    perplexity_ratio: float
+    top_agreement: float
+    norm_share: float
+    n: int
+
+
+def neutral_texts() -> list[str]:
+    """Two dozen plain factual sentences, English and Chinese."""
+    return (files("sae_moral.steering") / "neutral.txt").read_text(encoding="utf8").splitlines()
+
+
+def side_effects(
+    model: HookedModel,
+    steerings: Steering | Sequence[Steering],
+    texts: Sequence[str] | None = None,
+    *,
+    batch_size: int = 4,
+    any_model: bool = False,
+) -> SideEffects:
+    """Compare the steered with the unsteered model on neutral text (see the module for the formulas).
+
+    Args:
+        texts: `neutral_texts()` by default.
+        batch_size: texts per batch; each is in it twice.
+
+    Raises:
+        ValueError: a bad steering, or no text.
+        DataError: a text longer than the context.
+    """
+    ids = sorted(prompt_ids(model, neutral_texts() if texts is None else texts), key=len)
+    if not ids:
+        raise ValueError("no neutral text given; expected at least one")
+    given = [steerings] if isinstance(steerings, Steering) else list(steerings)
+    chosen = [
+        one if one.positions in WITHOUT_MASK else dataclasses.replace(one, positions="all")
+        for one in given
+        if one.alpha
+    ]
+    found: list[Float[Tensor, "tokens 3"]] = []
+    shares: list[Tensor] = []
+    device = model.cfg.device or "cpu"
+
+    def compare_halves(hidden: Tensor, hook: Any = None) -> None:
+        plain, steered = hidden.float().chunk(2)
+        norm = torch.linalg.vector_norm
+        shares.append(norm(steered - plain, dim=-1) / norm(plain, dim=-1))
+
+    last = max((one.what.layer for one in chosen), default=0)
+    watch = [(resolve_hooks(model, [last])[last], compare_halves)]
+    with torch.inference_mode(), steer(model, chosen, any_model=any_model) as start, model.hooks(fwd_hooks=watch):
+        for first in range(0, len(ids), batch_size):
+            rows = ids[first : first + batch_size]
+            # Padded on the right: what follows a token cannot change it, and BOS stays at position 0.
+            tokens, real = _right_padded(rows, device)
+            nowhere = torch.zeros_like(real)
+            start(torch.cat([nowhere, real]))
+            logits = model(tokens.repeat(2, 1), attention_mask=real.long().repeat(2, 1), return_type="logits")
+            plain, steered = logits.chunk(2)
+            found.append(_predictions(plain, steered, tokens)[real[:, 1:]])
+            shares[-1] = shares[-1][real]
+    kl, worse, same = torch.cat(found).double().mean(dim=0).tolist()
+    n = sum(map(len, found))
+    return SideEffects(kl, float(torch.tensor(worse).exp()), same, float(torch.cat(shares).mean()), n)
+
+
+def _right_padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    return tokens, torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)
+
+
+def _predictions(
+    plain: Float[Tensor, "batch pos words"], steered: Float[Tensor, "batch pos words"], tokens: Tensor
+) -> Float[Tensor, "batch pos-1 3"]:
+    """Per prediction: KL, how much worse the next token is predicted, whether the likeliest token stays."""
+    p, q = (logits[:, :-1].float().log_softmax(dim=-1) for logits in (plain, steered))
+    kl = (p.exp() * (p - q)).sum(dim=-1)
+    following = tokens[:, 1:, None]
+    worse = (p.gather(-1, following) - q.gather(-1, following)).squeeze(-1)
+    return torch.stack([kl, worse, (p.argmax(dim=-1) == q.argmax(dim=-1)).float()], dim=-1)
+
+
+# Diversity of generations
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Means over generated texts; None where no text is long enough.
+
+    Attributes:
+        distinct_1, distinct_2: see `distinct_n`.
+        repetition: 1 − distinct 4-grams.
+    """
+
+    distinct_1: float | None
+    distinct_2: float | None
+    repetition: float | None
+
+
+def diversity(
+    model: HookedModel,
+    steerings: Steering | Sequence[Steering],
+    prompts: Sequence[Prompt] = OPENINGS,
+    **options: Any,
+) -> Diversity:
+    """Diversity of what is generated (greedily, unless the options say otherwise).
+
+    Args:
+        options: as for `generate`.
+    """
+    found = [one.ids for one in generate(model, prompts, steerings=steerings, **options)]
+    repeated = distinct_n(found, 4)
+    return Diversity(distinct_n(found, 1), distinct_n(found, 2), None if repeated is None else 1 - repeated)
+
+
+def distinct_n(texts: Sequence[Sequence[int]], n: int) -> float | None:
+    """Distinct n-grams of a text as a share of its n-grams, mean over the texts that have any; None if none has.
+
+    Li et al. 2016 (arXiv 1510.03055) count over all texts together; per text it does not depend on their number. One
+    minus the share for n = 4 is our `repetition`.
+    """
+    shares = []
+    for ids in texts:
+        grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+        if grams:
+            shares.append(len(set(grams)) / len(grams))
+    return sum(shares) / len(shares) if shares else None
+
+
+# All measures of one steering
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What a steering is measured with.
+
+    Attributes:
+        neutral: texts for the side effects.
+        openings: what is continued, for the diversity of generations.
+        new_tokens: how far.
+        pairs, template: of the acceptability margin.
+    """
+
+    neutral: tuple[str, ...] = field(default_factory=lambda: tuple(neutral_texts()))
+    openings: tuple[str, ...] = OPENINGS
+    new_tokens: int = 32
+    pairs: tuple[tuple[str, str], ...] = PAIRS
+    template: str = TEMPLATE
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What was measured of one steering. None: not measured, or not finite.
+
+    Attributes:
+        margin: of each scenario, to 10⁻⁶ nats.
+        headlines: {layer: {metric: overall headline}} of the audited protocol, behind the edit.
+        kl, perplexity_ratio, top_agreement, norm_share: as in `SideEffects`.
+        distinct_1, distinct_2, repetition: as in `Diversity`.
+    """
+
+    margin: list[float]
+    headlines: dict[str, dict[str, float | None]]
+    kl: float | None
+    perplexity_ratio: float | None
+    top_agreement: float | None
+    norm_share: float | None
+    distinct_1: float | None = None
+    distinct_2: float | None = None
+    repetition: float | None = None
+
+
+def measure_steering(
+    model: HookedModel,
+    steerings: Sequence[Steering],
+    data: MoralData,
+    layers: Sequence[int],
+    settings: MeasureSettings,
+    *,
+    full: bool = True,
+    any_model: bool = False,
+) -> Effects:
+    """Margins of the scenarios and side effects; with `full`, also headlines of the audited protocol at the given
+    layers and the diversity of generations.
+
+    Raises:
+        NotFiniteError: the steering, or the margins under it, are not finite.
+        ValueError, DataError: as `acceptability` and `side_effects`.
+    """
+    words: dict[str, Any] = {"pairs": settings.pairs, "template": settings.template}
+    margin = acceptability(model, data, steerings, **words, draws=1, any_model=any_model).margin
+    if not np.isfinite(margin).all():
+        raise NotFiniteError(
+            f"the logits of {int((~np.isfinite(margin)).sum())} of {len(margin)} scenarios are not finite; use a "
+            "smaller |alpha|, and check the model's own logits"
+        )
+    broken = side_effects(model, steerings, settings.neutral, any_model=any_model)
+    found = Effects(
+        margin=[round(float(value), 6) for value in margin],
+        headlines={},
+        kl=_finite(broken.kl),
+        perplexity_ratio=_finite(broken.perplexity_ratio),
+        top_agreement=_finite(broken.top_agreement),
+        norm_share=_finite(broken.norm_share),
+    )
+    if not full:
+        return found
+    generated = diversity(model, steerings, settings.openings, max_new_tokens=settings.new_tokens, any_model=any_model)
+    headlines = downstream(model, steerings, data, layers, any_model=any_model)
+    return dataclasses.replace(found, headlines=headlines, **dataclasses.asdict(generated))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def downstream(
+    model: HookedModel,
+    steerings: Sequence[Steering],
+    data: MoralData,
+    layers: Sequence[int],
+    *,
+    any_model: bool = False,
+) -> dict[str, dict[str, float | None]]:
+    """{layer: {metric: overall headline}} of the audited protocol, at layers behind the edit."""
+    if not layers:
+        return {}
+    how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
+    with steer(model, steerings, any_model=any_model):
+        representations = capture(model, data.text, layers=layers, progress=False, **how)
+    measured = dataclasses.replace(data, length=representations.length)
+    found: dict[str, dict[str, float | None]] = {}
+    for layer in representations.layers:
+        vectors, _ = preprocess(representations[layer], representations.length, AUDITED.preprocessing)
+        found[str(layer)] = {}
+        for metric in resolve_metrics(METRICS, AUDITED):
+            results = {(one.name, one.group): one.value for one in evaluate(metric, vectors, measured)}
+            found[str(layer)][metric.name] = results[metric.headline, "overall"]
+    return found
