@@ -186,6 +186,39 @@ def reserve(file: IO[bytes], size: int) -> None:
         ) from error
 
 
+def open_in_place(path: str | Path, size: int, *, fresh: bool) -> IO[bytes]:
+    """A file of a fixed size, unbuffered, for writing parts of it in place (with `write_all`).
+
+    A half-written one looks like any other: keep checksums of what was written in a record.
+
+    Args:
+        path: the file.
+        size: in bytes; reserved when the file is made.
+        fresh: make it, in the place of one that is there; else open the one that is there.
+
+    Raises:
+        OSError: the disk has too little space (no file is left then), or no such file.
+    """
+    path = Path(path)
+    if not fresh:
+        return path.open("r+b", buffering=0)
+    path.unlink(missing_ok=True)  # never through a link that somebody put there
+    file = path.open("x+b", buffering=0)
+    try:
+        reserve(file, size)
+    except OSError:
+        file.close()
+        path.unlink()
+        raise
+    return file
+
+
+def append(path: str | Path, content: bytes | memoryview) -> None:
+    """Append to a file that nobody needs after this process; what must last is a record or a journal."""
+    with Path(path).open("ab", buffering=0) as file:
+        write_all(file, content)
+
+
 # Records
 
 

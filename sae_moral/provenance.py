@@ -111,6 +111,11 @@ def model_configuration(model: HookedModel) -> dict[str, Any]:
     if (config := _hf_config(model)) is not None:
         # to_dict leaves the choice of the attention kernel out, which is visible in the last digits.
         found |= {"transformers": _json(config.to_dict()), "attention": str(config._attn_implementation)}
+    for hook, sae in getattr(model, "acts_to_saes", {}).items():
+        found[f"sae at {hook}"] = _json(vars(sae.cfg))
+    # Whether the wrapper of an attached SAE adds the SAE's error back.
+    terms = {name: getattr(module, "use_error_term", None) for name, module in model.named_modules()}
+    found["error_terms"] = {name: term for name, term in terms.items() if isinstance(term, bool)}
     return found
 
 
@@ -145,20 +150,31 @@ def _json(value: Any) -> Any:
 
 def _tensors(model: HookedModel) -> Iterator[tuple[str, Tensor]]:
     """All that a forward run computes with, by unique names."""
-    for name, parameter in model.named_parameters():
-        yield from _inner(f"parameter {name}", parameter.detach())
-        # bitsandbytes keeps the scales of quantised weights beside them.
-        for part, tensor in _scales(getattr(parameter, "quant_state", None)):
-            yield f"parameter {name} {part}", tensor
-        if isinstance(scale := getattr(parameter, "SCB", None), Tensor):
-            yield f"scale {name}", scale
-    for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                yield from _inner(f"buffer {prefix}.{name}", buffer.detach())
-        # After the first forward run, 8-bit layers hold their scales in their own state.
-        if isinstance(scale := getattr(getattr(module, "state", None), "SCB", None), Tensor):
-            yield f"scale {prefix}.weight", scale
+    seen: set[int] = set()
+    # A TransformerBridge is no parent of the model it wraps, and wraps a part of it only; nor is one of attached SAEs.
+    roots = {"": model, "original.": getattr(model, "original_model", None)}
+    roots |= {f"sae at {hook}.": sae for hook, sae in getattr(model, "acts_to_saes", {}).items()}
+    for root, parent in roots.items():
+        for prefix, module in parent.named_modules() if isinstance(parent, nn.Module) else ():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield from _inner(f"{root}{prefix}.{name}", tensor.detach())
+                    # bitsandbytes keeps the scales of quantised weights beside them, 8-bit ones from the first run on
+                    # in the layer's state.
+                    yield from _attached(f"{root}{prefix}.{name}", getattr(tensor, "quant_state", None))
+                    yield from _attached(f"{root}{prefix}.{name}", tensor, ("SCB",))
+            yield from _attached(f"{root}{prefix}.weight", getattr(module, "state", None), ("SCB",))
+
+
+def _attached(name: str, holder: Any, names: Sequence[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Tensors among an object's attributes: those of the names, or all, those of a nested quantisation too."""
+    for attribute in names or sorted(getattr(holder, "__dict__", ())):
+        value = getattr(holder, attribute, None)
+        if isinstance(value, Tensor):
+            yield f"{name}.{attribute}", value.detach()
+        elif attribute == "state2":
+            yield from _attached(f"{name}.{attribute}", value)
 
 
 def _inner(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -168,16 +184,6 @@ def _inner(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         return
     for part in flatten()[0]:
         yield from _inner(f"{name}.{part}", getattr(tensor, part))
-
-
-def _scales(state: Any) -> Iterator[tuple[str, Tensor]]:
-    if state is None:
-        return
-    for name, value in vars(state).items():
-        if isinstance(value, Tensor):
-            yield name, value
-        elif name == "state2":
-            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _scales(value))
 
 
 def _bytes(tensor: Tensor) -> UInt8[Tensor, "_"]:

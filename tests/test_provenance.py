@@ -37,7 +37,8 @@ def model(request: pytest.FixtureRequest) -> HookedModel:
 def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer, found in another way than the identity finds them."""
     seen: set[int] = set()
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    parts = [model, *filter(None, [getattr(model, "original_model", None)])]
+    for prefix, module in (pair for part in parts for pair in part.named_modules(remove_duplicate=False)):
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
@@ -140,6 +141,25 @@ def test_where_a_model_comes_from_does_not_count(tiny: Any, tiny_folder: Path, t
     assert model_identity(again) == model_identity(tiny)
 
 
+def test_an_attached_sae_counts(tiny_folder: Path) -> None:
+    from sae_lens import StandardSAE, StandardSAEConfig
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    model = SAETransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
+    config = StandardSAEConfig(d_in=16, d_sae=32)
+    config.metadata.hook_name = "blocks.1.hook_resid_post"
+    sae, seen = StandardSAE(config), [model_identity(model)]
+    for error_term in (False, True):
+        model.add_sae(sae, use_error_term=error_term)
+        seen.append(model_identity(model))
+        with torch.no_grad():
+            sae.W_dec[3, 4] += 1e-6
+        seen.append(model_identity(model))
+    assert len(set(seen)) == 5
+    model.reset_saes()
+    assert model_identity(model) == seen[0]
+
+
 def test_a_forward_run_does_not_change_the_identity(model: HookedModel) -> None:
     before = model_identity(model)
     model(torch.tensor([[1, 2, 3, 4, 5]]), return_type="logits")
@@ -225,7 +245,7 @@ def test_scales_of_quantised_weights_count() -> None:
 
 
 def test_a_model_without_its_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the weights buffer \.a are not in memory"):
+    with pytest.raises(ValueError, match=r"the weights \.a are not in memory"):
         model_identity(Custom(a=torch.empty(2, device="meta")))
 
 
@@ -258,5 +278,5 @@ def test_the_facts(tiny: Any) -> None:
     assert facts["n_layers"] == 3 and facts["d_model"] == 16 and facts["dtype"] == "float32"
     assert facts["wrapper"] == "TransformerBridge" and facts["weight_processing"] == "none"
     assert facts["identity"] == model_identity(tiny) and len(facts["identity"]) == 32
-    assert set(model_configuration(tiny)) == {"class", "transformer_lens", "transformers", "attention"}
+    assert set(model_configuration(tiny)) == {"class", "transformer_lens", "transformers", "attention", "error_terms"}
     assert isinstance(tiny, HookedModel)

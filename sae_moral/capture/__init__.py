@@ -4,8 +4,8 @@ The only room that touches tokens, masks and hook names.
 """
 
 from sae_moral.capture.models import BUNDLED, load_model
-from sae_moral.capture.pooling import POOLINGS
-from sae_moral.capture.representations import Representations
+from sae_moral.capture.readers import POOLINGS
+from sae_moral.capture.vectors import Representations
 from sae_moral.capture.run import capture
 
 __all__ = ["BUNDLED", "POOLINGS", "Representations", "capture", "load_model"]

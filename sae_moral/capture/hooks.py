@@ -1,4 +1,4 @@
-"""Run a model's body and pool inside its hooks: resolve the names, stop after the deepest block, fire exactly once."""
+"""Hooks on the residual stream: resolve the names, stop after the deepest block, see that each fires exactly once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from sae_moral.capture.pooling import Pooling, Tokens, pool
+from sae_moral.capture.prompts import Tokens
+from sae_moral.capture.readers import Reader
 from sae_moral.errors import nearest
+from sae_moral.provenance import HookedModel
 
 
 class _DeepestBlockReached(Exception):
@@ -19,7 +20,7 @@ class _DeepestBlockReached(Exception):
     are not needed, and TransformerBridge's `stop_at_layer` does not skip the latter."""
 
 
-def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
+def resolve_hooks(model: HookedModel, layers: Sequence[int]) -> dict[int, str]:
     """Hook names of the residual stream after each block, checked against the model.
 
     Raises:
@@ -52,14 +53,14 @@ def resolve_hooks(model: Any, layers: Sequence[int]) -> dict[int, str]:
 
 
 Taken = TypeVar("Taken")
-Reader = Callable[[Tokens], Callable[[int, Tensor], Taken]]
-"""From a batch to a function (layer, hidden [batch, pos, d]) → what is taken of it."""
 
 
 @contextmanager
-def body(model: Any, hooks: dict[int, str], reader: Reader[Taken]) -> Iterator[Callable[[Tokens], dict[int, Taken]]]:
-    """Within the context, a function that runs one batch through the body of the model and returns what was taken of
-    the residual stream, per layer.
+def forward_run(
+    model: HookedModel, hooks: dict[int, str], reader: Reader[Taken]
+) -> Iterator[Callable[[Tokens], dict[int, Taken]]]:
+    """Within the context, a function that runs one batch through the model and returns what the reader took of the
+    residual stream, per layer. A run ends after the deepest block asked for.
 
     The hooks are put on once for all batches: on a TransformerBridge that alone takes a fifth of a second. Other hooks
     on the model stay active: a steered model is read as it is.
@@ -99,33 +100,19 @@ def body(model: Any, hooks: dict[int, str], reader: Reader[Taken]) -> Iterator[C
         yield run
 
 
-def pooled(hooks: dict[int, str], pooling: Pooling) -> Reader[tuple[Tensor, Tensor]]:
-    """Reads pooled vectors [batch, d] and sink ratios [batch]: the norm of the first token over the mean norm of the
-    other real ones, NaN for a prompt of one token.
+def refuse_hooks(model: HookedModel) -> None:
+    """Refuse a model with hooks on it, where a key must cover all that shapes its numbers.
 
     Raises:
-        RuntimeError: (when reading) vectors that are not finite.
+        ValueError: hooks are active.
     """
-
-    def reader(tokens: Tokens) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
-        weights = pooling(tokens)
-        return lambda layer, hidden: (finite(pool(hidden, weights), hooks[layer]), _sink_ratio(hidden, tokens))
-
-    return reader
-
-
-def finite(vectors: Float[Tensor, "*rows d"], name: str) -> Float[Tensor, "*rows d"]:
-    """The vectors.
-
-    Raises:
-        RuntimeError: one that is not finite.
-    """
-    if not torch.isfinite(vectors).all():
-        raise RuntimeError(f"{name} gave values that are not finite; try dtype float32")
-    return vectors
+    if active := active_hooks(model):
+        raise ValueError(
+            f"hooks are active on the model ({', '.join(active[:5])}), and a store's key cannot cover what they do; "
+            "remove them with model.reset_hooks(), or capture with store=None"
+        )
 
 
-def _sink_ratio(hidden: Float[Tensor, "batch pos d"], tokens: Tokens) -> Float[Tensor, "batch"]:
-    norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-    others = tokens.real[:, 1:].to(norms.device)
-    return norms[:, 0] * others.sum(dim=1) / (norms[:, 1:] * others).sum(dim=1)
+def active_hooks(model: HookedModel) -> list[str]:
+    """Names of the hook points that have forward hooks on them right now."""
+    return sorted(name for name, point in model.hook_dict.items() if getattr(point, "fwd_hooks", None))

@@ -135,8 +135,3 @@ def load_model(
         ) from error
     model.cfg.sae_moral_name = str(name) if str(name) in BUNDLED else Path(source).name if folder.is_dir() else source
     return model
-
-
-def active_hooks(model: HookedModel) -> list[str]:
-    """Names of the hook points that have forward hooks on them right now."""
-    return sorted(name for name, point in model.hook_dict.items() if getattr(point, "fwd_hooks", None))

@@ -9,12 +9,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+import xxhash
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from sae_moral.capture.pooling import Tokens
 from sae_moral.errors import DataError, unknown
 
 BOS_MODES = ("tokenizer", "prepend")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One right-padded batch.
+
+    Attributes:
+        ids: token ids, right-padded.
+        real: True on tokens, False on padding.
+        own: True on the scenario's own tokens: neither special, nor of the template, nor padding.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"]
+    own: Bool[Tensor, "batch pos"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,24 @@ class Prompts:
     def total(self) -> Int[np.ndarray, "n"]:
         """All tokens of the prompt, per scenario: special ones and the template's words included."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)[self.row]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all token ids and of the scenario's own among them, for keys."""
+        digest = xxhash.xxh3_128()
+        for ids, span in zip(self.ids, self.own, strict=True):
+            digest.update(np.asarray([len(ids), *span, *ids], dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def counts(self) -> dict[str, int]:
+        """Prompts, tokens, and how many of these are special ones and the template's, over the distinct prompts."""
+        n_tokens, special = sum(map(len, self.ids)), int(self.special.sum())
+        return {
+            "n_prompts": len(self.ids),
+            "n_tokens": n_tokens,
+            "special_tokens": special,
+            "template_tokens": int(n_tokens - special - np.diff(self.own).sum()),
+        }
 
     def batches(self, budget: int) -> Iterator[tuple[int, int]]:
         """(start, stop) of consecutive prompts whose padded size stays within `budget` tokens (one prompt at least).

@@ -1,57 +1,91 @@
 """The on-disk store: one safetensors file per layer, filled batch by batch, resumable after a crash.
 
 A store lives in `folder/<key>`, where the key hashes everything that shapes its numbers. Layer files are laid out at
-full size first (the safetensors header needs only shapes) and then written in place with plain file writes, so that
-memory holds one batch. `progress.json` names the batches that are safely on disk; it is replaced by `store.json`
-when the last one is, and the bytes are then those of an uninterrupted run.
+full size first, their space reserved (the safetensors header needs only shapes), and then written in place, so that
+memory holds one batch. `progress.json` says how many rows are safely on disk; `store.json` takes its place when all
+are. Both hold a checksum of what was to be written, per layer and tensor: what the disk holds is compared with it when
+a capture is taken up, and when a layer is first read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import xxhash
 from safetensors import safe_open
 from torch import Tensor
 
-from sae_moral.capture.representations import Representations
-from sae_moral.io import write_json
+from sae_moral.capture.vectors import Representations
+from sae_moral.errors import DataError
+from sae_moral.io import key, locked, open_in_place, read_record, read_typed, write_all, write_record
 
-FORMAT = 1
+KIND, PROGRESS, INDEX = "capture-store", "capture-progress", "capture-index"
+SCHEMA = 2
 SECONDS_BETWEEN_SYNCS = 2.0
+_CHUNK = 1 << 24
+
+Batch = Mapping[int, Mapping[str, Tensor]]
+"""Per layer what a reader took of a batch, by name: `vectors` [rows, d], `sink` [rows]."""
+_verified: set[tuple[str, int, int, int]] = set()
+"""Layer files whose checksums were compared in this process: path, size, time of the last change, inode."""
 
 
-def store_key(parameters: Mapping[str, Any]) -> str:
-    """Hash of everything that shapes a store's numbers (JSON values)."""
-    text = json.dumps({"format": FORMAT, **parameters}, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+@dataclass(frozen=True)
+class StoreRecord:
+    """What a complete store says of itself.
+
+    Attributes:
+        shaped_by: all that shapes its numbers.
+        shape: rows, and width of a vector.
+        parts: what is kept per layer.
+        checksums: of each part of each layer, by the layer's number.
+    """
+
+    shaped_by: dict[str, Any]
+    shape: tuple[int, int]
+    parts: tuple[str, ...]
+    checksums: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class _Progress:
+    rows: int
+    checksums: dict[str, dict[str, str]]
 
 
 class Store:
-    """Pooled vectors [prompts, d] and sink ratios [prompts] of several layers, in one folder.
+    """Vectors [rows, d] of several layers, and of pooled ones the sink ratios [rows], in one folder.
 
-    Raises:
-        ValueError: the folder holds a store that does not fit its own parameters (a file cut short or swapped).
+    Args:
+        folder: the folder of stores; this one is a folder in it, named by its key.
+        shaped_by: all that shapes the numbers, by name; JSON values.
+        layers: block numbers.
+        shape: rows, and width of a vector.
+        parts: what is kept per layer: `vectors`, and perhaps `sink`.
     """
 
     def __init__(
-        self, folder: Path, parameters: Mapping[str, Any], layers: tuple[int, ...], shape: tuple[int, int]
+        self,
+        folder: Path,
+        shaped_by: Mapping[str, Any],
+        layers: tuple[int, ...],
+        shape: tuple[int, int],
+        parts: tuple[str, ...] = ("vectors", "sink"),
     ) -> None:
-        self.folder = folder / store_key(parameters)
-        self.layers, self.shape = layers, shape
-        self.parameters = dict(parameters)
-        self._header, self._sink_offset = _layout(*shape)
+        self.folder = folder / key(f"{KIND}/{SCHEMA}", **shaped_by)
+        self.layers, self.shape, self.shaped_by, self.parts = layers, shape, dict(shaped_by), parts
+        self._header, self._offsets, self._size = _layout(*shape, parts)
         self._files: dict[int, IO[bytes]] = {}
-        self._synced_at = time.monotonic()
+        self._sums: dict[int, dict[str, xxhash.xxh3_128]] = {}
+        self._rows, self._synced_at = 0, 0.0
 
     def path(self, layer: int) -> Path:
         """The safetensors file of one layer."""
@@ -59,101 +93,169 @@ class Store:
 
     @property
     def complete(self) -> bool:
-        """True when every batch is on disk."""
+        """True when every row is on disk."""
         return (self.folder / "store.json").exists()
 
-    def open(self) -> int:
-        """Lay the files out, or take up an interrupted store; returns how many batches are already done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        progress = self.folder / "progress.json"
-        done = json.loads(progress.read_text())["batches"] if progress.exists() else 0
-        need = len(self.layers) * self._size
-        free = shutil.disk_usage(self.folder).free
-        if not progress.exists() and free < need:
-            raise OSError(
-                f"{self.folder} has {free / 1e9:.1f} GB free and the store needs {need / 1e9:.1f} GB; "
-                "choose another disk"
-            )
-        for layer in self.layers:
-            path = self.path(layer)
-            if not progress.exists():
-                with path.open("wb") as file:
-                    file.write(self._header)
-                    file.truncate(self._size)
-            self._check_size(path)
-            self._files[layer] = path.open("r+b", buffering=0)
-        if not progress.exists():
-            write_json(progress, {"batches": 0})
-        return done
+    def fill(self, write: Callable[[int, Callable[[int, Batch], None]], None]) -> None:
+        """Complete the store, unless it is.
 
-    def write(self, start: int, batch: Mapping[int, tuple[Float[Tensor, "batch d"], Float[Tensor, "batch"]]]) -> None:
-        """Rows start … of every layer."""
-        for layer, (vectors, sink) in batch.items():
-            file = self._files[layer]
-            for offset, width, tensor in (
-                (len(self._header), 4 * self.shape[1], vectors),
-                (self._sink_offset, 4, sink),
-            ):
-                file.seek(offset + start * width)
-                file.write(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+        Args:
+            write: called with how many rows are there already, and with a function that takes the next ones: the
+                number of the first of them, and per layer its tensors.
 
-    def done(self, batches: int, *, last: bool) -> None:
-        """Record that so many batches are written; syncs the files first, at most every few seconds."""
-        if not last and time.monotonic() - self._synced_at < SECONDS_BETWEEN_SYNCS:
+        Raises:
+            BusyError: another process is writing the store.
+            OSError: the disk has too little space (nothing is left then), or refused a write.
+            DataError: what is on the disk is not what was written.
+        """
+        if self.complete and not self._progress.exists():
             return
-        for file in self._files.values():
-            os.fsync(file.fileno())
-        self._synced_at = time.monotonic()
-        if not last:
-            write_json(self.folder / "progress.json", {"batches": batches})
-            return
-        write_json(
-            self.folder / "store.json", {"format": FORMAT, "parameters": self.parameters, "shape": list(self.shape)}
-        )
-        self.tidy()
-
-    def tidy(self) -> None:
-        """Remove what a killed process may have left beside a complete store."""
-        for leftover in (self.folder / "progress.json", *self.folder.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the layer files."""
-        while self._files:
-            self._files.popitem()[1].close()
+        with locked(self.folder):
+            if not self.complete:
+                try:
+                    self._open()
+                    write(self._rows, self._add)
+                    self._finish()
+                finally:
+                    while self._files:
+                        self._files.popitem()[1].close()
+            self._progress.unlink(missing_ok=True)
 
     def read(self, layer: int, name: str = "vectors") -> Tensor:
-        """One layer's `vectors` [prompts, d] or `sink` [prompts]."""
-        self._check_size(self.path(layer))
-        with safe_open(self.path(layer), framework="pt") as file:
+        """One layer's `vectors` [rows, d] or `sink` [rows], mapped from disk: only what is used comes into memory.
+
+        Raises:
+            DataError: a file that is not as it was written; every file is compared once per process.
+        """
+        path = self.path(layer)
+        self._check_layout(path)
+        about = path.stat()
+        seen = (str(path.absolute()), about.st_size, about.st_mtime_ns, about.st_ino)
+        if seen not in _verified:
+            self._compare(layer, self.record.checksums, self.shape[0])
+            _verified.add(seen)
+        with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
 
     @property
-    def _size(self) -> int:
-        return len(self._header) + 4 * self.shape[0] * (self.shape[1] + 1)
+    def record(self) -> StoreRecord:
+        """What `store.json` says.
 
-    def _check_size(self, path: Path) -> None:
+        Raises:
+            DataError: damaged.
+        """
+        return read_typed(self.folder / "store.json", StoreRecord, KIND, SCHEMA, oldest=SCHEMA)
+
+    @property
+    def _progress(self) -> Path:
+        return self.folder / "progress.json"
+
+    def _open(self) -> None:
+        fresh = not self._progress.exists()
+        try:
+            for layer in self.layers:
+                path = self.path(layer)
+                if not fresh:
+                    self._check_layout(path)
+                self._files[layer] = open_in_place(path, self._size, fresh=fresh)
+                if fresh:
+                    write_all(self._files[layer], self._header)
+        except OSError:
+            if fresh:  # the layers before took space that somebody needs
+                for path in map(self.path, self.layers):
+                    path.unlink(missing_ok=True)
+            raise
+        self._sums = {layer: {name: xxhash.xxh3_128() for name in self.parts} for layer in self.layers}
+        self._rows, self._synced_at = 0, time.monotonic()
+        if fresh:
+            self._record_progress()
+        else:
+            found = read_typed(self._progress, _Progress, PROGRESS, SCHEMA, oldest=SCHEMA)
+            self._rows = found.rows
+            self._sums = {layer: self._compare(layer, found.checksums, found.rows) for layer in self.layers}
+
+    def _add(self, start: int, batch: Batch) -> None:
+        if start != self._rows:
+            raise ValueError(f"rows from {start} on, and {self._rows} are written; expected the next ones")
+        for layer, tensors in batch.items():
+            for name, tensor in tensors.items():
+                content = memoryview(tensor.to("cpu", torch.float32).contiguous().numpy()).cast("B")
+                self._files[layer].seek(self._offsets[name] + start * self._width(name))
+                write_all(self._files[layer], content)
+                self._sums[layer][name].update(content)
+        self._rows += len(next(iter(batch.values()))["vectors"])
+        if time.monotonic() - self._synced_at >= SECONDS_BETWEEN_SYNCS:
+            self._sync()
+            self._record_progress()
+
+    def _finish(self) -> None:
+        if self._rows != self.shape[0]:
+            raise ValueError(f"{self._rows} rows were written to a store of {self.shape[0]}")
+        self._sync()
+        about = StoreRecord(self.shaped_by, self.shape, self.parts, self._checksums())
+        write_record(self.folder / "store.json", KIND, SCHEMA, vars(about))
+
+    def _sync(self) -> None:
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        self._synced_at = time.monotonic()
+
+    def _record_progress(self) -> None:
+        write_record(self._progress, PROGRESS, SCHEMA, {"rows": self._rows, "checksums": self._checksums()})
+
+    def _checksums(self) -> dict[str, dict[str, str]]:
+        return {str(layer): {name: one.hexdigest() for name, one in of.items()} for layer, of in self._sums.items()}
+
+    def _width(self, name: str) -> int:
+        return 4 * self.shape[1] if name == "vectors" else 4
+
+    def _compare(self, layer: int, checksums: Mapping[str, Mapping[str, str]], rows: int) -> dict[str, Any]:
+        """The checksums of the first rows on the disk, as objects that the next rows can be added to.
+
+        Raises:
+            DataError: they are not those that were recorded.
+        """
+        found = {name: xxhash.xxh3_128() for name in self.parts}
+        with self.path(layer).open("rb") as file:
+            for name, one in found.items():
+                file.seek(self._offsets[name])
+                left = rows * self._width(name)
+                while left and (chunk := file.read(min(left, _CHUNK))):
+                    one.update(chunk)
+                    left -= len(chunk)
+        if {name: one.hexdigest() for name, one in found.items()} != checksums.get(str(layer)):
+            raise DataError(
+                f"its vectors are not those that were written; delete the folder {self.folder} and capture again",
+                file=self.path(layer),
+            )
+        return found
+
+    def _check_layout(self, path: Path) -> None:
         size = path.stat().st_size if path.exists() else 0
-        with path.open("rb") if size else open(os.devnull, "rb") as file:
-            header = file.read(len(self._header))
+        header = b""
+        if size:
+            with path.open("rb") as file:
+                header = file.read(len(self._header))
         if size != self._size or header != self._header:
-            raise ValueError(
-                f"{path} is not the layer file this store laid out ({size} bytes, expected {self._size}); "
-                f"delete the folder {self.folder} and capture again"
+            raise DataError(
+                f"not the layer file this store laid out ({size} bytes, expected {self._size}); delete the folder "
+                f"{self.folder} and capture again",
+                file=path,
             )
 
 
-def _layout(prompts: int, d: int) -> tuple[bytes, int]:
-    """The safetensors header of a layer file, and where its `sink` tensor starts in the file."""
-    vectors, sink = 4 * prompts * d, 4 * prompts
-    header = json.dumps(
-        {
-            "vectors": {"dtype": "F32", "shape": [prompts, d], "data_offsets": [0, vectors]},
-            "sink": {"dtype": "F32", "shape": [prompts], "data_offsets": [vectors, vectors + sink]},
-        }
-    ).encode()
+def _layout(rows: int, d: int, parts: tuple[str, ...]) -> tuple[bytes, dict[str, int], int]:
+    """The safetensors header of a layer file, where each tensor starts in the file, and the size of the file."""
+    about, offsets, end = {}, {}, 0
+    for name in parts:
+        shape = [rows, d] if name == "vectors" else [rows]
+        size = 4 * int(np.prod(shape))
+        about[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        offsets[name], end = end, end + size
+    header = json.dumps(about).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, 8 + len(header) + vectors
+    start = 8 + len(header)
+    return len(header).to_bytes(8, "little") + header, {k: start + at for k, at in offsets.items()}, start + end
 
 
 def save_index(representations: Representations, path: Path) -> None:
@@ -165,7 +267,8 @@ def save_index(representations: Representations, path: Path) -> None:
     if "store" not in representations.provenance:
         raise ValueError("these vectors are in memory only; capture them with store=FOLDER to reopen them later")
     arrays = {name: getattr(representations, name).tolist() for name in ("row", "length", "total")}
-    write_json(path, {"format": FORMAT, "provenance": representations.provenance, **arrays})
+    first = None if representations.first is None else representations.first.tolist()
+    write_record(path, INDEX, SCHEMA, {"provenance": representations.provenance, **arrays, "first": first})
 
 
 def reopen(index: Path, folder: Path) -> Representations:
@@ -177,16 +280,19 @@ def reopen(index: Path, folder: Path) -> Representations:
 
     Raises:
         FileNotFoundError: no index, or no complete store of its key in the folder.
-        ValueError: a store that does not fit its own key, or files that do not fit the store.
+        DataError: files that were changed, or do not fit the store; when a layer is read, vectors that were.
     """
-    content = json.loads(index.read_text(encoding="utf8"))
-    described = folder / content["provenance"]["store"] / "store.json"
+    _, content = read_record(index, INDEX, SCHEMA, oldest=SCHEMA)
+    try:
+        described = folder / content["provenance"]["store"] / "store.json"
+        row, length, total = (np.array(content[name], dtype=np.int64) for name in ("row", "length", "total"))
+        first = None if content["first"] is None else np.array(content["first"], dtype=np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"not an index of captured vectors: {error!r:.200}", file=index) from error
     if not described.exists():
         raise FileNotFoundError(f"no complete store {described.parent}; capture again")
-    about = json.loads(described.read_text(encoding="utf8"))
-    layers, (prompts, d) = tuple(about["parameters"]["layers"]), about["shape"]
-    store = Store(folder, about["parameters"], layers, (prompts, d))
+    about = read_typed(described, StoreRecord, KIND, SCHEMA, oldest=SCHEMA)
+    store = Store(folder, about.shaped_by, tuple(about.shaped_by.get("layers", ())), about.shape, about.parts)
     if store.folder != described.parent:
-        raise ValueError(f"{described} was changed: its parameters hash to {store.folder.name}; capture again")
-    row, length, total = (np.asarray(content[name], dtype=np.int64) for name in ("row", "length", "total"))
-    return Representations(layers, row, length, total, content["provenance"], store.read)
+        raise DataError(f"was changed: what it says hashes to {store.folder.name}; capture again", file=described)
+    return Representations(store.layers, row, length, total, content["provenance"], store.read, first=first)

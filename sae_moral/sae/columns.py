@@ -130,9 +130,8 @@ class SparseColumns:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="latents-", dir=self._parent)
         for group, pieces in self._held.items():
-            with self._file(group).open("ab") as file:
-                for piece in pieces:
-                    file.write(piece.tobytes())
+            for piece in pieces:
+                append(self._file(group), piece.tobytes())
         self._held, self._bytes = {}, 0
 
     def _entries(self, group: int) -> np.ndarray:
