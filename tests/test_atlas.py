@@ -84,7 +84,7 @@ def plan_file(two_models: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often a model was loaded, and how many texts went through one."""
     calls: Counter[str] = Counter()
-    load, pool = sae_moral.capture.load_model, capture_run.body
+    load, pool = sae_moral.capture.load_model, capture_run.forward_run
 
     def load_model(name: str, **options: Any) -> Any:
         calls["loaded"] += 1
@@ -96,7 +96,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return pool(*given)
 
     monkeypatch.setattr(sae_moral.capture, "load_model", load_model)
-    monkeypatch.setattr(capture_run, "body", body)
+    monkeypatch.setattr(capture_run, "forward_run", body)
     return calls
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.validity.worlds import World
-from sae_moral.capture.representations import Representations
+from sae_moral.capture.vectors import Representations
 from sae_moral.controls import Controls, Measured, measure
 from sae_moral.metrics.registry import resolve_metrics
 from sae_moral.protocol import get_protocol
@@ -25,7 +25,7 @@ def representations(world: World) -> Representations:
         length=data.length,
         total=data.length + 1,
         provenance={"model": "planted"},
-        _read=layers.__getitem__,
+        read=layers.__getitem__,
     )
 
 

@@ -16,7 +16,7 @@ from sae_moral.provenance import describe_model
 from sae_moral.report.sae_page import shown_latents, write_sae_report
 from sae_moral.report.words import MISSING, interval, number, p_value, signed
 from sae_moral.sae import LoadedSae, MoralLatents, find_moral_latents_by_layer, load_saes
-from sae_moral.sae.by_token import latents_by_token
+from sae_moral.sae.latents import latents_by_token
 from sae_moral.sae.load import SaeLike
 
 BEFORE = "residual stream"

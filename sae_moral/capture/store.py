@@ -109,6 +109,7 @@ class Store:
             DataError: what is on the disk is not what was written.
         """
         if self.complete and not self._progress.exists():
+            self.record  # noqa: B018  (damage to it is noticed)
             return
         with locked(self.folder):
             if not self.complete:

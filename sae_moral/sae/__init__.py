@@ -2,8 +2,8 @@
 
 from sae_moral.sae.association import LatentSettings
 from sae_moral.sae.compatibility import CommunityRelease, community_saes
-from sae_moral.sae.encoded import LatentRepresentations, latent_representations
 from sae_moral.sae.find_latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
+from sae_moral.sae.latents import LatentRepresentations, latent_representations
 from sae_moral.sae.load import LoadedSae, check_fit, load_sae, load_saes
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.sae.train import TrainedSaes, train_on, train_saes

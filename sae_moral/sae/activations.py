@@ -1,14 +1,12 @@
-"""What an SAE is trained on: residual-stream vectors of every layer from one pass of the model, streamed to disk.
+"""What an SAE is trained on: the vectors of every layer from one pass of the model, in a store on disk.
 
-Two granularities. `scenario`: one pooled vector per distinct prompt, the capture store's own files (arXiv 2603.15615
-trains on these). `token`: the residual at every token of the scenario's own, in the same layout with one row per token.
-Train and held-out vectors are told apart by text group, so that equal texts never stand on both sides.
+One pooled vector per distinct prompt (arXiv 2603.15615 trains on these), or the residual at every token of the
+scenario's own. Train and held-out vectors are told apart by text group, so that equal texts never stand on both sides.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,32 +15,30 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.prompts import build_prompts
 from sae_moral.capture.run import capture
+from sae_moral.capture.vectors import Representations
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.splits import PARTS, group_split
 from sae_moral.errors import unknown
 from sae_moral.protocol import Protocol, get_protocol
-from sae_moral.provenance import describe_model
-from sae_moral.sae.token_activations import token_store
-
-GRANULARITIES = ("scenario", "token")
+from sae_moral.provenance import HookedModel, describe_model
 
 
 @dataclass(frozen=True)
 class Activations:
-    """n vectors per layer, on disk.
+    """n vectors per layer, on disk, and which of them are for what.
 
     Attributes:
+        captured: the vectors.
         hooks: hook name of every layer.
         part: 0 train, 1 validation, 2 test, per vector (`data.splits.group_split`).
         provenance: model, data, prompts, split. JSON values only.
     """
 
+    captured: Representations
     hooks: dict[int, str]
     part: Int[np.ndarray, "n"]
     provenance: dict[str, Any]
-    _path: Callable[[int], Path]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -65,13 +61,12 @@ class Activations:
         Raises:
             KeyError: a layer that was not captured.
         """
-        if layer not in self.hooks:
-            raise KeyError(f"layer {layer} was not captured; captured: {', '.join(map(str, self.hooks))}")
-        return _map_tensor(self._path(layer), "vectors")
+        self.captured.check(layer)
+        return self.captured.read(layer).numpy()
 
 
 def capture_activations(
-    model: Any,
+    model: HookedModel,
     data: MoralData,
     layers: Sequence[int],
     *,
@@ -97,49 +92,31 @@ def capture_activations(
         DataError: a text without tokens or longer than the context.
         RuntimeError: a hook that did not fire exactly once, values that are not finite, a store in use.
     """
-    if granularity not in GRANULARITIES:
-        raise unknown("granularity", granularity, GRANULARITIES)
-    chosen, layers = get_protocol(protocol), sorted(set(layers))
-    hooks = resolve_hooks(model, layers)
+    chosen = get_protocol(protocol)
+    captured = capture(
+        model,
+        data.text,
+        layers=layers,
+        granularity=granularity,
+        template=chosen.template,
+        pooling=chosen.pooling,
+        bos=chosen.bos,
+        store=store,
+        progress=progress,
+    )
     of_text = np.empty(len(data), dtype=np.int64)
     for number, rows in enumerate(group_split(data, seed=split_seed).values()):
         of_text[rows] = number
-    if granularity == "scenario":
-        captured = capture(
-            model,
-            data.text,
-            layers=layers,
-            template=chosen.template,
-            pooling=chosen.pooling,
-            bos=chosen.bos,
-            store=store,
-            progress=progress,
-        )
-        folder, row, about = Path(store) / captured.provenance["store"], captured.row, captured.provenance
-        part = np.empty(row.max() + 1, dtype=np.int64)
-        part[row] = of_text
-    else:
-        prompts = build_prompts(
-            data.text, model.tokenizer, template=chosen.template, bos=chosen.bos, n_ctx=model.cfg.n_ctx
-        )
-        about, folder = token_store(model, prompts, hooks, chosen, Path(store), progress)
-        part = np.empty(len(prompts.ids), dtype=np.int64)
-        part[prompts.row] = of_text
-        part = np.repeat(part, np.diff(prompts.own)[:, 0])
+    part = np.empty(captured.row.max() + 1, dtype=np.int64)
+    part[captured.row] = of_text
+    if captured.first is not None:
+        part = np.repeat(part, np.diff(captured.first))
     provenance = {
         "granularity": granularity,
         "model": describe_model(model),
         "data": {**data.provenance, "n": len(data), "n_texts": int(data.group.max()) + 1, "sha256": data.sha256},
-        "capture": about,
+        "capture": captured.provenance,
         "split": {"kind": "group_split", "seed": split_seed},
         "n_vectors": {name: int((part == number).sum()) for number, name in enumerate(PARTS)},
     }
-    return Activations(hooks, part, provenance, lambda layer: folder / f"layer_{layer:03d}.safetensors")
-
-
-def _map_tensor(path: Path, name: str) -> Float[np.ndarray, "n d"]:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        about = json.loads(file.read(size))[name]
-    offset = 8 + size + about["data_offsets"][0]
-    return np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=tuple(about["shape"]))
+    return Activations(captured, resolve_hooks(model, captured.layers), part, provenance)

@@ -27,7 +27,7 @@ from sae_moral.errors import SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import key
 from sae_moral.sae.association import PAPER_CLASSES, LatentSettings, audit, paper_classes, q_values
-from sae_moral.sae.encoded import LatentRepresentations, latent_representations
+from sae_moral.sae.latents import LatentRepresentations, latent_representations
 from sae_moral.sae.load import SaeLike, load_saes
 from sae_moral.sae.measure import Arrays, Texts, measurable, measure, two_parts
 from sae_moral.sae.moral_latents import LatentProvenance, MoralLatents, TopScenario

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sae_moral.capture.readers import GRANULARITIES
 from sae_moral.errors import nearest, unknown
 from sae_moral.protocol import Protocol, get_protocol
-from sae_moral.sae.activations import GRANULARITIES, Activations
+from sae_moral.sae.activations import Activations
 from sae_moral.sae.train_input import NORMALISATIONS
 
 if TYPE_CHECKING:

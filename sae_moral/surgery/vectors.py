@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor
 
 from sae_moral.capture import Representations, capture
-from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.prompts import build_prompts
-from sae_moral.protocol import AUDITED
 from sae_moral.provenance import describe_model
-from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns
-from sae_moral.sae.encoded import LatentRepresentations, _granularity, latent_representations
+from sae_moral.sae.columns import SparseColumns
 from sae_moral.sae.find_latents import warn_of_prompts
+from sae_moral.sae.latents import LatentRepresentations, choose_granularity, collected, latent_representations
 from sae_moral.sae.load import LoadedSae
-from sae_moral.sae.token_activations import token_store
 
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Raw residual-stream vectors of one layer.
+    """One layer of `Representations`, as tensors.
 
     Attributes:
         x: all vectors, prompt by prompt.
@@ -44,6 +37,15 @@ class Vectors:
     row: Int[Tensor, "n"]
     length: Int[np.ndarray, "n"]
     provenance: dict[str, Any]
+
+    @classmethod
+    def of_layer(cls, captured: Representations, layer: int) -> Vectors:
+        """One layer of what was captured."""
+        x = captured.read(layer)
+        first = np.arange(len(x) + 1) if captured.first is None else captured.first
+        # The SAE and how it reads is not a fact of the vectors.
+        about = {name: value for name, value in captured.provenance.items() if name != "saes"}
+        return cls(x, torch.from_numpy(first), torch.from_numpy(captured.row), captured.length, about)
 
     def of(self, prompts: Int[Tensor, "t"]) -> tuple[Int[Tensor, "r"], Int[Tensor, "t"]]:
         """Positions of these prompts' vectors in `x`, prompt by prompt, and how many each has."""
@@ -89,31 +91,31 @@ def vectors_of(
     given = isinstance(source, Representations)
     if not given and not hasattr(source, "hook_dict"):
         raise ValueError(f"a {type(source).__name__} in the place of vectors; expected Representations, or a model")
-    granularity = _granularity(granularity, {sae.layer: sae}, given)
+    granularity = choose_granularity(granularity, {sae.layer: sae}, given)
     if not given and torch.device(source.cfg.device or "cpu").type != sae.sae.device.type:
         raise ValueError(
             f"device: the model is on {source.cfg.device} and {sae.source} on {sae.sae.device}; expected both on one: "
             f"load the SAE with device={str(source.cfg.device)!r}"
         )
-    if granularity == "token":
-        found = _of_tokens(source, text, sae, store, progress)
+    if isinstance(source, Representations):
+        captured = source
     else:
-        if not given:
-            source = capture(
-                source,
-                text,
-                layers=[sae.layer],
-                template=sae.trained_on.get("template") or "{text}",
-                pooling=sae.trained_on.get("pooling") or "scenario",
-                bos=sae.bos,
-                store=store,
-                progress=progress,
-            )
-        latents = latent_representations(source, None, sae)  # nothing is encoded yet; it checks layer and prompts
-        warn_of_prompts(latents)
-        x = source._read(sae.layer)
-        about = {key: value for key, value in latents.provenance.items() if key != "saes"}
-        found = Vectors(x, torch.arange(len(x) + 1), torch.from_numpy(source.row), source.length, about)
+        captured = capture(
+            source,
+            text,
+            layers=[sae.layer],
+            granularity=granularity,
+            template=sae.trained_on.get("template") or "{text}",
+            pooling=sae.trained_on.get("pooling") or "scenario",
+            bos=sae.bos,
+            store=store,
+            progress=progress,
+        )
+        captured.provenance["model"] = describe_model(source)
+    if granularity == "scenario":
+        captured = latent_representations(captured, None, sae)  # nothing is encoded yet; it checks layer and prompts
+        warn_of_prompts(captured)
+    found = Vectors.of_layer(captured, sae.layer)
     _check(found, len(text), sae)
     return found
 
@@ -124,29 +126,8 @@ def latents_of(vectors: Vectors, sae: LoadedSae) -> LatentRepresentations:
     for some in torch.arange(len(vectors.first) - 1).split(256):
         index, count = vectors.of(some)
         kept.add(int(some[0]), pooled(sae.encode(vectors.x[index]), count))
-
-    def read(these: LatentRepresentations, layer: int) -> Columns:
-        return ChosenRows(kept, torch.from_numpy(these.row))
-
-    length, nothing = vectors.length, dict[int, Tensor]().__getitem__
-    row, about = vectors.row.numpy(), vectors.provenance
-    return LatentRepresentations((sae.layer,), row, length, length, about, nothing, read, {sae.layer: sae})
-
-
-def _of_tokens(model: Any, text: Sequence[str], sae: LoadedSae, store: Path | str | None, progress: bool | None) -> Any:
-    protocol = dataclasses.replace(AUDITED, template=sae.trained_on.get("template") or "{text}", bos=sae.bos)
-    prompts = build_prompts(text, model.tokenizer, template=protocol.template, bos=protocol.bos, n_ctx=model.cfg.n_ctx)
-    with tempfile.TemporaryDirectory() as temporary:
-        about, folder = token_store(
-            model, prompts, resolve_hooks(model, [sae.layer]), protocol, Path(store or temporary), progress
-        )
-        with safe_open(folder / f"layer_{sae.layer:03d}.safetensors", "pt") as file:
-            x = file.get_tensor("vectors")
-        x = x.clone() if store is None else x  # mapped from disk, and a temporary folder goes
-    length = np.diff(prompts.own)[:, 0]
-    first = torch.from_numpy(np.concatenate([[0], np.cumsum(length)]))
-    about = {**about, "model": describe_model(model)}
-    return Vectors(x, first, torch.from_numpy(prompts.row), length[prompts.row], about)
+    saes, length = {sae.layer: sae}, vectors.length
+    return collected({sae.layer: kept}, saes, vectors.row.numpy(), length, length, vectors.provenance)
 
 
 def _check(vectors: Vectors, n: int, sae: LoadedSae) -> None:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sae_moral.capture import BUNDLED, load_model
-from sae_moral.capture.models import active_hooks, bundled_path
+from sae_moral.capture.hooks import active_hooks
+from sae_moral.capture.models import bundled_path
 from sae_moral.provenance import describe_model
 from tests.conftest import bundled
 

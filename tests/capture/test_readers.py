@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_moral.capture.pooling import POOLINGS, Tokens, get_pooling, pool
+from sae_moral.capture.prompts import Tokens
+from sae_moral.capture.readers import POOLINGS, get_pooling, pool
 
 REAL = torch.tensor([[True, True, True, True], [True, True, True, False]])
 OWN = torch.tensor([[False, True, True, False], [False, True, False, False]])

@@ -201,7 +201,8 @@ def test_hook_that_does_not_fire_is_an_error(tiny: Any, monkeypatch: pytest.Monk
     class Deaf:
         """Runs without its hooks, as TransformerBridge does for a name it does not know."""
 
-        cfg, hook_dict, tokenizer = tiny.cfg, tiny.hook_dict, tiny.tokenizer
+        cfg, hook_dict, tokenizer, training = tiny.cfg, tiny.hook_dict, tiny.tokenizer, False
+        named_parameters, named_modules = tiny.named_parameters, tiny.named_modules
 
         def hooks(self, fwd_hooks: list) -> Any:
             return tiny.hooks(fwd_hooks=[])
@@ -216,7 +217,7 @@ def test_hook_that_does_not_fire_is_an_error(tiny: Any, monkeypatch: pytest.Monk
 def test_values_that_are_not_finite_are_an_error(tiny: Any) -> None:
     with (
         tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda h, hook: h * float("nan"))]),
-        pytest.raises(RuntimeError, match=r"blocks.1.hook_resid_post gave values that are not finite"),
+        pytest.raises(RuntimeError, match=r"after block 1 has values that are not finite"),
     ):
         capture(tiny, ["hugging"])
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,21 +14,29 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 
 from sae_moral import diagnose
 from sae_moral.capture import capture, load_model
-from sae_moral.capture.store import Store, store_key
+from sae_moral.capture.store import Store
+from sae_moral.errors import BusyError, DataError
+from sae_moral.io import LOCK, read_record
 from tests.conftest import bundled
 from tests.tiny import save_tiny_model, scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys
+from sae_moral.io import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def contents(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder but the lock."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -52,7 +60,7 @@ def test_complete_store_is_read_without_the_model_running(
 ) -> None:
     text = scenarios(20).text
     first = capture(tiny, text, store=tmp_path)
-    monkeypatch.setattr("sae_moral.capture.run.body", None)
+    monkeypatch.setattr("sae_moral.capture.run.read_prompts", None)
     assert torch.equal(capture(tiny, text, store=tmp_path)[0], first[0])
 
 
@@ -123,7 +131,7 @@ def test_interrupted_store_is_taken_up_where_it_ended(
     text = scenarios(100).text
     from sae_moral.capture import run
 
-    real, seen = run.body, []
+    real, seen = run.forward_run, []
 
     @contextmanager
     def counting(*arguments: Any) -> Iterator[Callable[[Any], Any]]:
@@ -137,10 +145,11 @@ def test_interrupted_store_is_taken_up_where_it_ended(
 
             yield count
 
-    monkeypatch.setattr(run, "body", counting)
+    monkeypatch.setattr(run, "forward_run", counting)
     with pytest.raises(KeyboardInterrupt):
         capture(tiny, text, tokens_per_batch=32, store=tmp_path / "a")
-    assert json.loads((the_store(tmp_path / "a") / "progress.json").read_text()) == {"batches": 4}
+    _, progress = read_record(the_store(tmp_path / "a") / "progress.json", "capture-progress", 2)
+    assert 0 < progress["rows"] < len(set(text))
     capture(tiny, text, tokens_per_batch=32, store=tmp_path / "a")
     interrupted = len(seen)
     seen[:] = [None] * 10
@@ -154,8 +163,13 @@ def test_store_in_use_is_refused(tiny: Any, tmp_path: Path) -> None:
     capture(tiny, text, store=tmp_path)
     folder = the_store(tmp_path)
     (folder / "store.json").unlink()
-    with FileLock(folder / ".lock"), pytest.raises(RuntimeError, match="another process is writing"):
-        capture(tiny, text, store=tmp_path)
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=f"is being written by process {other.pid}"):
+            capture(tiny, text, store=tmp_path)
+        other.communicate("go\n")
+    capture(tiny, text, store=tmp_path)
 
 
 def test_layer_file_cut_short_is_refused(tiny: Any, tmp_path: Path) -> None:
@@ -163,16 +177,29 @@ def test_layer_file_cut_short_is_refused(tiny: Any, tmp_path: Path) -> None:
     capture(tiny, text, store=tmp_path)
     path = the_store(tmp_path) / "layer_001.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="is not the layer file this store laid out"):
+    with pytest.raises(ValueError, match=r"layer_001.safetensors: not the layer file this store laid out"):
         capture(tiny, text, store=tmp_path)[1]
 
 
-def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    store = Store(tmp_path, {}, (0, 1), (1000, 64))
-    with pytest.raises(OSError, match="GB free and the store needs"):
-        store.open()
-    assert not list(store.folder.glob("*.safetensors"))
+def test_too_little_disk_is_said_before_anything_is_written(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sae_moral import io
+
+    real, seen = io.reserve, []
+
+    def reserve(file: Any, size: int) -> None:
+        seen.append(size)
+        if len(seen) == 3:
+            raise OSError(28, "0.00 GB free and 0.01 GB needed", file.name)
+        real(file, size)
+
+    monkeypatch.setattr(io, "reserve", reserve)
+    with pytest.raises(OSError, match="GB needed"):
+        capture(tiny, scenarios(10).text, store=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    monkeypatch.undo()
+    capture(tiny, scenarios(10).text, store=tmp_path)
 
 
 def test_store_with_active_hooks_is_refused(tiny: Any, tmp_path: Path) -> None:
@@ -183,5 +210,166 @@ def test_store_with_active_hooks_is_refused(tiny: Any, tmp_path: Path) -> None:
         capture(tiny, ["hugging"], store=tmp_path)
 
 
-def test_key_ignores_the_order_of_parameters() -> None:
-    assert store_key({"a": 1, "b": [2]}) == store_key({"b": [2], "a": 1}) != store_key({"a": 1, "b": [3]})
+class Flaky:
+    """A file that takes a part of what it is given, or nothing more for a while."""
+
+    def __init__(self, file: Any, *, full: bool) -> None:
+        self.file, self.full, self.writes = file, full, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, content: Any) -> int:
+        self.writes += 1
+        if self.full and self.writes == 8:
+            return 0  # what RawIOBase.write says of a full disk; later writes have space again
+        return self.file.write(memoryview(content)[: max(1, len(content) // 3)])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_short_writes_never_leave_a_store_with_other_content(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    from sae_moral.capture import store
+
+    text, real = scenarios(100).text, store.open_in_place
+    memory = capture(tiny, text, tokens_per_batch=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "open_in_place", lambda *args, **kw: Flaky(real(*args, **kw), full=full))
+        if full:
+            with pytest.raises(OSError, match="is the disk full"):
+                capture(tiny, text, tokens_per_batch=64, store=tmp_path)
+            assert not (the_store(tmp_path) / "store.json").exists()
+        else:
+            capture(tiny, text, tokens_per_batch=64, store=tmp_path)
+    disk = capture(tiny, text, tokens_per_batch=64, store=tmp_path)
+    for layer in memory.layers:
+        assert torch.equal(memory[layer], disk[layer])
+
+
+def test_writes_that_the_disk_lost_are_noticed(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that says it succeeded and did not: the rows stay zero, as a file with a hole reads."""
+    from sae_moral.capture import store
+
+    real, text = store.write_all, scenarios(60).text
+    lost = []
+
+    def losing(file: Any, content: Any) -> None:
+        if len(content) > 1000 and not lost:
+            lost.append(len(content))
+        else:
+            real(file, content)
+
+    monkeypatch.setattr(store, "write_all", losing)
+    with pytest.raises(DataError, match="its vectors are not those that were written"):
+        capture(tiny, text, store=tmp_path)
+    assert lost
+
+
+@pytest.mark.parametrize("part", ["vectors", "sink"])
+def test_one_changed_byte_is_noticed_once_per_process_and_file(
+    tiny: Any, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = scenarios(30).text
+    captured = capture(tiny, text, store=tmp_path)
+    compared = []
+    real = Store._compare
+    monkeypatch.setattr(Store, "_compare", lambda self, *args: compared.append(args) or real(self, *args))
+    for _ in range(3):
+        captured[1]
+    assert not compared
+    path = the_store(tmp_path) / "layer_001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1 if part == "sink" else 300] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"layer_001.safetensors: its vectors are not those that were written"):
+        captured[1]
+    captured[0]
+    with pytest.raises(DataError, match="not those that were written"):
+        capture(tiny, text, store=tmp_path)
+
+
+def test_damage_to_what_was_written_before_an_interruption_is_noticed(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_moral.capture.store.SECONDS_BETWEEN_SYNCS", 0.0)
+    from sae_moral.capture import run
+
+    real, seen = run.read_prompts, []
+
+    def interrupted(model: Any, prompts: Any, layers: Any, reader: Any, take: Any, **options: Any) -> None:
+        def stop(start: int, batch: Any) -> None:
+            seen.append(start)
+            if len(seen) == 4:
+                raise KeyboardInterrupt
+            take(start, batch)
+
+        real(model, prompts, layers, reader, stop, **options)
+
+    text = scenarios(100).text
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "read_prompts", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            capture(tiny, text, tokens_per_batch=32, store=tmp_path)
+    path = the_store(tmp_path) / "layer_002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"layer_002.safetensors: its vectors are not those that were written"):
+        capture(tiny, text, tokens_per_batch=32, store=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["store.json", "progress.json"])
+def test_a_damaged_record_is_named(tiny: Any, tmp_path: Path, file: str) -> None:
+    text = scenarios(10).text
+    capture(tiny, text, store=tmp_path)
+    folder = the_store(tmp_path)
+    if file == "progress.json":
+        (folder / "store.json").rename(folder / file)
+    for content in ("", "[" * 1500, "{}", (folder / file).read_text().replace("3", "4", 1)):
+        (folder / file).write_text(content)
+        with pytest.raises(DataError, match=file):
+            capture(tiny, text, store=tmp_path)
+
+
+def test_the_pooling_that_a_user_wrote_is_in_the_key_by_what_it_does(tiny: Any, tmp_path: Path) -> None:
+    text = scenarios(20).text
+    first, last = (lambda tokens, by=by: (tokens.own & (tokens.own.cumsum(1) == by)).float() for by in (1, 2))
+    text = [one for one in text if len(one.split()) > 2]
+    stored = [capture(tiny, text, pooling=pooling, store=tmp_path) for pooling in (first, last)]
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    for pooling, found in zip((first, last), stored, strict=True):
+        assert torch.equal(found[1], capture(tiny, text, pooling=pooling)[1])
+
+
+@pytest.mark.parametrize("name", ["rope_theta", "rms_norm_eps", "hidden_act"])
+def test_a_changed_configuration_does_not_read_the_old_vectors(
+    tiny: Any, tiny_folder: Path, tmp_path: Path, name: str
+) -> None:
+    text = scenarios(20).text
+    old = capture(tiny, text, store=tmp_path / "stores")
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    values = {"rope_theta": ("10000.0", "10.0"), "rms_norm_eps": ("1e-06", "1e-01"), "hidden_act": ('"silu"', '"relu"')}
+    before, after = values[name]
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace(f'"{name}": {before}', f'"{name}": {after}'))
+    changed = load_model(folder, device="cpu")
+    found = capture(changed, text, store=tmp_path / "stores")
+    assert torch.equal(found[2], capture(changed, text)[2])
+    assert not torch.allclose(found[2], old[2], atol=1e-3)
+
+
+def test_tokens_are_stored_as_they_are_held(tiny: Any, tmp_path: Path) -> None:
+    text = scenarios(30).text
+    memory = capture(tiny, text, granularity="token")
+    disk = capture(tiny, text, granularity="token", store=tmp_path)
+    assert memory.first is not None and disk.first is not None
+    assert torch.equal(memory.read(1), disk.read(1)) and (memory.first == disk.first).all()
+    pooled = capture(tiny, text)
+    for row in range(len(set(text))):
+        own = memory.read(1)[memory.first[row] : memory.first[row + 1]]
+        torch.testing.assert_close(own.mean(dim=0), pooled.read(1)[row])
+    with pytest.raises(ValueError, match="vectors of single tokens"):
+        memory[1]
+    with pytest.raises(ValueError, match="did you mean 'token'"):
+        capture(tiny, text, granularity="tokens")

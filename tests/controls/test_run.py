@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_moral.capture.representations import Representations
+from sae_moral.capture.vectors import Representations
 from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.run import Measured, measure
 from sae_moral.controls.settings import Controls, get_controls

@@ -30,8 +30,8 @@ from sae_moral.sae.association import (
     q_values,
 )
 from sae_moral.sae.columns import SparseColumns, columns_of
-from sae_moral.sae.encoded import latent_representations
 from sae_moral.sae.find_latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
+from sae_moral.sae.latents import latent_representations
 from sae_moral.sae.load import load_sae
 from sae_moral.sae.measure import two_parts
 from sae_moral.sae.moral_latents import MoralLatents

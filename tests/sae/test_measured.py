@@ -20,7 +20,7 @@ from sae_moral.metrics.preprocess import preprocess, within_span
 from sae_moral.protocol import get_protocol
 from sae_moral.report.sae_page import render_sae, write_sae_report
 from sae_moral.sae import LatentSettings, TrainSettings, find_moral_latents, load_sae, load_saes, train_saes
-from sae_moral.sae.by_token import latents_by_token
+from sae_moral.sae.latents import latents_by_token
 from tests.metrics.test_batched import plain
 from tests.tiny import scenarios
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from sae_moral.capture import capture
+from sae_moral.capture import Representations, capture
 from sae_moral.data.splits import PARTS
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.train_input import Batches, InputMap, within
@@ -19,12 +18,12 @@ from tests.tiny import scenarios
 
 def invented(folder: Path, *, n: int = 400, d: int = 8, layers: int = 2, seed: int = 0) -> Activations:
     """Vectors that are sums of a few of 3 d directions, far from zero, as a finished capture would leave them."""
-    rng = np.random.default_rng(seed)
+    rng, held = np.random.default_rng(seed), {}
     directions = rng.normal(size=(3 * d, d))
     for layer in range(layers):
         amounts = rng.exponential(size=(n, 3 * d)) * (rng.random((n, 3 * d)) < 0.1)
         vectors = torch.tensor(5 + amounts @ directions, dtype=torch.float32)
-        save_file({"vectors": vectors}, folder / f"layer_{layer:03d}.safetensors")
+        held[layer] = vectors
     part = rng.choice(3, size=n, p=[0.8, 0.1, 0.1])
     about = {
         "granularity": "scenario",
@@ -34,7 +33,9 @@ def invented(folder: Path, *, n: int = 400, d: int = 8, layers: int = 2, seed: i
         "n_vectors": {name: int((part == i).sum()) for i, name in enumerate(PARTS)},
     }
     hooks = {layer: f"blocks.{layer}.hook_resid_post" for layer in range(layers)}
-    return Activations(hooks, part, about, lambda layer: folder / f"layer_{layer:03d}.safetensors")
+    row = np.arange(n)
+    captured = Representations(tuple(hooks), row, row, row, {}, held.__getitem__)
+    return Activations(captured, hooks, part, about)
 
 
 def _identity(d: int) -> InputMap:

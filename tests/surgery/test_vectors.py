@@ -62,13 +62,13 @@ def test_what_does_not_fit_is_refused(tiny: Any) -> None:
     with pytest.raises(ValueError, match="19 scenarios and 20 records"):
         vectors_of(good.subset(np.arange(19)), of.text, sae())
     with pytest.raises(ValueError, match=r"width: vectors of 8 numbers.*reads 16"):
-        vectors_of(dataclasses.replace(good, _read={LAYER: torch.zeros(20, 8)}.__getitem__), of.text, sae())
+        vectors_of(dataclasses.replace(good, read={LAYER: torch.zeros(20, 8)}.__getitem__), of.text, sae())
     with pytest.raises(ValueError, match=r"SAEs for layers \[1\].*captured layers are \[2\]"):
         vectors_of(dataclasses.replace(good, layers=(2,)), of.text, sae())
     bad = good[LAYER].clone()
     bad[7, 3] = torch.nan
     with pytest.raises(ValueError, match="1 vectors are not finite, the first of record 7"):
-        vectors_of(dataclasses.replace(good, _read={LAYER: bad}.__getitem__), of.text, sae())
+        vectors_of(dataclasses.replace(good, read={LAYER: bad}.__getitem__), of.text, sae())
     with pytest.raises(ValueError, match="already pooled"):
         vectors_of(good, of.text, sae(), granularity="token")
     with pytest.raises(ValueError, match="a ndarray in the place of vectors"):

@@ -1,35 +1,34 @@
-"""Scenarios → latents: the SAE's latents of each pooled vector, or of every token and then pooled.
+"""Scenarios → latents: the SAE's latents of each pooled vector, of every token and then pooled, or at every token.
 
-The two are different numbers. Latents are not linear in their input, and an SAE trained on tokens (every community
-SAE) has never seen a mean over tokens, whose norm is smaller: `token` is what it was made for. An SAE trained on pooled
-scenario vectors (arXiv 2603.15615) needs `scenario`.
+The first two are different numbers. Latents are not linear in their input, and an SAE trained on tokens (every
+community SAE) has never seen a mean over tokens, whose norm is smaller: `token` is what it was made for. An SAE trained
+on pooled scenario vectors (arXiv 2603.15615) needs `scenario`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from sae_moral.capture.hooks import body, resolve_hooks
-from sae_moral.capture.pooling import Pooling, Tokens, get_pooling, pooling_name
-from sae_moral.capture.prompts import build_prompts
-from sae_moral.capture.representations import Representations
-from sae_moral.capture.run import TOKENS_PER_BATCH, capture
+from sae_moral.capture.prompts import Prompts, Tokens, build_prompts
+from sae_moral.capture.readers import GRANULARITIES, Pooling, get_pooling, one_each, pooling_name
+from sae_moral.capture.run import batch_size, capture, read_prompts
+from sae_moral.capture.vectors import Representations
 from sae_moral.errors import unknown
-from sae_moral.provenance import describe_model
+from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns, columns_of
 from sae_moral.sae.load import LoadedSae, SaeLike, load_saes
 
-GRANULARITIES = ("scenario", "token")
 TOKEN_BYTES = 1 << 28
 """Memory for the latents of single tokens at a time."""
+TokenValues = list[tuple[str, float]]
+"""A text's own tokens, as the tokenizer writes each by itself, with one latent's activation there."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,14 @@ class LatentRepresentations(Representations):
     """Latents in the place of residual-stream vectors: `latents[layer]` is a float32 tensor [n, d_sae].
 
     A whole layer of a wide SAE may not fit in memory: `columns(layer)` reads it a few latents at a time.
+
+    Attributes:
+        saes: the SAE of each layer.
+        columns_of_rows: a layer's latents, of the prompts with these numbers.
     """
 
-    _columns: Callable[[LatentRepresentations, int], Columns]
     saes: Mapping[int, LoadedSae]
+    columns_of_rows: Callable[[int, Int[Tensor, "n"]], Columns]
 
     def columns(self, layer: int) -> Columns:
         """One layer's latents of all scenarios, by columns.
@@ -50,11 +53,7 @@ class LatentRepresentations(Representations):
         """
         if layer not in self.layers:
             raise KeyError(f"layer {layer} has no SAE here; there are SAEs for {', '.join(map(str, self.layers))}")
-        return self._columns(self, layer)
-
-    def subset(self, index: Int[np.ndarray, "k"]) -> LatentRepresentations:
-        """The scenarios at `index`, in that order."""
-        return replace(self, row=self.row[index], length=self.length[index], total=self.total[index])
+        return self.columns_of_rows(layer, torch.from_numpy(self.row))
 
     def __getitem__(self, layer: int) -> Float[Tensor, "n s"]:
         """All latents of one layer.
@@ -67,7 +66,7 @@ class LatentRepresentations(Representations):
 
 
 def latent_representations(
-    source: Any,
+    source: HookedModel | Representations,
     text: Sequence[str] | None,
     saes: SaeLike | Mapping[int, SaeLike],
     *,
@@ -97,9 +96,9 @@ def latent_representations(
     """
     given = isinstance(source, Representations)
     loaded = load_saes(saes, model=None if given else source, any_model=any_model)
-    granularity = _granularity(granularity, loaded, given)
+    granularity = choose_granularity(granularity, loaded, given)
     facts = {"granularity": granularity, "saes": {str(layer): sae.describe() for layer, sae in loaded.items()}}
-    if given:
+    if isinstance(source, Representations):
         return _of_vectors(source, loaded, facts)
     if text is None:
         raise ValueError("a model and no text; expected the scenarios")
@@ -114,7 +113,12 @@ def latent_representations(
     return _of_tokens(source, text, loaded, facts, tokens_per_batch=tokens_per_batch, progress=progress, **options)
 
 
-def _granularity(asked: str | None, saes: Mapping[int, LoadedSae], given: bool) -> str:
+def choose_granularity(asked: str | None, saes: Mapping[int, LoadedSae], given: bool) -> str:
+    """What is asked, else what the SAEs were trained on, where they say; `given`: the vectors are there already.
+
+    Raises:
+        ValueError: an unknown granularity, or `token` of vectors that are already pooled.
+    """
     if asked is None:
         trained = {sae.granularity for sae in saes.values()} & set(GRANULARITIES)
         asked = "scenario" if given else str(trained.pop()) if len(trained) == 1 else "token"
@@ -142,17 +146,17 @@ def _of_vectors(
     if missing:
         raise ValueError(f"SAEs for layers {missing}, and the captured layers are {list(vectors.layers)}")
 
-    def read(these: LatentRepresentations, layer: int) -> Columns:
-        return columns_of(saes[layer], vectors._read(layer), torch.from_numpy(these.row))
+    def columns(layer: int, row: Int[Tensor, "n"]) -> Columns:
+        return columns_of(saes[layer], vectors.read(layer), row)
 
+    about = {**vectors.provenance, **facts}
     return LatentRepresentations(
-        tuple(saes), vectors.row, vectors.length, vectors.total, {**vectors.provenance, **facts},
-        vectors._read, read, saes,
-    )  # fmt: skip
+        tuple(saes), vectors.row, vectors.length, vectors.total, about, vectors.read, saes, columns
+    )
 
 
 def _of_tokens(
-    model: Any,
+    model: HookedModel,
     text: Sequence[str],
     saes: Mapping[int, LoadedSae],
     facts: dict[str, Any],
@@ -164,38 +168,103 @@ def _of_tokens(
     progress: bool | None,
 ) -> LatentRepresentations:
     prompts = build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
-    hooks, weigh = resolve_hooks(model, list(saes)), get_pooling(pooling)
-    device = torch.device(model.cfg.device or "cpu")
-    budget = tokens_per_batch or TOKENS_PER_BATCH * (16 if device.type == "cuda" else 1)
     kept = {layer: SparseColumns(len(prompts.ids), sae.d_sae) for layer, sae in saes.items()}
 
-    def reader(tokens: Tokens) -> Callable[[int, Tensor], Tensor]:
-        weights = weigh(tokens)
-        # Sparse, because all layers' latents of a batch are held at once.
-        return lambda layer, hidden: pooled_latents(saes[layer], hidden, weights).to_sparse()
+    def keep(start: int, batch: dict[int, Tensor]) -> None:
+        for layer, latents in batch.items():
+            kept[layer].add(start, latents.to_dense())
 
-    disable = None if progress is None else not progress
-    with (
-        body(model, hooks, reader) as forward,
-        tqdm(total=len(prompts.ids), desc="latents", unit="text", disable=disable) as bar,
-    ):
-        for start, stop in prompts.batches(budget):
-            for layer, latents in forward(prompts.tokens(start, stop, device)).items():
-                kept[layer].add(start, latents.to_dense())
-            bar.update(stop - start)
-
-    def read(these: LatentRepresentations, layer: int) -> Columns:
-        return ChosenRows(kept[layer], torch.from_numpy(these.row))
-
+    read_prompts(
+        model, prompts, list(saes), PooledLatents(saes, get_pooling(pooling)), keep,
+        tokens_per_batch=tokens_per_batch, progress=progress, what="latents",
+    )  # fmt: skip
     provenance = {
         **{"template": template, "pooling": pooling_name(pooling), "bos": bos, "first_token": prompts.first_token},
-        **{"tokens_per_batch": budget, "n_texts": len(text), "n_prompts": len(prompts.ids)},
-        **{"n_tokens": sum(map(len, prompts.ids)), "model": describe_model(model), **facts},
+        **{"tokens_per_batch": batch_size(model, tokens_per_batch), "n_texts": len(text)},
+        **{"n_prompts": len(prompts.ids), "n_tokens": prompts.counts()["n_tokens"]},
+        **{"model": describe_model(model), **facts},
     }
-    nothing: Callable[[int], Tensor] = dict[int, Tensor]().__getitem__
-    return LatentRepresentations(
-        tuple(saes), prompts.row, prompts.length, prompts.total, provenance, nothing, read, saes
-    )
+    return collected(kept, saes, prompts.row, prompts.length, prompts.total, provenance)
+
+
+def collected(
+    kept: Mapping[int, Columns],
+    saes: Mapping[int, LoadedSae],
+    row: Int[np.ndarray, "n"],
+    length: Int[np.ndarray, "n"],
+    total: Int[np.ndarray, "n"],
+    provenance: dict[str, Any],
+) -> LatentRepresentations:
+    """Latents that were computed already, one row per prompt; arguments as the attributes of `Representations`."""
+
+    def no_vectors(layer: int) -> Tensor:
+        raise ValueError("latents only: the residual stream they were read from was not kept")
+
+    def columns(layer: int, row: Int[Tensor, "n"]) -> Columns:
+        return ChosenRows(kept[layer], row)
+
+    return LatentRepresentations(tuple(saes), row, length, total, provenance, no_vectors, saes, columns)
+
+
+class PooledLatents:
+    """Reads the latents [batch, d_sae] of every token, pooled; sparse, because all layers' of a batch are held at
+    once."""
+
+    def __init__(self, saes: Mapping[int, LoadedSae], pooling: Pooling) -> None:
+        self.saes, self.pooling = saes, pooling
+
+    def __call__(self, tokens: Tokens) -> Callable[[int, Tensor], Tensor]:
+        weights = self.pooling(tokens)
+        return lambda layer, hidden: pooled_latents(self.saes[layer], hidden, weights).to_sparse()
+
+    def first(self, prompts: Prompts) -> Int[np.ndarray, "_"]:
+        return one_each(prompts)
+
+
+class ChosenLatents:
+    """Reads a few latents at each of the scenario's own tokens: a tensor [tokens, latents] per prompt."""
+
+    def __init__(self, sae: LoadedSae, latents: Sequence[int]) -> None:
+        self.sae, self.latents = sae, list(latents)
+
+    def __call__(self, tokens: Tokens) -> Callable[[int, Tensor], list[Tensor]]:
+        def take(layer: int, hidden: Tensor) -> list[Tensor]:
+            own = tokens.own.to(hidden.device)
+            return [self.sae.encode(row[at])[:, self.latents].cpu() for row, at in zip(hidden, own, strict=True)]
+
+        return take
+
+    def first(self, prompts: Prompts) -> Int[np.ndarray, "_"]:
+        return one_each(prompts)
+
+
+def latents_by_token(
+    model: HookedModel, sae: LoadedSae, text: Sequence[str], latents: Sequence[int], *, template: str = "{text}"
+) -> list[list[TokenValues]]:
+    """Activations of a few latents at every token of a few texts, for reading a latent by eye.
+
+    Returns:
+        Per text, per latent: the text's own tokens (BOS and the template's words left out) with their activations.
+
+    Raises:
+        ValueError: latents the SAE does not have; as `build_prompts` and `LoadedSae.encode`.
+    """
+    if outside := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
+        raise ValueError(f"latents {outside} of an SAE with {sae.d_sae}; expected 0 to {sae.d_sae - 1}")
+    prompts = build_prompts(text, model.tokenizer, template=template, bos=sae.bos, n_ctx=model.cfg.n_ctx)
+    values: list[Tensor] = []
+    read_prompts(
+        model, prompts, [sae.layer], ChosenLatents(sae, latents),
+        lambda _, batch: values.extend(batch[sae.layer]), progress=False,
+    )  # fmt: skip
+    words = [
+        [model.tokenizer.decode([token]) for token in ids[first:last]]
+        for ids, (first, last) in zip(prompts.ids, prompts.own, strict=True)
+    ]
+    return [
+        [list(zip(words[row], values[row][:, i].tolist(), strict=True)) for i in range(len(latents))]
+        for row in prompts.row
+    ]
 
 
 def pooled_latents(
