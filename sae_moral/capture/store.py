@@ -180,7 +180,7 @@ class Store:
             raise ValueError(f"rows from {start} on, and {self._rows} are written; expected the next ones")
         for layer, tensors in batch.items():
             for name, tensor in tensors.items():
-                content = memoryview(tensor.to("cpu", torch.float32).contiguous().numpy()).cast("B")
+                content = tensor.to("cpu", torch.float32).contiguous().numpy().data.cast("B")
                 self._files[layer].seek(self._offsets[name] + start * self._width(name))
                 write_all(self._files[layer], content)
                 self._sums[layer][name].update(content)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_moral.io import append
 from sae_moral.sae.compatibility import ELEMENTWISE
 from sae_moral.sae.load import LoadedSae, encode
 
@@ -97,6 +98,7 @@ class SparseColumns:
         self.rows, self.latents = rows, latents
         self._width = int(np.clip(group_bytes // (ENTRY.itemsize * max(rows, 1)), 1, 1024))
         self._held: dict[int, list[np.ndarray]] = {}
+        self._spilled: dict[int, int] = {}
         self._bytes, self._memory, self._parent = 0, memory, folder
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._last: tuple[int, np.ndarray] | None = None
@@ -132,13 +134,16 @@ class SparseColumns:
         for group, pieces in self._held.items():
             for piece in pieces:
                 append(self._file(group), piece.tobytes())
+                self._spilled[group] = self._spilled.get(group, 0) + len(piece)
         self._held, self._bytes = {}, 0
 
     def _entries(self, group: int) -> np.ndarray:
         if self._last is None or self._last[0] != group:
             pieces = list(self._held.get(group, ()))
-            if self._folder is not None and self._file(group).exists():
+            if group in self._spilled:
                 pieces.append(np.fromfile(self._file(group), dtype=ENTRY))
+                if len(pieces[-1]) != self._spilled[group]:
+                    raise OSError(f"{self._file(group)} was changed, or cut short, while it was in use")
             self._last = group, np.concatenate(pieces) if pieces else np.empty(0, dtype=ENTRY)
         return self._last[1]
 
