@@ -8,7 +8,6 @@ is fetched here are tables inside zips; the checksum that is known is the table'
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -194,7 +193,7 @@ def _extract(remote: Remote, archive: Path, table: Path) -> None:
                 raise DataError(problem, file=archive.name)
     except DataError as error:
         aside = Path(f"{archive}.rejected")
-        os.replace(archive, aside)
+        publish(archive, aside)
         raise DataError(f"{error}. It is refused, and set aside as {str(aside)!r}; try again", file=None) from None
 
 

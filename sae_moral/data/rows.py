@@ -187,9 +187,9 @@ def read_lines(
             lines after a problem are read.
 
     Raises:
-        DataError: the header is not UTF-8, or the first block of a table that is not `spanning` holds no line end.
+        DataError: the header is not UTF-8, or a line of a table that is not `spanning` is longer than `BLOCK`.
     """
-    form = _Form(delimiter, csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    form = _Form(delimiter, quoted)
     if spanning:
         yield from _spanning(decode(b"".join(blocks), file=file), form)
         return
@@ -197,10 +197,12 @@ def read_lines(
     for block in blocks:
         data = pending + block
         cut = data.rfind(b"\n") + 1
-        if not cut:
+        if not cut and len(data) >= BLOCK:
             problem = f"no line end in the first {len(data)} bytes of row {number}; {_NOT_TEXT}"
             raise DataError(problem, file=file, row=number)
         data, pending = data[:cut], data[cut:]
+        if not data:
+            continue
         if number == 1:
             header, data = data.split(b"\n", 1)
             yield (line := form.header(header, file))
@@ -219,16 +221,17 @@ class _Form(NamedTuple):
     """How a table is written."""
 
     delimiter: str
-    quoting: int
+    quoted: bool
 
     def parse(self, lines: Iterable[str], *, strict: bool = True) -> Any:
-        return csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting, strict=strict)
+        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting, strict=strict)
 
     def header(self, line: bytes, file: str) -> Line:
         return Line(1, decode(line, file=file, row=1).removesuffix("\r").split(self.delimiter))
 
     def problem(self, error: csv.Error) -> str:
-        if self.quoting == csv.QUOTE_NONE:
+        if not self.quoted:
             return f"{error}; expected plain fields"
         return f"{error}; expected a field with quotes, separators or line ends in closed double quotes, quotes doubled"
 

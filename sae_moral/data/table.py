@@ -130,7 +130,7 @@ def _annotation(row: Row) -> Iterator[tuple[np.ndarray, int]]:
 def _record(row: Row) -> Iterator[tuple[np.ndarray, int]]:
     vector = row.vector("vector")
     none = row.is_missing("foundation")
-    foundations = (NO_FOUNDATION,) if none else row.foundations("foundation")
+    foundations = [NO_FOUNDATION] if none else list(row.foundations("foundation"))
     if len(foundations) > 1:
         raise row.error("foundation", f"{len(foundations)} foundations; expected the record's own one")
     own = np.zeros(2) if none else vector.reshape(-1, 2)[foundations[0]]

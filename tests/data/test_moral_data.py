@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sae_moral.data import MoralData
@@ -89,6 +89,44 @@ def test_hash_depends_on_texts_and_labels_only() -> None:
     assert data.sha256 != replace(data, text=("other", *data.text[1:])).sha256
     moved = np.where(np.arange(6) == 3, 1, data.foundation)
     assert data.sha256 != replace(data, foundation=moved).sha256
+
+
+@settings(deadline=None, database=None, max_examples=60)
+@given(st.integers(0, 5), st.sampled_from(["text", "vector", "foundation", "pole", "typicality", "order"]), st.data())
+def test_any_single_change_changes_the_hash(row: int, what: str, drawn: st.DataObject) -> None:
+    """Every text, strength, foundation, pole and typicality counts, and so does the order of the records."""
+    data = _data()
+    here = np.arange(6) == row
+    values: dict[str, Any] = {
+        name: getattr(data, name).copy() for name in ("vector", "foundation", "pole", "typicality")
+    }
+    text = data.text
+    if what == "text":
+        place = drawn.draw(st.integers(0, len(text[row]) - 1))
+        changed = text[row][:place] + drawn.draw(st.characters(exclude_categories=["Cs"])) + text[row][place + 1 :]
+        text = tuple(changed if i == row else one for i, one in enumerate(text))
+        assume(changed != data.text[row])
+    elif what == "vector":
+        values["vector"][row, drawn.draw(st.integers(0, 9))] += drawn.draw(st.sampled_from([1e-12, 0.125, -0.5]))
+    elif what == "order":
+        other = drawn.draw(st.integers(0, 5).filter(lambda i: i != row and data.text[i] != data.text[row]))
+        order = np.arange(6)
+        order[[row, other]] = other, row
+        text, values = tuple(text[i] for i in order), {name: value[order] for name, value in values.items()}
+    else:
+        values[what] = np.where(here, values[what] + (1e-12 if what == "typicality" else 1), values[what])
+    # Labels that contradict one another are refused when data are made; their hash is compared all the same.
+    changed_data = object.__new__(MoralData)
+    for name, value in {**vars(data), **values, "text": text}.items():
+        if name not in ("sha256", "group"):
+            object.__setattr__(changed_data, name, value)
+    assert changed_data.sha256 != data.sha256
+
+
+def test_texts_that_run_into_one_another_do_not_collide() -> None:
+    one = from_records([("a", "ab", _vector(), -1), ("b", "c", _vector(), -1)], {})
+    other = from_records([("a", "a", _vector(), -1), ("b", "bc", _vector(), -1)], {})
+    assert one.sha256 != other.sha256
 
 
 def test_subset_by_position_and_by_mask(same_data: Callable[..., None]) -> None:

@@ -7,15 +7,18 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sae_moral.data import MoralData, list_sources, load_data
+from sae_moral.data import MoralData, Source, list_sources, load_data, register_source
 from sae_moral.data.moral_data import from_records
+from sae_moral.data.rows import Rows
+from sae_moral.data.sources import SOURCES
 
 _VECTOR = [0.0, 0.5, *[0.0] * 8]
 _TABLE = [{"id": "a", "text": "hiding a tool", "vector": _VECTOR}]
@@ -67,14 +70,15 @@ def test_a_source_that_is_not_shipped_says_how_to_pass_its_file(name: str) -> No
 
 def test_options_that_do_not_apply_are_refused(data: MoralData, jsonl: Callable[..., Path]) -> None:
     vignettes = jsonl([{"id": "a", "foundation_coarse": "Care", "wrong": 1, "text": "You see a robot."}], "v.jsonl")
-    for source, options in (
+    cases: list[tuple[Any, dict[str, Any]]] = [
         (data, {"path": "x"}),
         (data, {"extra_columns": "ignore"}),
         ("moralstrength", {"text_column": "words"}),
         (vignettes, {"text_column": "text"}),
         (vignettes, {"path": vignettes}),
         (data.to_dataset(), {"path": vignettes}),
-    ):
+    ]
+    for source, options in cases:
         with pytest.raises(ValueError, match=f"{next(iter(options))}= given for .* does not apply"):
             load_data(source, **options)
 
@@ -123,3 +127,58 @@ def test_importing_the_data_package_stays_light() -> None:
     root = Path(sys.modules["sae_moral.data"].__file__ or "").resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def clean_sources() -> Iterator[None]:
+    """Forget the sources a test registered."""
+    before = dict(SOURCES.registered)
+    yield
+    SOURCES.registered.clear()
+    SOURCES.registered.update(before)
+
+
+def _own_source(**changes: Any) -> Source:
+    def read(rows: Rows) -> MoralData:
+        records = [(row.identifier(), row.text("deed"), np.zeros(10), -1) for row in rows.read(("deed", "mark"))]
+        return from_records(records, {"source": "deeds"})
+
+    about = {"what": "deeds", "licence": "CC0", "citation": "nobody", "obtain": "pass the .csv file as path="}
+    table = {"suffix": ".csv", "columns": ("deed", "mark"), "read": read}
+    return Source(name="deeds", **{**about, **table, **changes})
+
+
+def test_a_source_of_one_s_own_is_known_by_name_and_by_its_columns(tmp_path: Path, clean_sources: None) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("deed,mark,more\nwaiting,1,x\n")
+    with pytest.raises(ValueError, match="unknown data source 'deeds'"):
+        load_data("deeds")
+    assert register_source(_own_source()).name in [source.name for source in list_sources()]
+    assert load_data(path).provenance == load_data("deeds", path=path).provenance == {"source": "deeds"}
+    assert load_data(path).id == ("d.csv:2",)
+    with pytest.raises(ValueError, match="'deeds' is not shipped"):
+        load_data("deeds")
+    with pytest.raises(ValueError, match="text_column= given for d.csv, recognised as 'deeds'"):
+        load_data(path, text_column="deed")
+    with pytest.raises(ValueError, match="a data source named 'deeds' exists already"):
+        register_source(_own_source())
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"read": None, "suffix": "", "columns": ()}, "neither load= nor read="),
+        ({"columns": ()}, "needs suffix=, columns= and read= together"),
+        ({"recognises": lambda path: False}, "recognises= without load="),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_refused(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        _own_source(**changes)
+
+
+def test_an_entry_point_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("other", "sae_moral.data.builtin:vignettes", SOURCES.group)
+    monkeypatch.setitem(SOURCES.declared, "other", entry)
+    with pytest.raises(TypeError, match="the entry point 'other' of sae_moral.sources gave .*expected a Source named"):
+        load_data("other")

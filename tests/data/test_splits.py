@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,10 @@ def test_the_paper_split_is_the_published_one() -> None:
 
 def test_records_of_an_id_stay_together_and_order_does_not_matter() -> None:
     ids = [f"{i // 3:03d}" for i in range(300)]
-    state = np.random.get_state()[1]
+    state: Any = np.random.get_state()
     split = paper_split(ids)
-    assert np.array_equal(state, np.random.get_state()[1])  # no global seed
+    after: Any = np.random.get_state()
+    assert np.array_equal(state[1], after[1])  # no global seed
     assert sorted(map(len, split.values())) == [30, 30, 240]
     for rows in split.values():
         assert all((rows // 3 == i).sum() == 3 for i in set((rows // 3).tolist()))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from sae_moral.data import load_data
 from sae_moral.data.rows import SUFFIXES, read_rows
-from sae_moral.data.table import read_table, table_data
+from sae_moral.data.table import table_data
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
@@ -101,18 +101,6 @@ def test_text_column_extra_columns_and_integer_ids(tmp_path: Path, refused: Call
     untyped: Any = inspect.unwrap(table_data)  # without the tests' type checks, as a user calls it
     with pytest.raises(ValueError, match="extra_columns is 'drop'; expected 'error' or 'ignore'"):
         untyped(read_rows(path), extra_columns="drop")
-
-
-def test_byte_order_mark_blank_lines_and_line_ends(tmp_path: Path) -> None:
-    table = tmp_path / "own.csv"
-    table.write_bytes("\ufefftext,foundation,judgment,agreement\r\n\r\nwaiting,care,1,1\r\n".encode())
-    assert load_data(table).id == ("own.csv:3",)
-    lines = tmp_path / "own.jsonl"
-    row = json.dumps({"text": "a\u2028b", "vector": _ZERO}, ensure_ascii=False)
-    lines.write_text(f"\n{row}\r\n \n{row}", encoding="utf8", newline="")
-    data = load_data(lines)
-    assert data.id == ("own.jsonl:2", "own.jsonl:4")
-    assert data.text[0] == "a\u2028b"
 
 
 _GOOD = {"text": "sharing bread", "vector": _vector(care=1.0)}
@@ -207,49 +195,6 @@ def test_wrong_columns_are_refused(
     refused(lambda: load_data(path), *words, file="own.csv", row=1, column=column)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "row", "column", "word"),
-    [
-        ("own.jsonl", b"", None, None, "the file is empty"),
-        ("own.csv", b"\xef\xbb\xbf \n", None, None, "the file is empty"),
-        ("own.parquet", b"", None, None, "the file is empty"),
-        ("own.csv", b"text,vector\n", None, None, "no scenarios"),
-        ("own.jsonl", b'{"text": "a", "vector": [1]', 1, None, "not one flat JSON object per line: Expecting"),
-        ("own.jsonl", b'{"text": "a"}\n[1]\n', 2, None, "a JSON list; expected one JSON object"),
-        ("own.jsonl", b'{"text": "a", "text": "b"}', 1, None, "the key 'text' stands twice"),
-        ("own.jsonl", b'{"a": ' + b"[" * 100_000, 1, None, "nested too deeply"),
-        ("own.jsonl", b'{"a": ' + b"9" * 5000 + b"}", None, None, ""),
-        ("own.jsonl", b'{"text": "a"}\n{"text": "\xe9"}', 2, None, "byte 0xe9 is not UTF-8"),
-        ("own.csv", b"text,vector\na,b\n\xff,c\n", 3, None, "byte 0xff is not UTF-8"),
-        ("own.csv", b"text,vector\na,b,c\n", 2, None, "3 fields; expected 2 like the header: text, vector"),
-        ("own.tsv", b"text\tvector\na\tb\nc\n", 3, None, "1 fields; expected 2"),
-        ("own.csv", b'text,vector\na,b\n"c,d\n', 3, None, "closed double quotes"),
-        ("own.csv", b"text,vector\na,[1\n", 2, "vector", "'[1' is not a list"),
-        ("own.csv", b"text,foundation,judgment,agreement\na,care,1_0,1\n", 2, "judgment", "'1_0', not a number"),
-        ("own.parquet", b"PAR1 not really PAR1", None, None, "not a readable parquet file"),
-        ("own.txt", b"text\n", None, None, "unsupported suffix '.txt'; expected .jsonl, .csv, .tsv, .parquet"),
-        ("own", b"text\n", None, None, "unsupported suffix ''"),
-    ],
-)
-def test_a_broken_file_is_refused(
-    tmp_path: Path, refused: Callable[..., None], name: str, content: bytes, row: int | None, column: str | None,
-    word: str,
-) -> None:  # fmt: skip
-    path = tmp_path / name
-    path.write_bytes(content)
-    if word:
-        refused(lambda: load_data(path), word, file=name, row=row, column=column)
-    else:  # where it is refused depends on Python's limit on the digits of integers
-        with pytest.raises(DataError):
-            load_data(path)
-
-
-def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path, refused: Callable[..., None]) -> None:
-    refused(lambda: load_data(tmp_path), "a folder; expected one file", file=tmp_path.name)
-    with pytest.raises(FileNotFoundError):
-        read_table(tmp_path / "own.csv")
-
-
 def test_a_row_that_lacks_a_column_is_refused(tmp_path: Path, refused: Callable[..., None]) -> None:
     path = _write(tmp_path / "own.jsonl", [_GOOD, {"text": "waiting"}])
     refused(lambda: load_data(path), "missing; every row needs text, vector", file="own.jsonl", row=2, column="vector")
@@ -268,27 +213,6 @@ def test_parquet_types(tmp_path: Path, refused: Callable[..., None]) -> None:
     refused(lambda: load_data(path), "no scenarios", file="own.parquet")
     parquet.write_table(pa.Table.from_arrays([text, text], names=["text", "text"]), path)
     refused(lambda: load_data(path), "named twice", file="own.parquet", column="text")
-
-
-_HEADERS = st.sampled_from([
-    b"", b"text,vector\n", b"text\tvector\n", b"text,foundation,judgment,agreement\n", b'{"text": "a", "vector": ',
-    b'{"text": "a", "foundation": "care", "judgment": ', b"PAR1",
-])  # fmt: skip
-
-
-@settings(deadline=None, database=None, max_examples=150)
-@given(st.sampled_from(SUFFIXES), _HEADERS, st.binary(max_size=80))
-@example(".csv", b"text,vector\n", b"a\x00b,1\n")
-@example(".jsonl", b"", b'{"text": "\\ud800", "vector": []}')
-def test_no_bytes_crash_a_reader(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, header: bytes, body: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / f"bytes{suffix}"
-    path.write_bytes(header + body)
-    try:
-        assert len(load_data(path)) > 0
-    except DataError as error:
-        assert error.file == path.name
 
 
 _LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-3, 5), st.floats(), st.text(max_size=8),
