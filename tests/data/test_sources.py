@@ -158,7 +158,7 @@ def test_a_source_of_one_s_own_is_known_by_name_and_by_its_columns(tmp_path: Pat
     assert load_data(path).id == ("d.csv:2",)
     with pytest.raises(ValueError, match="'deeds' is not shipped"):
         load_data("deeds")
-    with pytest.raises(ValueError, match="text_column= given for d.csv, recognised as 'deeds'"):
+    with pytest.raises(ValueError, match=r"text_column= given for d\.csv, recognised as 'deeds'"):
         load_data(path, text_column="deed")
     with pytest.raises(ValueError, match="a data source named 'deeds' exists already"):
         register_source(_own_source())
@@ -180,5 +180,5 @@ def test_a_source_that_cannot_be_read_is_refused(changes: dict[str, Any], word: 
 def test_an_entry_point_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("other", "sae_moral.data.builtin:vignettes", SOURCES.group)
     monkeypatch.setitem(SOURCES.declared, "other", entry)
-    with pytest.raises(TypeError, match="the entry point 'other' of sae_moral.sources gave .*expected a Source named"):
+    with pytest.raises(TypeError, match=r"the entry point 'other' of sae_moral\.sources gave .*expected a Source named"):
         load_data("other")
