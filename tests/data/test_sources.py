@@ -180,5 +180,5 @@ def test_a_source_that_cannot_be_read_is_refused(changes: dict[str, Any], word: 
 def test_an_entry_point_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("other", "sae_moral.data.builtin:vignettes", SOURCES.group)
     monkeypatch.setitem(SOURCES.declared, "other", entry)
-    with pytest.raises(TypeError, match=r"the entry point 'other' of sae_moral\.sources gave .*expected a Source named"):
+    with pytest.raises(TypeError, match=r"the entry point 'other' of sae_moral\.sources gave .*expected a Source"):
         load_data("other")
