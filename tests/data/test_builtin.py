@@ -225,7 +225,8 @@ def test_what_compares_the_poles_gives_no_number(corpus: Callable[..., Path], pr
     data = load_data(corpus(*({"Care": 1 + i % 3, "Non-Moral": 3} if i % 4 else {"Non-Moral": 3} for i in range(80))))
     representation = torch.randn(len(data), 8, generator=torch.Generator().manual_seed(0))
     for metric in resolve_metrics(["categorical", "gradient"], get_protocol(protocol)):
-        for statistic in metric(representation, data):
+        statistics: Any = metric(representation, data)
+        for statistic in statistics:
             of_one_pole = statistic.name == "prototype_reliability" and statistic.group != "harm"
             if (metric.name == "categorical" and not of_one_pole) or statistic.group == "harm":
                 assert statistic.value is None, statistic
