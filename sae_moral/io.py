@@ -166,6 +166,26 @@ def write_together(folder: str | Path, files: Mapping[str, str | bytes]) -> None
                 write_all(file, content.encode("utf8") if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def staged_files(folder: str | Path, *, first: str | None = None) -> Iterator[Path]:
+    """An empty temporary folder whose files become files of `folder` when the block ends without an error, for
+    libraries that write several files themselves: all are on the disk before one takes its place, `first` the first.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=f"{_TEMPORARY}{_owner()}-"))
+    try:
+        yield scratch
+        paths = sorted((path for path in scratch.iterdir() if path.is_file()), key=lambda path: path.name != first)
+        for path in paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for path in paths:
+            publish(path, folder / path.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def reserve(file: IO[bytes], size: int) -> None:
     """Make the file `size` bytes long, the space for them taken from the disk.
 

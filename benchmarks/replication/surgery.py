@@ -21,9 +21,11 @@ import torch
 from sae_moral import load_data, load_model
 from sae_moral.data import MoralData
 from sae_moral.data.splits import Split, group_split
+from sae_moral.io import write_text
 from sae_moral.sae import LoadedSae, load_sae
 from sae_moral.surgery import CONTROLS, Operation, operate
 from sae_moral.surgery.evaluate import OVERALL, table
+from sae_moral.surgery.operation import Change
 from sae_moral.surgery.terms import by_columns
 from sae_moral.surgery.vectors import vectors_of
 
@@ -33,7 +35,7 @@ SHARES = "0.6,0.15,0.25"
 HIGHER = ("polarity_margin", "polarity_auroc", "ordering_accuracy", "spearman")
 
 
-def overall(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def overall(rows: list[Change]) -> dict[str, Change]:
     """The rows over all dimensions, by statistic."""
     return {row["statistic"]: row for row in rows if row["group"] == OVERALL}
 
@@ -50,19 +52,24 @@ def change(row: Mapping[str, Any]) -> str:
     return f"{row['change']:+.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
 
 
-def page(found: Mapping[str, Operation], beyond: list[dict[str, Any]]) -> str:
+def kept_epoch(operation: Operation, otherwise: Any = None) -> Any:
+    """The epoch whose parameters were kept; `otherwise` where nothing was trained."""
+    return operation.record.stopped["kept_epoch"] if operation.record.stopped else otherwise
+
+
+def page(found: Mapping[str, Operation], beyond: list[Change]) -> str:
     """Changes by arm, what is beyond shuffled labels, and in words what that says."""
-    rows = {control: overall(operation.record["table"]) for control, operation in found.items()}
+    rows = {control: overall(operation.record.table) for control, operation in found.items()}
     real = found["none"]
-    about, weights = real.record["parts"], real.record["weights"]
+    about, weights = real.record.parts, real.record.weights
     lines = [
-        f"# Surgery on {real.record['source']}, layer {real.layer}",
+        f"# Surgery on {real.record.source}, layer {real.layer}",
         "",
         f"{len(real.latents)} latents ({', '.join(f'{name} {len(one)}' for name, one in real.by_dimension.items())}); "
         f"{weights['share_changed']:.2%} of the weights changed. {about['train']} training, {about['validation']} "
         f"validation and {about['test']} test scenarios; every number is of the test part, intervals are 95 % "
         "bootstrap over its texts. Kept epoch: "
-        + ", ".join(f"{NAMES[c]} {o.record['stopped'].get('kept_epoch', '–')}" for c, o in found.items()) + ".",
+        + ", ".join(f"{NAMES[c]} {kept_epoch(o, '–')}" for c, o in found.items()) + ".",
         "",
         "| statistic | " + " | ".join(NAMES[control] for control in found) + " | surgery − shuffled |",
         "|---|" + "---|" * (len(found) + 1),
@@ -102,14 +109,14 @@ def arms(
         latents = found["none"].by_dimension if control in ("shuffled", "no-surgery") else None
         options: dict[str, Any] = {"settings": settings, "seed": seed, "split": split, "store": out / "vectors"}
         if control == "shuffled":
-            options |= {"early_stop": False, "epochs": found["none"].record["stopped"]["kept_epoch"]}
+            options |= {"early_stop": False, "epochs": kept_epoch(found["none"])}
         found[control] = operate(sae, latents, model, data, control=control, **options)
         found[control].save(out / control)
-        print(f"{NAMES[control]}: {found[control].record['seconds']} s", flush=True)
+        print(f"{NAMES[control]}: {found[control].record.seconds} s", flush=True)
     real, vectors = found["none"], vectors_of(model, data.text, sae, store=out / "vectors")
     beyond = table(
         found["shuffled"].sae, real.sae, vectors, data, torch.from_numpy(split["test"]), real.latents,
-        by_columns(real.latents, real.by_dimension), torch.tensor(real.record["scale"]), seed=seed,
+        by_columns(real.latents, real.by_dimension), torch.tensor(real.record.scale), seed=seed,
     )  # fmt: skip
     return found, page(found, beyond)
 
@@ -133,7 +140,7 @@ def main() -> None:
     split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device=given.device)
     sae = load_sae(given.sae, model=model)
     _, text = arms(model, sae, data, split, given.out, settings=given.settings, seed=given.seed)
-    (given.out / "surgery.md").write_text(text, encoding="utf8")
+    write_text(given.out / "surgery.md", text)
     print(f"\n{text}\n{given.out / 'surgery.md'}")
 
 

@@ -23,7 +23,7 @@ import torch
 from sae_moral import load_data, load_model
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.train_config import TrainSettings, configure
-from sae_moral.sae.train_layer import LayerTraining, _bar
+from sae_moral.sae.train_layer import LayerTraining, progress_bar
 
 MODEL = "smollm2-135m-instruct"
 
@@ -59,12 +59,12 @@ def overhead(activations: Activations, layer: int, settings: TrainSettings, roun
             )
             trainers = {"ours": training.trainer, "SAELens": direct(training, activations, settings)}
             for name in sorted(trainers, reverse=bool(turn % 2)):
-                with _bar(name, False):
+                with progress_bar(name, False):
                     started = time.process_time()
                     trainers[name].fit()
                     seconds[name].append((time.process_time() - started) / trainers[name].n_training_steps)
             started = time.process_time()
-            training._checkpoint()
+            training.checkpoint()
             checkpoint = time.process_time() - started
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "SAELens"))
     ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["SAELens"], strict=True))

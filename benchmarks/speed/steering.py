@@ -25,7 +25,7 @@ from sae_moral import load_model
 from sae_moral.sae.load import load_sae
 from sae_moral.steering import Steering, full_edit, generate, low_rank_edit, prompt_ids
 from sae_moral.steering.generate import left_padded
-from sae_moral.surgery import Operation
+from sae_moral.surgery import Operation, SurgeryRecord
 from sae_moral.surgery.operation import rows_of, with_rows
 
 PROMPTS = [
@@ -56,7 +56,7 @@ def random_operation(d: int, width: int, k: int, layer: int) -> Operation:
     before = rows_of(loaded, latents)
     after = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in before.items()}
     made = with_rows(loaded, latents, after, "random operation", surgery=None)
-    record = {"source": loaded.source, "sha256": {"before": loaded.sha256, "after": made.sha256}}
+    record = SurgeryRecord(source=loaded.source, sha256={"before": loaded.sha256, "after": made.sha256})
     return Operation(made, latents, before, {}, record)
 
 

@@ -20,11 +20,10 @@ from torch import Tensor
 from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.load import LoadedSae, load_sae
-from sae_moral.surgery import get_settings, losses
-from sae_moral.surgery.fit import Fit
+from sae_moral.surgery import get_settings
+from sae_moral.surgery.fit import Fit, Part
 from sae_moral.surgery.operation import Rows
-from sae_moral.surgery.parts import Part
-from sae_moral.surgery.terms import Labels, by_columns, supervised
+from sae_moral.surgery.terms import Batch, Labels, by_columns, means, term_values
 from sae_moral.surgery.vectors import Vectors
 
 
@@ -74,12 +73,10 @@ def through_all(fit: Fit, sae: LoadedSae) -> Tensor:
     x = fit.vectors.x[records]
     latents = sae.sae.encode(x)
     chosen = latents[:, fit.part.latents]
-    terms = {
-        "reconstruction": losses.reconstruction(x, sae.sae.decode(latents)),
-        "sparsity": losses.sparsity(chosen),
-        **supervised(chosen, fit.labels.at(records), fit.columns, fit.settings),
-    }
-    fit.total(terms).backward()
+    settings, of = fit.settings, means(chosen, fit.columns)
+    margins = settings.polarity_margin, settings.prototype_margin
+    whole = Batch(x, sae.sae.decode(latents), 1.0, chosen, of, fit.labels.at(records), settings.relative, *margins)
+    fit.total(term_values(whole, fit.columns)).backward()
     return sae.sae.W_enc.grad[:, fit.part.latents]
 
 

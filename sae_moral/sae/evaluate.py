@@ -1,7 +1,11 @@
-"""How well an SAE reconstructs: explained variance, L0, latents that ever fire, and the loss of the spliced model."""
+"""How well an SAE reconstructs: explained variance, L0, latents that ever fire, and the loss of the spliced model.
+
+A high explained variance says nothing about morality.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,12 +15,43 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from sae_moral.capture.prompts import build_prompts
-from sae_moral.protocol import get_protocol
+from sae_moral.protocol import Protocol, get_protocol
+from sae_moral.provenance import HookedModel
 from sae_moral.sae.train_input import InputMap
 
 BATCH = 1024
+
+
+class Side(TypedDict):
+    """One side of a comparison of training with held-out vectors; None where these vectors do not vary."""
+
+    explained_variance: float | None
+    explained_variance_per_dimension: float | None
+    l0: float
+    n: int
+
+
+class Look(TypedDict):
+    """Explained variance of both sides at a checkpoint, L0 of the held-out one, and the coefficients of the losses."""
+
+    step: int
+    train: float | None
+    held_out: float | None
+    l0: float
+    coefficients: dict[str, float]
+
+
+class LossRecovered(TypedDict):
+    """See `loss_recovered`; losses are in nats per token."""
+
+    recovered: float | None
+    clean_nats: float
+    spliced_nats: float
+    zero_nats: float
+    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +73,15 @@ class Reconstruction:
     fired: Bool[np.ndarray, "d_sae"]
     n: int
 
+    def side(self) -> Side:
+        """The numbers that are kept."""
+        return Side(
+            explained_variance=_number(self.explained_variance),
+            explained_variance_per_dimension=_number(self.explained_variance_per_dimension),
+            l0=self.l0,
+            n=self.n,
+        )
+
 
 @torch.no_grad()
 def reconstruction(
@@ -46,7 +90,7 @@ def reconstruction(
     """Encode and decode the vectors at `rows`, batch by batch, sums in float64.
 
     Args:
-        sae: an SAELens SAE; one in training is fed what the trainer feeds it, `apply(x)`, and judged in raw units.
+        sae: an SAELens SAE; one in training is fed what the trainer feeds it, `apply(x)`, and compared in raw units.
 
     Raises:
         ValueError: no rows.
@@ -85,8 +129,13 @@ def reconstruction(
 
 @torch.no_grad()
 def loss_recovered(
-    model: Any, sae: Any, text: Sequence[str], *, protocol: Any = "audited", tokens_per_batch: int = 1024
-) -> dict[str, float | int | None]:
+    model: HookedModel,
+    sae: Any,
+    text: Sequence[str],
+    *,
+    protocol: str | Protocol = "audited",
+    tokens_per_batch: int = 1024,
+) -> LossRecovered:
     """What of the model's next-token loss survives when the SAE's reconstruction stands in for the residual stream.
 
     (zero − spliced) / (zero − clean), the `ce_loss_score` of SAELens' evals, with the three losses in nats per token.
@@ -117,7 +166,13 @@ def loss_recovered(
     mean = {kind: total / max(count, 1) for kind, total in losses.items()}
     harm = mean["zero"] - mean["clean"]
     recovered = (mean["zero"] - mean["spliced"]) / harm if harm > 0 else None
-    return {"recovered": recovered, **{f"{kind}_nats": value for kind, value in mean.items()}, "n_tokens": count}
+    return LossRecovered(
+        recovered=recovered,
+        clean_nats=mean["clean"],
+        spliced_nats=mean["spliced"],
+        zero_nats=mean["zero"],
+        n_tokens=count,
+    )
 
 
 def _replacement(sae: Any, own: Bool[Tensor, "batch pos"], kind: str) -> Any:
@@ -130,3 +185,7 @@ def _replacement(sae: Any, own: Bool[Tensor, "batch pos"], kind: str) -> Any:
         return replaced
 
     return hook
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

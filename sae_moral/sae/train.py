@@ -4,17 +4,17 @@ The model runs once for all layers (`activations`); then one SAE after another i
 holds one. What comes out are ordinary SAELens folders, which `SAE.load_from_disk` reads.
 
 Deviations from arXiv 2603.15615: SAELens' Adam has no weight decay, its L1 term weighs each latent by the norm of its
-decoder row instead of fixing that norm, distinct prompts count once, and outliers are left out. A high explained
-variance says nothing about morality.
+decoder row instead of fixing that norm, distinct prompts count once, and outliers are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
-from sae_moral.io import jsonable, write_json
-from sae_moral.provenance import versions
+from sae_moral.io import check_claim, check_files, claim, jsonable, key, locked, read_typed, write_record
+from sae_moral.provenance import HookedModel, describe_model, versions
 from sae_moral.sae.activations import Activations, capture_activations
-from sae_moral.sae.evaluate import loss_recovered
+from sae_moral.sae.evaluate import LossRecovered, loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
-from sae_moral.sae.train_layer import train_layer
+from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_trained, train_layer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+KIND, SCHEMA_VERSION = "sae_training", 2
+FILE = "training.json"
 SPLICED_TEXTS = 64
 COLUMNS = ("layer", "train_ev", "held_out_ev", "per_dimension", "l0", "dead", "loss_recovered", "seconds")
 
@@ -47,16 +48,34 @@ class TrainedSaes:
     """
 
     folder: Path
-    results: dict[int, dict[str, Any]]
+    results: dict[int, TrainedSae]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> TrainedSaes:
+        """What a training left in the folder, every file checked.
+
+        Raises:
+            FileNotFoundError: no training in the folder.
+            DataError: a damaged file, or one of another kind; names it.
+        """
+        folder = Path(folder)
+        read_typed(folder / FILE, _Listing, KIND, SCHEMA_VERSION, checked_from=2, migrate=_migrated)
+        found = [read_trained(path.parent) for path in folder.glob(f"*/{RECORD}")]
+        return cls(folder, {one["layer"]: one for one in sorted(found, key=lambda one: one["layer"])})
 
     def path(self, layer: int) -> Path:
         """The SAELens folder of a layer."""
         return self.folder / self.results[layer]["hook_name"]
 
     def load(self, layer: int, *, device: str = "cpu") -> Any:
-        """The layer's SAE, as SAELens reads it."""
+        """The layer's SAE, as SAELens reads it.
+
+        Raises:
+            DataError: a damaged file.
+        """
         from sae_lens import SAE
 
+        check_files(self.path(layer), self.results[layer].get("files", {}))
         return SAE.load_from_disk(self.path(layer), device=device)
 
     def table(self) -> pd.DataFrame:
@@ -71,7 +90,7 @@ class TrainedSaes:
 
 
 def train_saes(
-    model: Any,
+    model: HookedModel | str | Path,
     data: MoralData | str | Path,
     layers: str | int | Sequence[int] = "all",
     settings: TrainSettings | None = None,
@@ -82,6 +101,7 @@ def train_saes(
     dtype: str = "float32",
     device: str | None = None,
     splice_texts: int = SPLICED_TEXTS,
+    overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
     """Train one SAE per layer; run again after a crash, it goes on where it was and ends with the same weights.
@@ -96,12 +116,15 @@ def train_saes(
         limit: use at most so many scenarios.
         dtype, device: of a model given by name; the SAEs are float32 and on the model's device.
         splice_texts: held-out scenarios for `loss_recovered`; 0 skips it.
+        overwrite: take over a folder that holds another training.
         progress: progress bars; by default only on a terminal.
 
     Raises:
-        ValueError: an unknown name or option; a folder that holds a training with other settings or data.
-        DataError: scenarios that cannot be read or used.
-        RuntimeError: a hook that did not fire exactly once, values that are not finite, a store in use.
+        ValueError: an unknown name or option.
+        FolderError: a folder that holds other results; says in what they differ.
+        BusyError: another process is writing there.
+        DataError: scenarios that cannot be read or used; a damaged file of an earlier run.
+        RuntimeError: a hook that did not fire exactly once, values that are not finite.
 
     Warns:
         SaeMoralWarning: an SAE that reconstructs its training vectors much better than held-out ones.
@@ -114,22 +137,23 @@ def train_saes(
     scenarios = scenarios if limit is None else scenarios.sample(limit)
     if isinstance(model, str | Path):
         model = load_model(model, dtype=dtype, device=device)
-    activations = capture_activations(
-        model,
-        scenarios,
-        parse_layers(layers, model.cfg.n_layers),
-        store=out / "activations" if store is None else store,
-        granularity=settings.granularity,
-        protocol=settings.protocol,
-        split_seed=settings.split_seed,
-        progress=progress,
-    )
+    chosen = parse_layers(layers, model.cfg.n_layers)
     held = group_split(scenarios, seed=settings.split_seed)["validation"]
     text = list(dict.fromkeys(scenarios.text[i] for i in held))[:splice_texts]
     splice = partial(_splice, model, text, settings) if text else None
-    return train_on(
-        activations, settings, out=out, device=str(model.cfg.device or "cpu"), splice=splice, progress=progress
-    )
+    shaped_by = _shaped_by(settings, describe_model(model), scenarios.sha256, len(text))
+    with _claimed(out, shaped_by, overwrite):
+        activations = capture_activations(
+            model,
+            scenarios,
+            chosen,
+            store=out / "activations" if store is None else store,
+            granularity=settings.granularity,
+            protocol=settings.protocol,
+            split_seed=settings.split_seed,
+            progress=progress,
+        )
+        return _trained(activations, settings, out, str(model.cfg.device or "cpu"), splice, shaped_by, progress)
 
 
 def train_on(
@@ -138,7 +162,8 @@ def train_on(
     *,
     out: str | Path,
     device: str = "cpu",
-    splice: Callable[[Any], Mapping[str, Any]] | None = None,
+    splice: Callable[[Any], LossRecovered] | None = None,
+    overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
     """`train_saes` from captured vectors, without the language model.
@@ -147,43 +172,78 @@ def train_on(
         splice: from a loaded SAE to its `loss_recovered`.
 
     Raises:
-        ValueError: a folder that holds a training with other settings or data.
+        ValueError: an option that SAELens does not have.
+        FolderError: a folder that holds other results; says in what they differ.
+        BusyError: another process is writing there.
     """
-    out, settings = Path(out), settings.resolved(len(activations.rows("train")))
+    out, about = Path(out), activations.provenance
+    configure(activations, settings, device=device)  # what SAELens refuses is refused before anything is written
+    shaped_by = _shaped_by(settings, about["model"], about["data"]["sha256"], int(splice is not None))
+    with _claimed(out, shaped_by, overwrite):
+        return _trained(activations, settings, out, device, splice, shaped_by, progress)
+
+
+def _shaped_by(settings: TrainSettings, model: Mapping[str, Any], data_sha256: str, spliced: int) -> dict[str, Any]:
+    """All that shapes a training, whichever layers are trained."""
+    return {**settings.to_dict(), "model": dict(model), "data_sha256": data_sha256, "spliced_texts": spliced}
+
+
+@contextmanager
+def _claimed(out: Path, shaped_by: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+    if not overwrite:
+        check_claim(out, KIND, shaped_by, files=(FILE,))
+    with locked(out):
+        claim(out, KIND, shaped_by, files=(FILE,), overwrite=overwrite)
+        yield
+
+
+def _trained(
+    activations: Activations,
+    settings: TrainSettings,
+    out: Path,
+    device: str,
+    splice: Callable[[Any], LossRecovered] | None,
+    shaped_by: Mapping[str, Any],
+    progress: bool | None,
+) -> TrainedSaes:
+    settings = settings.resolved(len(activations.rows("train")))
     config = configure(activations, settings, device=device)
-    out.mkdir(parents=True, exist_ok=True)
-    key = {**settings.to_dict(), **_what(activations)}
-    _check_key(out, key)
-    results: dict[int, dict[str, Any]] = {}
+    results: dict[int, TrainedSae] = {}
     for layer, hook in activations.hooks.items():
-        done = out / hook / "sae_moral.json"
-        results[layer] = (
-            json.loads(done.read_text(encoding="utf8"))
-            if done.exists()
-            else train_layer(
-                activations,
-                layer,
-                settings,
-                config,
-                out / hook,
-                checkpoints=out / ".checkpoints" / hook,
-                about=_about(activations, settings, config, layer),
-                splice=splice,
-                progress=progress,
+        of_layer = key("trained-sae", layer=layer, hook=hook, **shaped_by)
+        found = read_trained(out / hook) if (out / hook / RECORD).exists() else None
+        if found is None or found.get("key") != of_layer:
+            training = LayerTraining(
+                activations, layer, settings, config, checkpoints=out / ".checkpoints" / hook, key=of_layer
             )
-        )
-        rows = [_row(result) for result in results.values()]
-        write_json(out / "training.json", {**_head(key), "results": rows})
+            found = train_layer(training, out / hook, about=_about(activations, settings, config, layer),
+                                splice=splice, progress=progress)  # fmt: skip
+        results[layer] = found
+        listing = {"shaped_by": dict(shaped_by), "results": [_row(result) for result in results.values()]}
+        write_record(out / FILE, KIND, SCHEMA_VERSION, listing)
     shutil.rmtree(out / ".checkpoints", ignore_errors=True)
     return TrainedSaes(out, results)
 
 
-def _splice(model: Any, text: Sequence[str], settings: TrainSettings, sae: Any) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class _Listing:
+    """The content of `training.json`."""
+
+    shaped_by: dict[str, Any]
+    results: list[dict[str, float | None]]
+
+
+def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called `shaped_by` the key."""
+    return {"shaped_by": content.pop("key"), **content}
+
+
+def _splice(model: HookedModel, text: Sequence[str], settings: TrainSettings, sae: Any) -> LossRecovered:
     return loss_recovered(model, sae, text, protocol=settings.protocol)
 
 
-def _row(result: Mapping[str, Any]) -> dict[str, Any]:
-    held = result["held_out"]
+def _row(result: TrainedSae) -> dict[str, float | None]:
+    held, recovered = result["held_out"], result["loss_recovered"]
     values = (
         result["layer"],
         result["train"]["explained_variance"],
@@ -191,44 +251,20 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
         held["explained_variance_per_dimension"],
         held["l0"],
         result["dead_share"],
-        (result["loss_recovered"] or {}).get("recovered"),
+        None if recovered is None else recovered["recovered"],
         result["seconds"],
     )
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _head(key: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "kind": "sae_training", "key": key}
-
-
-def _what(activations: Activations) -> dict[str, Any]:
-    """What the vectors are, whichever layers were captured together and in what batches."""
-    about = activations.provenance
-    return {"model": about["model"], "data_sha256": about["data"]["sha256"], "n_vectors": about["n_vectors"]}
-
-
-def _check_key(out: Path, key: Mapping[str, Any]) -> None:
-    """Refuse to mix two trainings in one folder."""
-    path = out / "training.json"
-    if path.exists():
-        before, now = json.loads(path.read_text(encoding="utf8"))["key"], jsonable(key)
-        differing = [name for name in now if before.get(name) != now[name]]
-        if differing:
-            told = ", ".join(f"{name} {before.get(name)!r} (now {now[name]!r})" for name in differing)
-            raise ValueError(f"{out} holds a training with other settings: {told}; choose another folder")
-    else:
-        write_json(path, {**_head(key), "results": []})
-
-
 def _about(activations: Activations, settings: TrainSettings, config: SAELensConfig, layer: int) -> dict[str, Any]:
-    from datetime import datetime, timezone
-
     sae = config.saes[layer].to_dict()
-    return {
-        **jsonable(activations.provenance),
-        "settings": jsonable(settings.to_dict()),
-        "sae_config": jsonable({name: value for name, value in sae.items() if name != "metadata"}),
-        "trainer_config": jsonable(dataclasses.asdict(config.trainer)),
+    about = {
+        **activations.provenance,
+        "settings": settings.to_dict(),
+        "sae_config": {name: value for name, value in sae.items() if name != "metadata"},
+        "trainer_config": dataclasses.asdict(config.trainer),
         "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    return jsonable(about)

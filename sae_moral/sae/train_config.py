@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 INITS = ("random", "data")
 EPOCHS, FEWEST_STEPS = 6, 400
-"""Of moral scenarios there are few: held-out explained variance soon stops rising while that of the training vectors
-goes on."""
+"""The default number of steps (evidence: docs/design/training.md)."""
 L0_LOOKS, SHORTEST_LOOK = 200, 5
-"""The target-L0 controller looks so often in a training, after so many steps at least. arXiv 2603.15615 looks once per
-epoch; here there are few epochs, and at × 0.95 a look the coefficient takes 60 of them to fall to a twentieth: with 50,
-an L1 SAE ended at L0 25 of 64."""
+"""How often the target-L0 controller acts in a training, and after how many steps at least."""
 FIRST_L1 = 0.2
-"""Where the coefficient of an L1 loss begins. It ends between 0.2 and 1 here; from 5, the controller drives it up while
-L0 is still in the thousands, latents die before it comes down, and a third of them did from SAELens' own 1."""
+"""Where the coefficient of an L1 loss begins."""
+BANDS = ((2.0, 1.2), (1.1, 1.05))
+TOO_SPARSE, WEAKER = 0.9, 0.95
 
 
 @dataclass(frozen=True)
@@ -238,3 +236,52 @@ def _checked(options: Mapping[str, Any], kind: Any) -> Mapping[str, Any]:
         if name not in _field_names(kind):
             raise ValueError(f"{kind.__name__} has no option {name!r}; {nearest(name, sorted(_field_names(kind)))}")
     return options
+
+
+class TargetL0:
+    """Steers the coefficient of a sparsity loss: × 1.2 where L0 is above twice the target, × 1.05 above 1.1 times it,
+    × 0.95 below 0.9 times it. L0 is the mean number of active latents over the last `every` steps.
+
+    Has the methods of SAELens' `CoefficientScheduler`, which the trainer calls; the trainer's `feature_sampling_window`
+    must be `every`, so that its counts of active latents begin where the last look ended.
+    """
+
+    def __init__(self, trainer: Any, value: float, *, target: float, every: int) -> None:
+        """Args:
+        value: the coefficient to begin with.
+        target: active latents per vector.
+        every: steps between two looks.
+
+        Raises:
+            ValueError: the trainer counts over another number of steps.
+        """
+        if trainer.cfg.feature_sampling_window != every:
+            raise ValueError(
+                f"the trainer counts active latents over {trainer.cfg.feature_sampling_window} steps and the "
+                f"controller looks every {every}; expected the same feature_sampling_window"
+            )
+        self.trainer, self.value, self.target, self.every = trainer, float(value), target, every
+        self.current_step = 0
+
+    def step(self) -> float:
+        """After each training step; the coefficient of the next one."""
+        self.current_step += 1
+        if self.current_step % self.every == 0:
+            self.value *= change(float(self.trainer.feature_sparsity.sum()) / self.target)
+        return self.value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"current_step": self.current_step, "value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint."""
+        self.current_step, self.value = state["current_step"], state["value"]
+
+
+def change(ratio: float) -> float:
+    """What the coefficient is multiplied by when L0 is `ratio` times its target."""
+    for above, factor in BANDS:
+        if ratio > above:
+            return factor
+    return WEAKER if ratio < TOO_SPARSE else 1.0

@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.errors import SaeMoralWarning
-from sae_moral.io import write_json
+from sae_moral.io import check_files, file_checksums, read_json, read_typed, staged, typed, write_record
 from sae_moral.sae.activations import Activations
-from sae_moral.sae.evaluate import Reconstruction, reconstruction
-from sae_moral.sae.train_config import SAELensConfig, TrainSettings
-from sae_moral.sae.train_init import decoder_from_data, new_sae
-from sae_moral.sae.train_input import Batches, InputMap, within
-from sae_moral.sae.train_l0 import TargetL0
+from sae_moral.sae.evaluate import Look, LossRecovered, Side, reconstruction
+from sae_moral.sae.load import RECORD_SCHEMA, RECORDS
+from sae_moral.sae.train_config import SAELensConfig, TargetL0, TrainSettings
+from sae_moral.sae.train_input import Batches, InputMap, decoder_from_data, new_sae, within
 from sae_moral.sae.train_state import load_state, save_state
 
+RECORD = "sae_moral.json"
 PARTED = 0.1
 """Train and held-out explained variance further apart than this are warned about."""
 LOOK = 1024
 """Vectors of each side that are compared at a checkpoint."""
+
+
+class TrainedSae(TypedDict):
+    """One trained SAE, as `sae_moral.json` keeps it.
+
+    `dead_share` is of the latents that are silent on all vectors of both sides; `outliers_left_out` counts vectors by
+    side; `files` has the checksum of every other file of the folder, and `key` is of all that shaped the training
+    (both since schema version 2).
+    """
+
+    layer: int
+    hook_name: str
+    train: Side
+    held_out: Side
+    dead_share: float
+    d_sae: int
+    vectors_per_latent: float
+    outliers_left_out: dict[str, int]
+    loss_recovered: LossRecovered | None
+    history: list[Look]
+    seconds: float
+    resumed_at_step: int
+    provenance: dict[str, Any]
+    key: NotRequired[str]
+    files: NotRequired[dict[str, str]]
 
 
 class LayerTraining:
@@ -48,16 +73,19 @@ class LayerTraining:
         config: SAELensConfig,
         *,
         checkpoints: Path | None = None,
+        key: str = "",
     ) -> None:
         """Args:
         checkpoints: folder of the checkpoints; a training that was interrupted there is taken up.
+        key: of everything that shapes the training; checkpoints with another one are left alone.
 
         Raises:
             ValueError: no training or held-out vectors, or training vectors that do not vary.
         """
         from sae_lens.training.sae_trainer import SAETrainer
 
-        self.layer, self.settings, self.checkpoints = layer, settings, checkpoints
+        self.layer, self.hook_name, self.settings = layer, activations.hooks[layer], settings
+        self.checkpoints, self.key = checkpoints, key
         self.vectors = activations.vectors(layer)
         self.train, self.held, self.left_out = _parts(activations, self.vectors, settings)
         self.apply = InputMap.fit(self.vectors, self.train, settings.normalise)
@@ -66,19 +94,19 @@ class LayerTraining:
         if settings.init == "data":
             decoder_from_data(self.sae, self.vectors, self.train, self.apply, seed)
         self.batches = Batches(self.vectors, self.train, self.apply, batch=settings.batch, seed=seed)
-        self.trainer = SAETrainer(config.trainer, self.sae, self.batches, save_checkpoint_fn=self._checkpoint)
+        self.trainer = SAETrainer(config.trainer, self.sae, self.batches, save_checkpoint_fn=self.checkpoint)
         for name in config.controlled:
             value = self.trainer.coefficient_schedulers[name].value
             self.trainer.coefficient_schedulers[name] = TargetL0(  # pyright: ignore[reportArgumentType]
                 self.trainer, value, target=settings.target_l0, every=config.l0_every
             )
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Look] = []
         if checkpoints is not None:
-            self.batches.position, self.history = load_state(checkpoints, self.trainer)
+            self.batches.position, self.history = load_state(checkpoints, key, self.trainer)
 
     def fit(self, *, progress: bool | None = None) -> Any:
         """Train to the end and `fold`; the training SAE."""
-        with _bar(f"SAE of layer {self.layer}", progress):
+        with progress_bar(f"SAE of layer {self.layer}", progress):
             self.trainer.fit()
         return self.fold()
 
@@ -91,38 +119,34 @@ class LayerTraining:
             pass  # where that would change which latents are active (a tied encoder, TopK after `standardise`)
         return self.sae
 
-    def _checkpoint(self, checkpoint_path: Path | None = None) -> None:
+    def checkpoint(self, checkpoint_path: Path | None = None) -> None:
+        """Compare both sides, and save the state; SAELens' trainer calls it and names a path of its own."""
         steps = self.trainer.n_training_steps + 1
         train, held = (
             reconstruction(self.sae, self.vectors, rows[:: math.ceil(len(rows) / LOOK)], self.apply)
             for rows in (self.train, self.held)
         )
-        self.history.append(
-            {
-                "step": steps,
-                "train": train.explained_variance,
-                "held_out": held.explained_variance,
-                "l0": held.l0,
-                "coefficients": {name: float(c.value) for name, c in self.trainer.coefficient_schedulers.items()},
-            }
+        look = Look(
+            step=steps,
+            train=train.side()["explained_variance"],
+            held_out=held.side()["explained_variance"],
+            l0=held.l0,
+            coefficients={name: float(c.value) for name, c in self.trainer.coefficient_schedulers.items()},
         )
+        self.history.append(look)
         if self.checkpoints is not None:
-            save_state(self.checkpoints, self.trainer, self.batches.position, self.history, steps_done=steps)
+            save_state(self.checkpoints, self.key, self.trainer, self.batches.position, self.history, steps_done=steps)
 
 
 def train_layer(
-    activations: Activations,
-    layer: int,
-    settings: TrainSettings,
-    config: SAELensConfig,
+    training: LayerTraining,
     folder: Path,
     *,
-    checkpoints: Path,
-    about: Mapping[str, Any],
-    splice: Callable[[Any], Mapping[str, Any]] | None = None,
+    about: dict[str, Any],
+    splice: Callable[[Any], LossRecovered] | None = None,
     progress: bool | None = None,
-) -> dict[str, Any]:
-    """Train, save as an ordinary SAELens folder, and judge what `SAE.load_from_disk` reads from there.
+) -> TrainedSae:
+    """Train, save as an ordinary SAELens folder, and measure what `SAE.load_from_disk` reads from there.
 
     Args:
         folder: written whole or not at all; `sae_moral.json` in it is the result, with `about` as its provenance.
@@ -134,58 +158,58 @@ def train_layer(
     from safetensors.torch import save_file
 
     started = time.perf_counter()
-    training = LayerTraining(activations, layer, settings, config, checkpoints=checkpoints)
-    resumed = training.batches.position // settings.batch
+    resumed = training.batches.position // training.settings.batch
     sae = training.fit(progress=progress)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    sae.save_inference_model(temporary)
-    save_file({"sparsity": training.trainer.log_feature_sparsity}, temporary / "sparsity.safetensors")
-    result = {
-        "layer": layer,
-        "hook_name": activations.hooks[layer],
-        **judge(temporary, training, splice),
-        "history": training.history,
-        "seconds": round(time.perf_counter() - started, 1),
-        "resumed_at_step": resumed,
-        "provenance": dict(about),
-    }
-    write_json(temporary / "sae_moral.json", result)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    with staged(folder) as temporary:
+        sae.save_inference_model(temporary)
+        save_file({"sparsity": training.trainer.log_feature_sparsity}, temporary / "sparsity.safetensors")
+        measured = evaluated(temporary, training, splice)
+        result = TrainedSae(
+            **measured,
+            history=training.history,
+            seconds=round(time.perf_counter() - started, 1),
+            resumed_at_step=resumed,
+            provenance=about,
+            key=training.key,
+            files=file_checksums(temporary),
+        )
+        write_record(temporary / RECORD, RECORDS[RECORD], RECORD_SCHEMA, result)
+    if training.checkpoints is not None:
+        shutil.rmtree(training.checkpoints, ignore_errors=True)
     warn_if_parted(result)
-    return result
+    return read_trained(folder)
 
 
-def judge(
-    folder: Path, training: LayerTraining, splice: Callable[[Any], Mapping[str, Any]] | None = None
+def evaluated(
+    folder: Path, training: LayerTraining, splice: Callable[[Any], LossRecovered] | None = None
 ) -> dict[str, Any]:
-    """Train and held-out side by side, measured on the SAE as it was saved, on raw vectors. A latent is dead when it
-    is silent on all of them."""
+    """Train and held-out side by side, measured on the SAE as it was saved, on raw vectors: the fields of `TrainedSae`
+    that say how good it is."""
     from sae_lens import SAE
 
     sae = SAE.load_from_disk(folder, device=str(training.sae.device))
-    sides = {
-        "train": reconstruction(sae, training.vectors, training.train),
-        "held_out": reconstruction(sae, training.vectors, training.held),
-    }
+    train, held = (reconstruction(sae, training.vectors, rows) for rows in (training.train, training.held))
     d_sae = int(sae.cfg.d_sae)
     return {
-        **{name: _row(side) for name, side in sides.items()},
-        "dead_share": 1 - float(np.mean(sides["train"].fired | sides["held_out"].fired)),
+        "layer": training.layer,
+        "hook_name": training.hook_name,
+        "train": train.side(),
+        "held_out": held.side(),
+        "dead_share": 1 - float(np.mean(train.fired | held.fired)),
         "d_sae": d_sae,
         "vectors_per_latent": round(len(training.train) / d_sae, 3),
         "outliers_left_out": training.left_out,
-        "loss_recovered": None if splice is None else dict(splice(sae)),
+        "loss_recovered": None if splice is None else splice(sae),
     }
 
 
-def warn_if_parted(result: Mapping[str, Any]) -> None:
+def warn_if_parted(result: TrainedSae) -> None:
     """Say so when an SAE reconstructs what it was trained on much better than what it was not."""
-    train, held = (result[side]["explained_variance"] for side in ("train", "held_out"))
-    if train - held > PARTED:
-        since = next((h["step"] for h in result["history"] if h["train"] - h["held_out"] > PARTED), None)
+    train, held = result["train"]["explained_variance"], result["held_out"]["explained_variance"]
+    if _gap(train, held) > PARTED:
+        since = next(
+            (look["step"] for look in result["history"] if _gap(look["train"], look["held_out"]) > PARTED), None
+        )
         warnings.warn(
             f"the SAE of layer {result['layer']} explains {train:.2f} of the variance of its training vectors and "
             f"{held:.2f} of held-out ones{f' (parted by step {since})' if since else ''}: it has "
@@ -196,9 +220,8 @@ def warn_if_parted(result: Mapping[str, Any]) -> None:
         )
 
 
-def _row(side: Reconstruction) -> dict[str, Any]:
-    names = ("explained_variance", "explained_variance_per_dimension", "l0", "n")
-    return {name: getattr(side, name) for name in names}
+def _gap(train: float | None, held: float | None) -> float:
+    return 0.0 if train is None or held is None else train - held
 
 
 def _parts(
@@ -214,7 +237,7 @@ def _parts(
 
 
 @contextmanager
-def _bar(title: str, progress: bool | None) -> Iterator[None]:
+def progress_bar(title: str, progress: bool | None) -> Iterator[None]:
     """SAELens' trainer always draws its progress bar; here it says which layer it is, on a terminal or when asked."""
     from sae_lens.training import sae_trainer
 
@@ -228,3 +251,19 @@ def _bar(title: str, progress: bool | None) -> Iterator[None]:
         yield
     finally:
         sae_trainer.tqdm = original  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def read_trained(folder: Path) -> TrainedSae:
+    """The record of one SAE, checked with every file that it lists.
+
+    Raises:
+        FileNotFoundError: no such record.
+        DataError: damage; names the file.
+    """
+    path = folder / RECORD
+    found = read_json(path)
+    if isinstance(found, dict) and found.keys().isdisjoint({"kind", "schema_version", "checksum"}):
+        return typed(found, TrainedSae, file=path)  # version 0.1 wrote no record
+    result = read_typed(path, TrainedSae, RECORDS[RECORD], RECORD_SCHEMA, checked_from=2, oldest=2)
+    check_files(folder, result.get("files", {}))
+    return result

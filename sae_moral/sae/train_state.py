@@ -1,4 +1,4 @@
-"""The state of a training between two steps: SAELens' trainer taken apart into safetensors and JSON, and put back.
+"""The state of a training between two steps: SAELens' trainer taken apart into safetensors and a record, and put back.
 
 SAELens' own checkpoints are pickles, are not written atomically, count one step too few when they are taken from inside
 `fit`, and know nothing of the order of the data or of a coefficient that is steered.
@@ -6,8 +6,6 @@ SAELens' own checkpoints are pickles, are not written atomically, count one step
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,22 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_moral.io import write_json
+from sae_moral.errors import DataError
+from sae_moral.io import check_files, file_checksums, read_record, staged, write_record
+from sae_moral.sae.evaluate import Look
 
+KIND, SCHEMA_VERSION = "sae_training_state", 2
+RECORD, TENSORS = "state.json", "state.safetensors"
 PREFIX = "step-"
 _PLAIN = ("n_training_samples", "n_training_steps", "n_frac_active_samples", "started_fine_tuning")
 _TENSORS = ("act_freq_scores", "n_forward_passes_since_fired")
 
 
-def save_state(folder: Path, trainer: Any, position: int, history: list[dict[str, Any]], *, steps_done: int) -> Path:
+def save_state(folder: Path, key: str, trainer: Any, position: int, history: list[Look], *, steps_done: int) -> Path:
     """Write a checkpoint beside the older ones, then delete those.
 
     Args:
+        key: of everything that shapes the training.
         position: of `Batches`.
         history: what was measured so far.
         steps_done: completed optimiser steps; SAELens calls its checkpoint function before it counts the last one.
@@ -43,27 +46,41 @@ def save_state(folder: Path, trainer: Any, position: int, history: list[dict[str
     state["trainer"]["n_training_steps"] = steps_done
     packed = _pack(state, tensors, "")
     target = folder / f"{PREFIX}{steps_done:09d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(tensors, temporary / "state.safetensors")
-    write_json(temporary / "state.json", packed)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with staged(target) as temporary:
+        temporary.mkdir()
+        save_file(tensors, temporary / TENSORS)
+        content = {"key": key, "state": packed, "files": file_checksums(temporary)}
+        write_record(temporary / RECORD, KIND, SCHEMA_VERSION, content)
     for other in folder.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
     return target
 
 
-def load_state(folder: Path, trainer: Any) -> tuple[int, list[dict[str, Any]]]:
-    """Put the newest checkpoint into a fresh trainer; the position of `Batches` and the history, or (0, [])."""
+def load_state(folder: Path, key: str, trainer: Any) -> tuple[int, list[Look]]:
+    """Put the newest checkpoint into a fresh trainer; the position of `Batches` and the history, or (0, []) where there
+    is none with this key.
+
+    Raises:
+        DataError: a damaged checkpoint; delete it, and the training begins anew.
+    """
     found = sorted(folder.glob(f"{PREFIX}*"))
     if not found:
         return 0, []
-    # On the CPU: the optimiser moves its own tensors, and its step counters belong there.
-    tensors = load_file(found[-1] / "state.safetensors")
-    state = _unpack(json.loads((found[-1] / "state.json").read_text(encoding="utf8")), tensors)
+    _, content = read_record(found[-1] / RECORD, KIND, SCHEMA_VERSION, oldest=SCHEMA_VERSION)
+    if content.get("key") != key:
+        return 0, []
+    check_files(found[-1], content["files"])
+    try:
+        # On the CPU: the optimiser moves its own tensors, and its step counters belong there.
+        state = _unpack(content["state"], load_file(found[-1] / TENSORS))
+        _restore(trainer, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"not a checkpoint of this training: {error!r:.200}; delete it", file=found[-1]) from error
+    return state["position"], state["history"]
+
+
+def _restore(trainer: Any, state: dict[str, Any]) -> None:
     trainer.sae.load_state_dict(state["sae"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -77,7 +94,6 @@ def load_state(folder: Path, trainer: Any) -> tuple[int, list[dict[str, Any]]]:
     trainer.checkpoint_thresholds = [
         threshold for threshold in trainer.checkpoint_thresholds if threshold >= trainer.n_training_samples
     ]
-    return state["position"], state["history"]
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], name: str) -> Any:

@@ -268,7 +268,7 @@ def _check_poles(name: str, part: MoralData) -> None:
 
 def _check_held_out(operation: Operation, held_out: MoralData) -> None:
     texts = digests(held_out.text)
-    if shared := len({*texts} & {*operation.record.get("learnt_from", ())}):
+    if shared := len({*texts} & {*operation.record.learnt_from}):
         raise ValueError(
             f"{shared} of {len(texts)} held-out texts are among those {operation.name} learnt from; expected other "
             "texts: the data and the split (or shares) that it was made with"

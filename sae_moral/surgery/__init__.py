@@ -1,9 +1,8 @@
 """Surgery: train a few latents of an SAE on moral labels, everything else frozen; the result is an ordinary SAE."""
 
-from sae_moral.surgery.controls import CONTROLS
-from sae_moral.surgery.evaluate import summary
+from sae_moral.surgery.evaluate import CONTROLS, summary
 from sae_moral.surgery.operate import operate
-from sae_moral.surgery.operation import Operation, push
+from sae_moral.surgery.operation import Operation, SurgeryRecord, push
 from sae_moral.surgery.settings import DEFAULT, PAPER, SETTINGS, SurgerySettings, get_settings
 
 __all__ = [
@@ -12,6 +11,7 @@ __all__ = [
     "PAPER",
     "SETTINGS",
     "Operation",
+    "SurgeryRecord",
     "SurgerySettings",
     "get_settings",
     "operate",

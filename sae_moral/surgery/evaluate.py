@@ -14,30 +14,40 @@ them. With g = a_virtue − a_vice of a foundation:
 Intervals are of after − before: 95 % percentile bootstrap over texts (their records come with them), both sides on the
 same draws. They are about other texts of the same source, with this operation given; another split or seed of the
 training would make another operation, and that spread is not in them.
+
+A surgery is compared with the same labels on other texts, other latents, and none at all. `shuffled`: poles,
+typicalities and vectors are permuted over texts of a foundation, of about the same length, within the training and
+within the validation part; the third part keeps its own. `random`: each latent gives its place to one that is no moral
+latent and fires on about as many training texts. `no-surgery`: nothing is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral.controls.draws import resamples
+from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.inference import interval
 from sae_moral.data import MoralData
+from sae_moral.data.splits import Split
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VIRTUE
 from sae_moral.metrics.ranks import auroc, spearman
+from sae_moral.results import OVERALL
 from sae_moral.sae.columns import ROWS
 from sae_moral.sae.load import LoadedSae
-from sae_moral.surgery.operation import Operation
+from sae_moral.surgery.operation import Change, Operation
 from sae_moral.surgery.terms import contrasts, means
 from sae_moral.surgery.vectors import Vectors, pooled
 
-OVERALL = "overall"
+CONTROLS = ("none", "shuffled", "random", "no-surgery")
+NEAREST = 10
+"""A random latent is drawn from so many with the nearest firing rates."""
 DRAWS = 1000
 Found = dict[tuple[str, str], Float[Tensor, "b"]]
 
@@ -92,7 +102,7 @@ def table(
     *,
     seed: int = 0,
     draws: int = DRAWS,
-) -> list[dict[str, Any]]:
+) -> list[Change]:
     """One row per statistic and group: before, after, change, ci_low, ci_high, n (texts); None where undefined.
 
     Args:
@@ -153,23 +163,75 @@ def _whole(found: Read, weight: Float[Tensor, "b t"]) -> Found:
     }
 
 
-def _row(name: str, group: str, before: Tensor, after: Tensor, n: int) -> dict[str, Any]:
+def _row(name: str, group: str, before: Tensor, after: Tensor, n: int) -> Change:
     change = after - before
     low, high = interval(change[1:].numpy(), 0.95) or (None, None)
-    values = {"before": float(before[0]), "after": float(after[0]), "change": float(change[0])}
-    known = {key: value if abs(value) < float("inf") else None for key, value in values.items()}
-    return {"statistic": name, "group": group, **known, "ci_low": low, "ci_high": high, "n": n}
+    first, second, moved = (
+        value if abs(value) < float("inf") else None for value in (float(x[0]) for x in (before, after, change))
+    )
+    return Change(statistic=name, group=group, before=first, after=second, change=moved, ci_low=low, ci_high=high, n=n)
+
+
+def shuffled(data: MoralData, split: Split, length: Int[np.ndarray, "n"], seed: int) -> MoralData:
+    """The data with labels permuted within foundation, part and length; a text's records move together.
+
+    Raises:
+        ValueError: hardly any label can move.
+    """
+    rows = np.concatenate([split["train"], split["validation"]])
+    part = np.repeat([0, 1], [len(split["train"]), len(split["validation"])])
+    learnt_from = dataclasses.replace(data, length=length).subset(rows)
+    found = permutations(learnt_from, "labels", 1, seed=seed, fold=part)
+    if found.fixed > 0.5:
+        raise ValueError(f"{found.fixed:.0%} of the labels cannot move; expected more texts per foundation")
+    index = np.arange(len(data))
+    index[rows] = rows[found.index[0].numpy()]
+    return data.relabelled(index)
+
+
+@torch.no_grad()
+def firing_rates(sae: LoadedSae, vectors: Vectors, prompts: Int[Tensor, "t"]) -> Float[np.ndarray, "s"]:
+    """Share of the prompts on which each latent fires."""
+    fired = torch.zeros(sae.d_sae, dtype=torch.float64)
+    for some in prompts.split(256):
+        index, count = vectors.of(some)
+        on = sae.encode(vectors.x[index]) > 0
+        fired += (pooled(on.float(), count) > 0).sum(dim=0).cpu()
+    return (fired / len(prompts)).numpy()
+
+
+def random_latents(
+    by_dimension: Mapping[str, list[int]], rates: Float[np.ndarray, "s"], moral: Collection[int], seed: int
+) -> dict[str, list[int]]:
+    """Each latent's place taken by another that fires about as often; one per latent, none twice.
+
+    Args:
+        moral: latents that are not to be drawn.
+
+    Raises:
+        ValueError: fewer other latents that fire than are needed.
+    """
+    rng, replaced = np.random.default_rng(seed), dict[int, int]()
+    free = np.setdiff1d(np.flatnonzero(rates > 0), list(moral))
+    wanted = sorted({latent for members in by_dimension.values() for latent in members})
+    if len(free) < len(wanted):
+        raise ValueError(f"{len(free)} latents fire and are not moral; expected at least {len(wanted)}")
+    for latent in rng.permutation(wanted).tolist():
+        nearest = free[np.argsort(np.abs(rates[free] - rates[latent]), kind="stable")[:NEAREST]]
+        replaced[latent] = int(rng.choice(nearest))
+        free = free[free != replaced[latent]]
+    return {name: sorted(replaced[latent] for latent in members) for name, members in by_dimension.items()}
 
 
 def summary(operation: Operation) -> str:
     """What changed on the third part, as text: the overall rows with their intervals."""
     record = operation.record
     lines = [
-        f"{operation.name}: {len(operation.latents)} latents, {record['weights']['share_changed']:.2%} of the weights "
-        f"changed, {record['parts']['test']} test scenarios",
+        f"{operation.name}: {len(operation.latents)} latents, {record.weights['share_changed']:.2%} of the weights "
+        f"changed, {record.parts['test']} test scenarios",
         f"{'statistic':<34}{'before':>9}{'after':>9}{'change':>9}   95 % interval",
     ]
-    for row in record["table"]:
+    for row in record.table:
         if row["group"] == OVERALL:
             numbers = "".join(_number(row[key], 9) for key in ("before", "after", "change"))
             lines.append(f"{row['statistic']:<34}{numbers}   {_number(row['ci_low'])} … {_number(row['ci_high'])}")

@@ -18,20 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_moral.capture import Representations
 from sae_moral.data import MoralData
 from sae_moral.data.splits import PARTS, Split, group_split, leaks
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import jsonable
-from sae_moral.provenance import versions
+from sae_moral.provenance import HookedModel, versions
 from sae_moral.sae.find_latents import find_moral_latents
 from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
 from sae_moral.sae.moral_latents import MoralLatents
-from sae_moral.surgery.controls import CONTROLS, firing_rates, random_latents, shuffled
-from sae_moral.surgery.evaluate import table
-from sae_moral.surgery.fit import Fit
-from sae_moral.surgery.operation import Operation, digests, rows_of, with_rows
-from sae_moral.surgery.parts import Part
+from sae_moral.surgery.evaluate import CONTROLS, firing_rates, random_latents, shuffled, table
+from sae_moral.surgery.fit import Fit, Part
+from sae_moral.surgery.operation import Hashes, Operation, SurgeryRecord, Weights, digests, rows_of, with_rows
 from sae_moral.surgery.settings import SurgerySettings, get_settings
 from sae_moral.surgery.terms import Labels, by_columns, contrasts
 from sae_moral.surgery.vectors import Vectors, latents_of, vectors_of
@@ -42,7 +41,7 @@ Latents = MoralLatents | Mapping[str, Sequence[int]]
 def operate(
     sae: SaeLike,
     latents: Latents | None,
-    representations: Any,
+    representations: Representations | HookedModel,
     data: MoralData,
     *,
     settings: str | SurgerySettings = "default",
@@ -63,7 +62,7 @@ def operate(
         representations: `Representations` of the data, or the model they are of.
         data: the labelled scenarios.
         settings: `default`, `paper`, or a `SurgerySettings`.
-        control: `none`, `shuffled`, `random` or `no-surgery`; see `controls`.
+        control: `none`, `shuffled`, `random` or `no-surgery`; see `evaluate`.
         seed: of the batches, the control and the intervals.
         split: records of train, validation and test; by default `group_split(data)`.
         granularity, store: as for `vectors_of`.
@@ -73,7 +72,7 @@ def operate(
     Raises:
         ValueError: an unknown name; latents of another SAE, of other data or selected on texts of another part; vectors
             of another width or layer or not finite; a dimension with latents and without items in a part; an
-            architecture that `parts` does not cover.
+            architecture that is not in `compatibility.OPERABLE`.
         RuntimeError: a loss that is not finite.
 
     Warns:
@@ -124,36 +123,38 @@ def _operated(
     name = f"{sae.source}, operated" + ("" if control == "none" else f" ({control})")
     about = {"control": control, "settings": settings.name, "latents": len(index), "sha256_before": sae.sha256}
     before = rows_of(sae, index)
-    rows, history, stopped = (before, [], {}) if control == "no-surgery" else fit.run(seed)
+    rows, history, stopped = (before, [], None) if control == "no-surgery" else fit.run(seed)
     operated = with_rows(sae, index, part.rows(rows), name, surgery=about)
     evaluated = table(sae, operated, vectors, data, records["test"], index, columns, fit.scale, seed=seed)
     changed = _changed(sae, operated)
     total = sum(value.numel() for value in sae.sae.state_dict().values())
-    record = {
-        "source": sae.source,
-        "control": control,
-        "settings": settings.to_dict(),
-        "seed": seed,
-        "sha256": {"before": sae.sha256, "after": operated.sha256},
-        "weights": {
-            "total": total,
-            "trainable": sum(value.numel() for value in before.values()),
-            "changed": changed,
-            "share_changed": changed / total,
-        },
-        "contrasted": [DIMENSIONS[2 * f] + "-" + DIMENSIONS[2 * f + 1] for f in contrasts(columns)],
-        "scale": fit.scale.tolist(),
-        "latents_found": found,
-        "parts": {name: len(rows) for name, rows in split.items()},
-        "learnt_from": digests(data.text[i] for name in PARTS[:2] for i in split[name]),
-        **{"stopped": stopped, "history": history, "table": evaluated},
-        "data": {**data.provenance, "n": len(data), "sha256": data.sha256},
-        "capture": vectors.provenance,
-        "sae": sae.describe(),
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    return Operation(operated, index, before, by_dimension, jsonable(record))
+    record = SurgeryRecord(
+        source=sae.source,
+        sha256=Hashes(before=sae.sha256, after=operated.sha256),
+        control=control,
+        settings=settings.to_dict(),
+        seed=seed,
+        weights=Weights(
+            total=total,
+            trainable=sum(value.numel() for value in before.values()),
+            changed=changed,
+            share_changed=changed / total,
+        ),
+        contrasted=[DIMENSIONS[2 * f] + "-" + DIMENSIONS[2 * f + 1] for f in contrasts(columns)],
+        scale=fit.scale.tolist(),
+        latents_found=jsonable(found),
+        parts={name: len(rows) for name, rows in split.items()},
+        learnt_from=digests(data.text[i] for name in PARTS[:2] for i in split[name]),
+        stopped=stopped,
+        history=history,
+        table=evaluated,
+        data=jsonable({**data.provenance, "n": len(data), "sha256": data.sha256}),
+        capture=jsonable(vectors.provenance),
+        sae=jsonable(sae.describe()),
+        versions=versions(),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+    return Operation(operated, index, before, by_dimension, record)
 
 
 def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -> dict[str, list[int]]:

@@ -4,29 +4,124 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from sae_moral.data.moral_data import normalise
-from sae_moral.errors import unknown
+from sae_moral.errors import DataError, FolderError, unknown
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.io import write_json
-from sae_moral.sae.load import LoadedSae, assembled, load_sae
+from sae_moral.io import (
+    check_files,
+    differences,
+    file_checksums,
+    locked,
+    read_json,
+    read_typed,
+    staged_files,
+    write_bytes,
+    write_record,
+)
+from sae_moral.sae.load import RECORD_SCHEMA, RECORDS, LoadedSae, assembled, load_sae
 
-SCHEMA = 1
 RECORD, BEFORE = "surgery.json", "before.safetensors"
 Rows = dict[str, Tensor]
 """What moves of an SAE, by parameter: `W_enc` [d, k], `W_dec` [k, d] and the biases [k] of k latents."""
+
+
+class Change(TypedDict):
+    """A statistic of a group before and after surgery, the change with its interval, and n texts; None where
+    undefined."""
+
+    statistic: str
+    group: str
+    before: float | None
+    after: float | None
+    change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+class Epoch(TypedDict):
+    """The terms and their weighted sum, `total`: means over the batches of an epoch, and of the validation part. Epoch
+    0 is before surgery and has no training."""
+
+    epoch: int
+    train: dict[str, float] | None
+    validation: dict[str, float]
+
+
+class Stopped(TypedDict):
+    """When and why training stopped."""
+
+    kept_epoch: int
+    epochs: int
+    reason: str
+
+
+class Weights(TypedDict):
+    """How many weights the SAE has, how many could change, and how many did."""
+
+    total: int
+    trainable: int
+    changed: int
+    share_changed: float
+
+
+class Hashes(TypedDict):
+    """The SAE's hash before and after surgery."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurgeryRecord:
+    """What an operation says of itself. An operation made by hand has a source and hashes only.
+
+    Attributes:
+        source: what the SAE was called before.
+        sha256: its hashes.
+        control: `none`, or what the operation is compared with.
+        settings, seed: what shaped it, with the data and the capture.
+        weights: how many there are, could change and did.
+        contrasted: pairs of dimensions whose poles are contrasted.
+        scale: size of each latent before surgery.
+        latents_found: how the latents were found.
+        parts: scenarios by part.
+        learnt_from: `digests` of the texts it was trained on or stopped by.
+        stopped, history: of the training; None and empty without one.
+        table: before, after, and the change, on the third part.
+        data, capture, sae, versions, seconds: provenance.
+    """
+
+    source: str
+    sha256: Hashes
+    control: str = "none"
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    weights: Weights = field(default_factory=lambda: Weights(total=0, trainable=0, changed=0, share_changed=0.0))
+    contrasted: list[str] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
+    latents_found: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    learnt_from: list[str] = field(default_factory=list)
+    stopped: Stopped | None = None
+    history: list[Epoch] = field(default_factory=list)
+    table: list[Change] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    capture: dict[str, Any] = field(default_factory=dict)
+    sae: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +134,7 @@ class Operation:
         before: the trained parameters as they were: `W_enc` [d, k], `W_dec` [k, d], `b_enc` [k] (gated: `b_gate` and
             `b_mag` in its place).
         by_dimension: the latents of each dimension; dimensions without any are left out.
-        record: settings, control, sha256 before and after, share of weights changed, histories, the table before and
-            after, provenance, `digests` of the texts it learnt from (trained on or stopped by). JSON values only.
+        record: settings, control, hashes, histories, the table before and after, provenance.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -50,7 +144,7 @@ class Operation:
     latents: Int[Tensor, "k"]
     before: Rows
     by_dimension: dict[str, list[int]]
-    record: dict[str, Any]
+    record: SurgeryRecord
 
     def __post_init__(self) -> None:
         given = self.latents.tolist()
@@ -92,47 +186,65 @@ class Operation:
         Raises:
             ValueError: `before` is not what the SAE was made from.
         """
-        source = self.record["source"]
+        source = self.record.source
         found = with_rows(self.sae, self.latents, self.before, source, surgery=None)
-        if found.sha256 != self.record["sha256"]["before"]:
+        if found.sha256 != self.record.sha256["before"]:
             raise ValueError(f"{BEFORE} does not restore {source}: its hash is not the one recorded before surgery")
         return found
 
-    def save(self, folder: Path | str) -> Path:
-        """Write an ordinary SAELens folder plus `surgery.json` and `before.safetensors`, whole or not at all.
+    def shaped_by(self) -> dict[str, Any]:
+        """What tells one operation from another, by name."""
+        about = self.record
+        return {**about.sha256, "control": about.control, "settings": about.settings, "seed": about.seed}
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> Path:
+        """Write an ordinary SAELens folder plus `surgery.json` and `before.safetensors`. All files are on the disk
+        before the first takes its place, and the record goes first: with it, files that are missing or not its own are
+        noticed, and saving again completes them.
+
+        Args:
+            overwrite: replace another operation in the folder.
 
         Raises:
-            FileExistsError: the folder holds something other than an operation.
+            FolderError: the folder holds something else; says in what it differs.
+            BusyError: another process is writing there.
         """
         from safetensors.torch import save
 
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).exists():
-            raise FileExistsError(f"{folder} holds files that are no operation; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-        try:
-            self.sae.sae.save_model(new)
-            before = save({name: value.cpu().contiguous() for name, value in self.before.items()})
-            (new / BEFORE).write_bytes(before)
+        self._check_folder(folder, overwrite)
+        with locked(folder), staged_files(folder, first=RECORD) as temporary:
+            self._check_folder(folder, overwrite)
+            self.sae.sae.save_model(temporary)
+            write_bytes(
+                temporary / BEFORE, save({name: value.cpu().contiguous() for name, value in self.before.items()})
+            )
             about = {
-                "schema_version": SCHEMA,
-                "kind": "surgery",
                 "name": self.name,
                 "layer": self.layer,
                 "latents": self.latents.tolist(),
                 "by_dimension": self.by_dimension,
-                "before_sha256": hashlib.sha256(before).hexdigest(),
-                **self.record,
+                "files": file_checksums(temporary),
+                **dataclasses.asdict(self.record),
             }
-            write_json(new / RECORD, about)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            write_record(temporary / RECORD, RECORDS[RECORD], RECORD_SCHEMA, about)
         return folder
+
+    def _check_folder(self, folder: Path, overwrite: bool) -> None:
+        if folder.is_file():
+            raise FolderError(f"{folder} is a file; expected a folder for the operation")
+        if not folder.exists():
+            return
+        if not (folder / RECORD).exists():
+            if held := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+                raise FolderError(f"{folder} holds files that are no operation ({held[0]}, …); choose another folder")
+        elif not overwrite:
+            before = _read(folder)
+            told = {**before.sha256, "control": before.control, "settings": before.settings, "seed": before.seed}
+            if differing := differences(told, self.shaped_by()):
+                raise FolderError(
+                    f"{folder} holds another operation: {differing}; choose another folder, or overwrite it"
+                )
 
     @staticmethod
     def load(folder: Path | str, *, device: str | torch.device | None = None) -> Operation:
@@ -140,31 +252,52 @@ class Operation:
 
         Raises:
             FileNotFoundError: no operation in the folder.
-            ValueError: another kind of file, a newer schema, or files that are not those the record was written with.
+            DataError: another kind of file, a newer schema, or files that are not those the record was written with.
         """
         from safetensors.torch import load
 
         folder = Path(folder)
         if not (folder / RECORD).exists():
             raise FileNotFoundError(f"no {RECORD} in {folder}; expected a folder written by Operation.save")
-        about = json.loads((folder / RECORD).read_text(encoding="utf8"))
-        if about.get("kind") != "surgery" or about.get("schema_version", 0) > SCHEMA:
-            raise ValueError(
-                f"{folder} holds {about.get('kind')!r} of schema {about.get('schema_version')}; expected 'surgery' of "
-                f"schema {SCHEMA} or earlier"
-            )
-        dtype = json.loads((folder / "cfg.json").read_text(encoding="utf8"))["dtype"]
-        sae = load_sae(folder, layer=about["layer"], dtype=dtype, device=device)
-        sae = dataclasses.replace(sae, source=about["name"])
-        content = (folder / BEFORE).read_bytes()
-        if sae.sha256 != about["sha256"]["after"] or hashlib.sha256(content).hexdigest() != about["before_sha256"]:
-            raise ValueError(f"the weights in {folder} are not those its {RECORD} was written with")
-        before = {name: value.to(sae.sae.device) for name, value in load(content).items()}
-        own = ("schema_version", "kind", "name", "layer", "latents", "by_dimension", "before_sha256")
-        record = {key: value for key, value in about.items() if key not in own}
-        found = Operation(sae, torch.tensor(about["latents"]), before, about["by_dimension"], record)
-        found.original()
+        about = _read(folder)
+        check_files(folder, {BEFORE: about.files[BEFORE]})
+        try:
+            dtype = read_json(folder / "cfg.json")["dtype"]
+            sae = load_sae(folder, layer=about.layer, dtype=dtype, device=device)
+            sae = dataclasses.replace(sae, source=about.name)
+            if sae.sha256 != about.sha256["after"]:
+                raise DataError("the weights beside it are not those it was written with", file=folder / RECORD)
+            before = {name: value.to(sae.sae.device) for name, value in load((folder / BEFORE).read_bytes()).items()}
+            names = [one.name for one in dataclasses.fields(SurgeryRecord)]
+            record = SurgeryRecord(**{name: getattr(about, name) for name in names})
+            found = Operation(sae, torch.tensor(about.latents), before, about.by_dimension, record)
+            found.original()
+        except DataError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"not an operation: {error!s:.300}", file=folder / RECORD) from error
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content(SurgeryRecord):
+    """The content of `surgery.json`."""
+
+    name: str
+    layer: int
+    latents: list[int]
+    by_dimension: dict[str, list[int]]
+    files: dict[str, str]
+
+
+def _read(folder: Path) -> _Content:
+    return read_typed(folder / RECORD, _Content, RECORDS[RECORD], RECORD_SCHEMA, checked_from=2, migrate=_migrated)
+
+
+def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had the checksum of `before.safetensors` alone, and an empty `stopped` where there was no training."""
+    stopped = content.pop("stopped", None) or None
+    return {"files": {BEFORE: content.pop("before_sha256")}, "stopped": stopped, **content}
 
 
 def digests(text: Iterable[str]) -> list[str]:

@@ -8,16 +8,16 @@ from typing import Any
 
 from sae_moral.errors import unknown
 from sae_moral.sae.moral_latents import RULES
+from sae_moral.surgery.terms import TERMS
 
 FORMS = ("relative", "paper")
-TERMS = ("reconstruction", "sparsity", "alignment", "polarity", "prototype", "monosemantic")
 
 
 @dataclass(frozen=True)
 class SurgerySettings:
     """Attributes:
     name: what the record calls them.
-    reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the terms in `losses`.
+    reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the `TERMS`.
     polarity_margin, prototype_margin: in the units of the activations.
     form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
         surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
@@ -39,12 +39,12 @@ class SurgerySettings:
     """
 
     name: str = "default"
-    reconstruction: float = 5.0
-    sparsity: float = 1e-4
-    alignment: float = 1.0
-    polarity: float = 1.0
-    prototype: float = 1.0
-    monosemantic: float = 0.1
+    reconstruction: float = TERMS["reconstruction"].weight
+    sparsity: float = TERMS["sparsity"].weight
+    alignment: float = TERMS["alignment"].weight
+    polarity: float = TERMS["polarity"].weight
+    prototype: float = TERMS["prototype"].weight
+    monosemantic: float = TERMS["monosemantic"].weight
     polarity_margin: float = 0.5
     prototype_margin: float = 1.0
     form: str = "relative"
@@ -88,10 +88,7 @@ class SurgerySettings:
 DEFAULT = SurgerySettings()
 PAPER = SurgerySettings(
     name="paper",
-    reconstruction=1.0,
-    alignment=0.5,
-    polarity=0.3,
-    prototype=0.2,
+    **{name: term.paper for name, term in TERMS.items()},
     prototype_margin=0.1,
     form="paper",
     leak=0.0,

@@ -1,18 +1,29 @@
-"""The four terms that read labels, on the activations of k latents: which items each is a mean over."""
+"""The terms of the surgery's loss (arXiv 2603.15615): one record per term, and the pure functions they are made of.
+
+The paper's text leaves some of it open; its form here follows the published summary: `polarity`, `prototype_product`,
+`alignment_sigmoid` on raw activations with absolute margins. Our default takes activations in units of each latent's
+own size, so that a margin means the same for a latent that reaches 0.01 and for one that reaches 50, and replaces two
+forms that cannot be satisfied: a sigmoid of non-negative activations is at least ½, so that most typicalities are out
+of reach (`alignment` regresses on them directly); and a product with the difference of typicalities asks for a margin
+of tied pairs, too, which no activations can give (`prototype` leaves ties out, and asks for more where more differs).
+
+A mean over no item is 0, with no gradient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
-from sae_moral.surgery import losses
-from sae_moral.surgery.settings import TERMS, SurgerySettings
+
+Scalar = Float[Tensor, ""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,29 +74,159 @@ def contrasts(columns: Mapping[int, Int[Tensor, "_"]]) -> list[int]:
     return [f for f in range(len(FOUNDATIONS)) if 2 * f in columns and 2 * f + 1 in columns]
 
 
-def supervised(
-    activation: Float[Tensor, "n k"],
-    labels: Labels,
-    columns: Mapping[int, Int[Tensor, "_"]],
-    settings: SurgerySettings,
-) -> dict[str, Float[Tensor, ""]]:
-    """The four terms that read labels, each a mean over the dimensions (or foundations) that have latents.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What terms are computed from: some of the prompts, and the records that they are the texts of.
+
+    Attributes:
+        target, made: of the vectors that count: what the k latents should reconstruct, and what they do.
+        unit: reconstruction errors are divided by it.
+        activation: of the k latents on each vector, in the units of the settings.
+        of: each dimension's activation on each record (`means`), in these units, with the gradient of silent latents.
+        labels: of the records.
+        relative: the form of the settings is `relative`.
+        polarity_margin, prototype_margin: of the settings.
+    """
+
+    target: Float[Tensor, "v d"]
+    made: Float[Tensor, "v d"]
+    unit: float
+    activation: Float[Tensor, "m k"]
+    of: Mapping[int, Float[Tensor, "n"]]
+    labels: Labels
+    relative: bool
+    polarity_margin: float
+    prototype_margin: float
+
+    def items(self, dimension: int) -> Bool[Tensor, "n"]:
+        """The records of a dimension."""
+        return (self.labels.foundation == dimension // 2) & (self.labels.pole == dimension % 2)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the loss.
+
+    Attributes:
+        name: of its weight in `SurgerySettings`, too.
+        weight, paper: its weight in the settings `default` and `paper`.
+        over: what it is a mean over, and what it needs: `vectors` needs no labels; `foundation` is computed for each
+            foundation with latents of both poles, `dimension` for each dimension with latents.
+        loss: from a batch and the number of the foundation or dimension (0 for vectors) to the loss.
+    """
+
+    name: str
+    weight: float
+    paper: float
+    over: Literal["vectors", "foundation", "dimension"]
+    loss: Callable[[Batch, int], Scalar]
+
+
+def term_values(batch: Batch, columns: Mapping[int, Int[Tensor, "_"]]) -> dict[str, Scalar]:
+    """Every term, unweighted: a mean over the dimensions (or foundations) that have latents."""
+    found: dict[str, list[Scalar]] = {name: [] for name in TERMS}
+    over = {"vectors": [0], "foundation": contrasts(columns), "dimension": list(columns)}
+    # In this order, one dimension after another: gradients are summed in it, and the last digits depend on it.
+    for what, numbers in over.items():
+        for number in numbers:
+            for name, term in TERMS.items():
+                if term.over == what:
+                    found[name].append(term.loss(batch, number))
+    nothing = batch.activation.sum() * 0
+    return {name: torch.stack(values).mean() if values else nothing for name, values in found.items()}
+
+
+def reconstruction(target: Float[Tensor, "m d"], made: Float[Tensor, "m d"], unit: float = 1.0) -> Scalar:
+    """Mean squared error over all numbers, divided by `unit` (1: the paper's; the error before surgery: ours)."""
+    return (target - made).square().mean() / unit
+
+
+def sparsity(activation: Float[Tensor, "m k"]) -> Scalar:
+    """L1 of each vector's activations, mean over vectors."""
+    return activation.abs().sum(dim=1).mean()
+
+
+def polarity(virtue: Float[Tensor, "n"], vice: Float[Tensor, "n"], pole: Int[Tensor, "n"], margin: float) -> Scalar:
+    """Margin contrast of one foundation: ReLU(margin − a + b) on virtuous items, ReLU(margin − b + a) on vicious ones.
 
     Args:
-        activation: of the k latents on each record's text; under `relative` in units of each latent's size.
+        virtue: a, the mean activation of the foundation's virtue latents on each item.
+        vice: b, that of its vice latents.
+        pole: 0 virtue, 1 vice; others do not count. Ours: that foundation's items alone; the paper: items of all.
+        margin: in the units of the activations.
     """
-    of, moral = means(activation, columns), labels.pole != NEUTRAL
-    align, rank = (losses.alignment, losses.prototype) if settings.relative else (
-        losses.alignment_sigmoid, losses.prototype_product)  # fmt: skip
-    found: dict[str, list[Tensor]] = {name: [] for name in TERMS[2:]}
-    for f in contrasts(columns):
-        items = labels.foundation == f if settings.relative else torch.ones_like(moral)
-        pair = of[2 * f + VIRTUE][items], of[2 * f + VICE][items]
-        found["polarity"].append(losses.polarity(*pair, labels.pole[items], settings.polarity_margin))
-    for d in columns:
-        items = (labels.foundation == d // 2) & (labels.pole == d % 2)
-        m = labels.vector[:, d]
-        found["alignment"].append(align(of[d], m))
-        found["prototype"].append(rank(of[d][items], m[items], settings.prototype_margin))
-        found["monosemantic"].append(losses.monosemantic(of[d][:, None], moral & (m == 0)))
-    return {name: torch.stack(values).mean() if values else activation.sum() * 0 for name, values in found.items()}
+    sign = (pole == VIRTUE).to(virtue) - (pole == VICE).to(virtue)
+    return _mean((margin - sign * (virtue - vice)).relu(), sign != 0)
+
+
+def prototype(activation: Float[Tensor, "n"], typicality: Float[Tensor, "n"], margin: float) -> Scalar:
+    """Pairwise ranking of one dimension's items: ReLU(margin·|Δm| − sign(Δm)·Δa) over all pairs of different typicality
+    m (RankNet's pairs with a hinge, as in Herbrich et al. 2000). Tied pairs do not count."""
+    m, a = _differences(typicality), _differences(activation)
+    return _mean((margin * m.abs() - m.sign() * a).relu(), m != 0)
+
+
+def prototype_product(activation: Float[Tensor, "n"], typicality: Float[Tensor, "n"], margin: float) -> Scalar:
+    """The paper's ranking: ReLU(margin − Δm·Δa), over all pairs (it draws random ones, whose expectation this is). A
+    tied pair adds the margin and no gradient."""
+    m, a = _differences(typicality), _differences(activation)
+    return _mean((margin - m * a).relu(), torch.ones_like(m, dtype=torch.bool))
+
+
+def alignment(activation: Float[Tensor, "n"], typicality: Float[Tensor, "n"]) -> Scalar:
+    """(a − m)², mean over items; every m in [0, 1] can be reached by a non-negative activation."""
+    return _mean((activation - typicality).square(), torch.ones_like(activation, dtype=torch.bool))
+
+
+def alignment_sigmoid(activation: Float[Tensor, "n"], typicality: Float[Tensor, "n"]) -> Scalar:
+    """The paper's: (sigmoid(a) − m)², mean over items. With a ≥ 0 no m below ½ can be reached."""
+    return alignment(activation.sigmoid(), typicality)
+
+
+def monosemantic(activation: Float[Tensor, "n j"], other: Bool[Tensor, "n"]) -> Scalar:
+    """Mean activation of one dimension's j latents on the items of another dimension."""
+    return _mean(activation.mean(dim=1), other)
+
+
+def _polarity(batch: Batch, f: int) -> Scalar:
+    items = batch.labels.foundation == f if batch.relative else torch.ones_like(batch.labels.pole, dtype=torch.bool)
+    virtue, vice = batch.of[2 * f + VIRTUE][items], batch.of[2 * f + VICE][items]
+    return polarity(virtue, vice, batch.labels.pole[items], batch.polarity_margin)
+
+
+def _alignment(batch: Batch, d: int) -> Scalar:
+    return (alignment if batch.relative else alignment_sigmoid)(batch.of[d], batch.labels.vector[:, d])
+
+
+def _prototype(batch: Batch, d: int) -> Scalar:
+    items = batch.items(d)
+    rank = prototype if batch.relative else prototype_product
+    return rank(batch.of[d][items], batch.labels.vector[items, d], batch.prototype_margin)
+
+
+def _monosemantic(batch: Batch, d: int) -> Scalar:
+    labels = batch.labels
+    return monosemantic(batch.of[d][:, None], (labels.pole != NEUTRAL) & (labels.vector[:, d] == 0))
+
+
+def _differences(x: Float[Tensor, "n"]) -> Float[Tensor, "p"]:
+    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
+    return x[first] - x[second]
+
+
+def _mean(x: Float[Tensor, "n"], counted: Bool[Tensor, "n"]) -> Scalar:
+    return torch.where(counted, x, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+TERMS = {
+    term.name: term
+    for term in (
+        Term("reconstruction", 5.0, 1.0, "vectors", lambda b, _: reconstruction(b.target, b.made, b.unit)),
+        Term("sparsity", 1e-4, 1e-4, "vectors", lambda b, _: sparsity(b.activation)),
+        Term("alignment", 1.0, 0.5, "dimension", _alignment),
+        Term("polarity", 1.0, 0.3, "foundation", _polarity),
+        Term("prototype", 1.0, 0.2, "dimension", _prototype),
+        Term("monosemantic", 0.1, 0.1, "dimension", _monosemantic),
+    )
+}
+"""Why these weights: docs/design/surgery.md."""

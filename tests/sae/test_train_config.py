@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from sae_moral.sae.train_config import TrainSettings, architectures, configure
-from sae_moral.sae.train_l0 import TargetL0, change
+from sae_moral.sae.train_config import TargetL0, TrainSettings, architectures, change, configure
 from tests.sae.test_train_input import invented
 
 

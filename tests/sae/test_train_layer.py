@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.errors import SaeMoralWarning
+from sae_moral.errors import BusyError, DataError, FolderError, SaeMoralWarning
+from sae_moral.io import locked
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.evaluate import reconstruction
 from sae_moral.sae.load import load_sae
-from sae_moral.sae.train import train_on
+from sae_moral.sae.train import TrainedSaes, train_on
 from sae_moral.sae.train_config import TrainSettings, architectures, configure
 from sae_moral.sae.train_layer import LayerTraining, warn_if_parted
 from tests.sae.test_train_input import invented
@@ -102,12 +105,60 @@ def test_the_result_is_judged_by_the_formula_on_raw_held_out_vectors(tmp_path: P
 
 
 def test_one_folder_is_one_training(tmp_path: Path) -> None:
-    activations = invented(tmp_path)
-    first = train_on(activations, settings(), out=tmp_path / "o", progress=False)
-    again = train_on(activations, settings(), out=tmp_path / "o", progress=False)
-    assert again.results == first.results
-    with pytest.raises(ValueError, match=r"steps 60 \(now 61\); choose another folder"):
-        train_on(activations, settings(steps=61), out=tmp_path / "o")
+    activations, out = invented(tmp_path), tmp_path / "o"
+    first = train_on(activations, settings(), out=out, progress=False)
+    again = train_on(activations, settings(), out=out, progress=False)
+    assert again.results == first.results == TrainedSaes.read(out).results
+    with pytest.raises(FolderError, match=r"steps 60 \(now 61\); choose another folder"):
+        train_on(activations, settings(steps=61), out=out)
+    other = train_on(activations, settings(steps=61), out=out, overwrite=True, progress=False)
+    assert other.results[1]["provenance"]["settings"]["steps"] == 61
+    with pytest.raises(ValueError, match="has no option 'kk'"):
+        train_on(activations, settings(sae_options={"kk": 1}), out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    with locked(out), pytest.raises(BusyError, match=f"is being written by .*{os.getpid()}"):
+        train_on(activations, settings(steps=61), out=out)
+
+
+def test_any_flipped_byte_of_a_training_is_noticed(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    found = train_on(invented(tmp_path, layers=1), settings(), out=out, progress=False)
+    files = [path for path in (out / "training.json", *found.path(0).iterdir())]
+    assert {path.name for path in files} == {
+        "training.json", "sae_moral.json", "cfg.json", "sae_weights.safetensors", "sparsity.safetensors",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = file.read_bytes()
+        for at in rng.integers(len(whole), size=10).tolist():
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << int(rng.integers(8)))]) + whole[at + 1 :])
+            with pytest.raises(DataError, match=re.escape(str(out))):
+                TrainedSaes.read(out)
+            if file.name != "training.json":
+                with pytest.raises(DataError):
+                    load_sae(found.path(0))
+        file.write_bytes(whole)
+    assert TrainedSaes.read(out).results == found.results
+
+
+def test_a_training_of_version_0_1_loads_and_is_not_mixed_with_another(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    found = train_on(invented(tmp_path, layers=1), settings(), out=out, progress=False)
+    (out / "run.json").unlink()
+    for path in (out / "training.json", found.path(0) / "sae_moral.json"):
+        content = json.loads(path.read_text())
+        for name in ("checksum", "files", "key"):
+            content.pop(name, None)
+        if path.name == "training.json":
+            content = {**content, "schema_version": 1, "key": content.pop("shaped_by")}
+        else:
+            content = {name: value for name, value in content.items() if name not in ("kind", "schema_version")}
+        path.write_text(json.dumps(content))
+    before = TrainedSaes.read(out)
+    assert before.results[0]["held_out"] == found.results[0]["held_out"]
+    assert load_sae(before.path(0)).d_sae == before.load(0).cfg.d_sae == 24
+    with pytest.raises(FolderError, match=r"holds training\.json of an unknown run"):
+        train_on(invented(tmp_path, layers=1), settings(), out=out)
 
 
 def test_parting_of_train_and_held_out_is_warned_about(tmp_path: Path) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from sae_moral.sae.train import train_on
+from sae_moral.errors import DataError
+from sae_moral.sae.train import TrainedSaes, train_on
 from sae_moral.sae.train_config import TrainSettings, configure
 from sae_moral.sae.train_input import Batches
 from sae_moral.sae.train_layer import LayerTraining
 from sae_moral.sae.train_state import save_state
+from tests.sae.killed import run
 from tests.sae.test_train_input import invented
 from tests.sae.test_train_layer import NAMES, settings, trained
 
@@ -63,37 +62,45 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, architecture: str) -> None
     assert resumed.trainer.lr_scheduler.get_last_lr() == whole.trainer.lr_scheduler.get_last_lr()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from sae_moral.sae import train_layer
-from sae_moral.sae.train import train_on
-from tests.sae.test_train_layer import invented, settings
-def save_and_die(folder, trainer, position, history, *, steps_done):
-    save(folder, trainer, position, history, steps_done=steps_done)
-    if steps_done > 30:
-        (folder / ".step-000000099.1.tmp").mkdir()  # what a kill in the middle of writing leaves
-        os.kill(os.getpid(), signal.SIGKILL)
-save, train_layer.save_state = train_layer.save_state, save_and_die
-folder = Path(sys.argv[1])
-train_on(invented(folder), settings(architecture="standard"), out=folder / "out", progress=False)
-"""
+def same_training(killed: Path, whole: Path) -> None:
+    """Every byte but the times, and where a training was resumed."""
+    for path in whole.rglob("*"):
+        other = killed / path.relative_to(whole)
+        if path.suffix in (".safetensors", ".npy") or path.name == "cfg.json":
+            assert path.read_bytes() == other.read_bytes(), path
+    for one, other in zip(
+        TrainedSaes.read(killed).results.values(), TrainedSaes.read(whole).results.values(), strict=True
+    ):
+        differing = {"seconds", "resumed_at_step", "provenance"}
+        assert {n: v for n, v in one.items() if n not in differing} == {
+            n: v for n, v in other.items() if n not in differing
+        }
 
 
-def test_killed_training_is_taken_up(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert not (tmp_path / "out" / "blocks.0.hook_resid_post").exists()
-    activations, chosen = invented(tmp_path), settings(architecture="standard")
-    resumed = train_on(activations, chosen, out=tmp_path / "out", progress=False)
-    whole = train_on(activations, chosen, out=tmp_path / "whole", progress=False)
-    assert resumed.results[0]["resumed_at_step"] > 0 and whole.results[0]["resumed_at_step"] == 0
-    for layer in (0, 1):
-        one, other = (load_file(found.path(layer) / "sae_weights.safetensors") for found in (resumed, whole))
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"training.json", *activations.hooks.values()}
+def test_killed_training_is_taken_up(tiny_folder: Path, tmp_path: Path) -> None:
+    same_training(*run("train", tiny_folder, tmp_path, 4, seed=1))
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_training_ends_the_same(tiny_folder: Path, tmp_path: Path) -> None:
+    same_training(*run("train", tiny_folder, tmp_path, 20, seed=2))
+
+
+def test_a_checkpoint_is_resumed_by_its_own_training_only_and_damage_is_noticed(tmp_path: Path) -> None:
+    activations, chosen = invented(tmp_path, layers=1), settings(checkpoints=2)
+    config, folder = configure(activations, chosen), tmp_path / "c"
+    LayerTraining(activations, 0, chosen, config, checkpoints=folder, key="one").trainer.fit()
+    again = LayerTraining(activations, 0, chosen, config, checkpoints=folder, key="one")
+    other = LayerTraining(activations, 0, chosen, config, checkpoints=folder, key="another")
+    assert again.batches.position > 0 and other.batches.position == 0
+    for name in ("state.json", "state.safetensors"):
+        (file,) = folder.glob(f"*/{name}")
+        whole = file.read_bytes()
+        for at in np.random.default_rng(0).integers(len(whole), size=20).tolist():
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(DataError, match=name):
+                LayerTraining(activations, 0, chosen, config, checkpoints=folder, key="one")
+        file.write_bytes(whole)
 
 
 @pytest.mark.slow
@@ -119,4 +126,4 @@ def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
     assert held.name == "step-000000041" and {p.suffix for p in held.iterdir()} == {".safetensors", ".json"}
     training.trainer.foreign = object()
     with pytest.raises(TypeError, match="/history/0/step is a object"):
-        save_state(tmp_path / "c", training.trainer, 0, [{"step": object()}], steps_done=1)
+        save_state(tmp_path / "c", "", training.trainer, 0, cast("Any", [{"step": object()}]), steps_done=1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sae_moral.sae.load import LoadedSae, load_sae
-from sae_moral.surgery import Operation
+from sae_moral.surgery import Operation, SurgeryRecord
 from sae_moral.surgery.operation import rows_of, with_rows
 
 D, S = 16, 40
@@ -41,5 +41,5 @@ def operated(sae: LoadedSae, latents: torch.Tensor = LATENTS, *, seed: int = 1, 
     generator = torch.Generator().manual_seed(seed)
     after = {name: value + size * torch.randn(value.shape, generator=generator) for name, value in before.items()}
     made = with_rows(sae, latents, after, f"operated-{seed}", surgery={"control": "none"})
-    record = {"source": sae.source, "control": "none", "sha256": {"before": sae.sha256, "after": made.sha256}}
+    record = SurgeryRecord(source=sae.source, sha256={"before": sae.sha256, "after": made.sha256})
     return Operation(made, latents, before, {"care": latents.tolist()}, record)

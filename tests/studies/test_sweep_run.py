@@ -102,7 +102,7 @@ def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_p
     for which in ("operations", "shuffled"):
         operation = operated(random_sae(layer=0))
         learnt = [DATA.text[i] for i in range(118, 123)]
-        operation.record["learnt_from"] = digests([text.upper() + "." for text in learnt])
+        operation.record.learnt_from.extend(digests([text.upper() + "." for text in learnt]))
         shared = len({*learnt} & {*DATA.text[120:]})
         with pytest.raises(ValueError, match=rf"{shared} of \d+ held-out texts are among those operated-1 learnt from"):
             run(tiny, tmp_path / which, **{which: [operation]})

@@ -36,8 +36,8 @@ def test_operate_writes_an_operation_and_prints_what_changed(
     printed = capsys.readouterr().out
     assert "polarity_auroc" in printed and "95 % interval" in printed and str(folder / "out") in printed
     operation = Operation.load(folder / "out")
-    assert operation.record["control"] == "shuffled"
-    assert operation.record["capture"]["granularity"] == "token" and operation.record["parts"]["test"] == 80
+    assert operation.record.control == "shuffled"
+    assert operation.record.capture["granularity"] == "token" and operation.record.parts["test"] == 80
 
 
 def test_bad_input_says_what_would_be_right_and_writes_nothing(

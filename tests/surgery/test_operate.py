@@ -14,11 +14,9 @@ from sae_moral.data.splits import group_split
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, get_settings, operate
-from sae_moral.surgery.fit import Fit
+from sae_moral.surgery.fit import Fit, Part
 from sae_moral.surgery.operation import digests
-from sae_moral.surgery.parts import Part
-from sae_moral.surgery.settings import TERMS
-from sae_moral.surgery.terms import Labels, by_columns
+from sae_moral.surgery.terms import TERMS, Labels, by_columns
 from sae_moral.surgery.vectors import Vectors, vectors_of
 from tests.surgery.worlds import BY_DIMENSION, S, data, representations, sae
 
@@ -33,7 +31,7 @@ def run(architecture: str = "standard", *, n: int = 1000, **options: Any) -> Ope
 
 
 def overall(operation: Operation) -> dict[str, dict[str, Any]]:
-    return {row["statistic"]: row for row in operation.record["table"] if row["group"] == "overall"}
+    return {row["statistic"]: row for row in operation.record.table if row["group"] == "overall"}
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk"])
@@ -44,8 +42,8 @@ def test_planted_polarity_and_order_are_learnt_on_texts_that_took_no_part(archit
         assert found[name]["ci_low"] > 0, (name, found[name])
     error = found["reconstruction_error"]
     assert error["after"] <= 1.05 * error["before"]
-    assert record["stopped"]["kept_epoch"] > 0 and record["control"] == "none"
-    start, kept = (record["history"][i]["validation"] for i in (0, record["stopped"]["kept_epoch"]))
+    assert record.stopped is not None and record.stopped["kept_epoch"] > 0 and record.control == "none"
+    start, kept = (record.history[i]["validation"] for i in (0, record.stopped["kept_epoch"]))
     assert kept["total"] < start["total"] and kept["reconstruction"] <= 1.02 * start["reconstruction"]
 
 
@@ -60,7 +58,7 @@ def test_everything_but_the_operated_latents_is_bit_identical(architecture: str)
     for name, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0)):
         assert torch.equal(before[name].index_select(axis, others), after[name].index_select(axis, others))
     assert torch.equal(before["b_dec"], after["b_dec"])
-    weights = operation.record["weights"]
+    weights = operation.record.weights
     assert weights["changed"] == sum(int((before[n] != after[n]).sum()) for n in before) > 0
     assert weights["trainable"] == 7 * (16 + 16 + 1)
     assert torch.allclose(before["W_dec"].norm(dim=1), after["W_dec"].norm(dim=1), atol=1e-6)
@@ -101,7 +99,7 @@ def test_labels_of_the_third_part_are_never_read_by_training() -> None:
 def test_the_record_knows_the_texts_it_learnt_from_and_no_other() -> None:
     of = data(300)
     split = group_split(of)
-    found = operate(sae(), BY_DIMENSION, representations(of), of, split=split, **QUICK).record["learnt_from"]
+    found = operate(sae(), BY_DIMENSION, representations(of), of, split=split, **QUICK).record.learnt_from
     text = {name: [of.text[i] for i in rows] for name, rows in split.items()}
     assert found == digests([*text["train"], *text["validation"]])
     assert not {*found} & {*digests(text["test"])} and len(found) == len(split["train"]) + len(split["validation"])
@@ -109,9 +107,9 @@ def test_the_record_knows_the_texts_it_learnt_from_and_no_other() -> None:
 
 def test_the_papers_settings_run_and_a_field_can_be_changed() -> None:
     operation = run(n=300, settings="paper", epochs=3, polarity=0.7)
-    assert operation.record["settings"]["polarity"] == 0.7 and operation.record["settings"]["name"] == "paper"
-    assert all(np.isfinite(h["validation"]["total"]) for h in operation.record["history"])
-    json.dumps(operation.record, allow_nan=False)
+    assert operation.record.settings["polarity"] == 0.7 and operation.record.settings["name"] == "paper"
+    assert all(np.isfinite(h["validation"]["total"]) for h in operation.record.history)
+    json.dumps(dataclasses.asdict(operation.record), allow_nan=False)
     for change, message in (
         ({"polarty": 1.0}, "did you mean 'polarity'"),
         ({"settings": "papr"}, "did you mean 'paper'"),
@@ -126,7 +124,8 @@ def test_the_papers_settings_run_and_a_field_can_be_changed() -> None:
 
 def test_training_stops_when_nothing_gets_better_and_the_start_is_kept() -> None:
     operation = run("standard", n=300, patience=2, **dict.fromkeys(TERMS, 0.0))
-    assert operation.record["stopped"]["kept_epoch"] == 0 and operation.record["stopped"]["epochs"] == 2
+    stopped = operation.record.stopped
+    assert stopped is not None and (stopped["kept_epoch"], stopped["epochs"]) == (0, 2)
     assert operation.sae.sha256 == operation.original().sha256
 
 
@@ -135,14 +134,15 @@ def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
     loose, tight = (run("standard", n=300, tolerance=tolerance, **careless) for tolerance in (None, 0.01))
     error = []
     for operation in (loose, tight):
-        start, kept = (operation.record["history"][i] for i in (0, operation.record["stopped"]["kept_epoch"]))
+        assert operation.record.stopped is not None
+        start, kept = (operation.record.history[i] for i in (0, operation.record.stopped["kept_epoch"]))
         error.append(kept["validation"]["reconstruction"] / start["validation"]["reconstruction"])
     assert error[0] > 1.05 and error[1] <= 1.01
 
 
 def test_without_an_early_stop_the_last_epoch_is_kept() -> None:
     operation = run("standard", n=300, epochs=4, early_stop=False, patience=1, tolerance=0.0, lr=0.3)
-    assert operation.record["stopped"] == {"kept_epoch": 4, "epochs": 4, "reason": "epochs"}
+    assert operation.record.stopped == {"kept_epoch": 4, "epochs": 4, "reason": "epochs"}
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
@@ -216,7 +216,7 @@ def test_latents_found_before_are_taken_only_if_they_belong_here() -> None:
 def test_latents_are_found_when_none_are_given() -> None:
     of = data(600)
     operation = operate(sae(), None, representations(of), of, rule="paper", split=group_split(of, 3), **QUICK)
-    assert operation.record["latents_found"]["select"] == ["train"]
+    assert operation.record.latents_found["select"] == ["train"]
 
 
 def test_bad_input_is_refused_in_words() -> None:

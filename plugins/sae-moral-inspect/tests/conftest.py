@@ -28,7 +28,7 @@ from sae_moral_inspect.prompts import DIMENSIONS, FlamesPrompt, prompt_id  # noq
 from tenacity import wait_none  # noqa: E402
 
 from sae_moral.sae.load import LoadedSae, load_sae  # noqa: E402
-from sae_moral.surgery import Operation  # noqa: E402
+from sae_moral.surgery import Operation, SurgeryRecord  # noqa: E402
 from sae_moral.surgery.operation import rows_of, with_rows  # noqa: E402
 from tests.tiny import save_tiny_model  # noqa: E402
 
@@ -80,8 +80,9 @@ def make_operation(folder: Path, *, layer: int = 1, seed: int = 1, control: str 
     rows = rows_of(before, LATENTS)
     moved = {name: value + size * torch.randn(value.shape, generator=chance) for name, value in rows.items()}
     after = with_rows(before, LATENTS, moved, f"tiny L{layer} {control}", surgery={"control": control})
-    hashes = {"before": before.sha256, "after": after.sha256}
-    record = {"source": before.source, "control": control, "sha256": hashes}
+    record = SurgeryRecord(
+        source=before.source, control=control, sha256={"before": before.sha256, "after": after.sha256}
+    )
     return Operation(after, LATENTS, rows, {"care": [1], "harm": [4, 7]}, record).save(folder)
 
 

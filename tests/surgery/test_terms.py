@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sae_moral.surgery import PAPER, losses
-from sae_moral.surgery.settings import TERMS
+from sae_moral.surgery import PAPER, terms
+from sae_moral.surgery.terms import TERMS
 
 
 def t(*values: float) -> torch.Tensor:
@@ -17,54 +17,54 @@ def t(*values: float) -> torch.Tensor:
 
 def test_reconstruction_is_the_mean_squared_error_in_units_of_the_error_before() -> None:
     target, made = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    assert losses.reconstruction(target, made) == (4 + 4) / 4
-    assert losses.reconstruction(target, made, unit=4.0) == 0.5
+    assert terms.reconstruction(target, made) == (4 + 4) / 4
+    assert terms.reconstruction(target, made, unit=4.0) == 0.5
 
 
 def test_sparsity_is_the_l1_of_each_vector() -> None:
-    assert losses.sparsity(torch.tensor([[1.0, 2.0], [0.0, 3.0]])) == 3.0
+    assert terms.sparsity(torch.tensor([[1.0, 2.0], [0.0, 3.0]])) == 3.0
 
 
 def test_polarity_asks_each_pole_to_exceed_the_other_by_the_margin() -> None:
     virtue, vice, pole = t(1.0, 0.2, 0.3, 0.0, 9.0), t(0.0, 0.1, 0.9, 0.6, 0.0), torch.tensor([0, 0, 1, 1, 2])
     # Virtuous: 0.5 − 1 + 0 → 0; 0.5 − 0.2 + 0.1 = 0.4. Vicious: 0.5 − 0.9 + 0.3 → 0; 0.5 − 0.6 + 0 → 0. Neutral: none.
-    assert float(losses.polarity(virtue, vice, pole, PAPER.polarity_margin)) == pytest.approx(0.4 / 4)
+    assert float(terms.polarity(virtue, vice, pole, PAPER.polarity_margin)) == pytest.approx(0.4 / 4)
 
 
 def test_the_papers_ranking_multiplies_differences_and_charges_ties() -> None:
     m, a = t(1.0, 0.5, 0.5), t(0.8, 0.2, 0.6)
     # Pairs: 0.1 − 0.5·0.6 → 0; 0.1 − 0.5·0.2 = 0; tie 0.1 − 0 = 0.1.
-    assert float(losses.prototype_product(a, m, PAPER.prototype_margin)) == pytest.approx(0.1 / 3, abs=1e-7)
+    assert float(terms.prototype_product(a, m, PAPER.prototype_margin)) == pytest.approx(0.1 / 3, abs=1e-7)
     # In the wrong order: 0.1 + 0.5·0.6 and 0.1 + 0.5·0.2, and the tie.
-    assert float(losses.prototype_product(-a, m, PAPER.prototype_margin)) == pytest.approx((0.4 + 0.2 + 0.1) / 3)
+    assert float(terms.prototype_product(-a, m, PAPER.prototype_margin)) == pytest.approx((0.4 + 0.2 + 0.1) / 3)
 
 
 def test_our_ranking_leaves_ties_out_and_asks_for_more_where_more_differs() -> None:
     m, a = t(1.0, 0.5, 0.5), t(0.8, 0.2, 0.6)
     # 1·0.5 − 0.6 → 0; 1·0.5 − 0.2 = 0.3.
-    assert float(losses.prototype(a, m, 1.0)) == pytest.approx(0.3 / 2)
-    assert losses.prototype(a[1:], m[1:], 1.0) == 0
+    assert float(terms.prototype(a, m, 1.0)) == pytest.approx(0.3 / 2)
+    assert terms.prototype(a[1:], m[1:], 1.0) == 0
 
 
 def test_the_papers_alignment_cannot_reach_most_typicalities_and_ours_reaches_all() -> None:
     m = t(0.125, 0.5, 1.0)
     sigmoid = 1 / (1 + math.exp(-1.0))
-    assert float(losses.alignment_sigmoid(t(1.0), t(0.25))) == pytest.approx((sigmoid - 0.25) ** 2)
-    assert losses.alignment(m, m) == 0
-    assert float(losses.alignment_sigmoid(t(0.0), t(0.125))) == pytest.approx(0.375**2)  # the best of all a ≥ 0
-    assert float(losses.alignment(t(0.5, 0.0), t(0.25, 1.0))) == pytest.approx((0.0625 + 1) / 2)
+    assert float(terms.alignment_sigmoid(t(1.0), t(0.25))) == pytest.approx((sigmoid - 0.25) ** 2)
+    assert terms.alignment(m, m) == 0
+    assert float(terms.alignment_sigmoid(t(0.0), t(0.125))) == pytest.approx(0.375**2)  # the best of all a ≥ 0
+    assert float(terms.alignment(t(0.5, 0.0), t(0.25, 1.0))) == pytest.approx((0.0625 + 1) / 2)
 
 
 def test_monosemantic_charges_firing_on_items_of_another_dimension() -> None:
     activation = torch.tensor([[1.0, 3.0], [0.0, 0.5], [7.0, 7.0]])
-    assert float(losses.monosemantic(activation, torch.tensor([True, True, False]))) == pytest.approx((2 + 0.25) / 2)
+    assert float(terms.monosemantic(activation, torch.tensor([True, True, False]))) == pytest.approx((2 + 0.25) / 2)
 
 
 def test_terms_of_no_items_are_zero_and_have_no_gradient() -> None:
     a = torch.rand(3, requires_grad=True)
     nothing = torch.tensor([2, 2, 2])
-    found = losses.polarity(a, a.detach(), nothing, 0.5) + losses.monosemantic(a[:, None], nothing == 0)
-    found = found + losses.prototype(a[:1], torch.ones(1), 1.0)
+    found = terms.polarity(a, a.detach(), nothing, 0.5) + terms.monosemantic(a[:, None], nothing == 0)
+    found = found + terms.prototype(a[:1], torch.ones(1), 1.0)
     found.backward()
     assert found.item() == 0 and a.grad is not None and not a.grad.any()
 
