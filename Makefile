@@ -53,9 +53,11 @@ $(VENV)/.dev: $(VENV)/.installed plugins/sae-moral-inspect/pyproject.toml
 	$(PIP) install --quiet $(GEMMA)
 	touch $@
 
+# uv, because pip takes many minutes to find that these versions go together; torch by pip as above.
 $(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-lowest.txt --editable . \
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-lowest.txt uv torch
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python -c constraints-lowest.txt --editable . \
 		pytest pytest-xdist hypothesis beartype
 	touch $@
 
