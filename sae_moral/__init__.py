@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, moral_vector
     from sae_moral.metrics import Metric, Statistic, metric, register
     from sae_moral.protocol import AUDITED, PAPER, Protocol
+    from sae_moral.results import StatisticSpec
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOME = {
     "AUDITED": "protocol",
     "PAPER": "protocol",
     "Protocol": "protocol",
+    "StatisticSpec": "results",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Representations",
     "SaeMoralWarning",
     "Statistic",
+    "StatisticSpec",
     "diagnose",
     "load_data",
     "load_model",

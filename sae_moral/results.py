@@ -39,6 +39,8 @@ class StatisticSpec:
             does not depend on labels.
         interval: how its interval is made, a kind of `sae_moral.controls.inference.INTERVALS`.
         chance: its value without information; None where that is not one number.
+        ceiling: what bounds it: a label (`typicality`, `valence`) whose reliability bounds its `overall` value, or
+            another statistic of the metric, group by group.
     """
 
     name: str
@@ -46,6 +48,7 @@ class StatisticSpec:
     null: str | None = "all"
     interval: str = "resampled"
     chance: float | None = None
+    ceiling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Peak:
         null_low, null_high: band of the most extreme layer of every permutation.
         p_value: against the most extreme layer of every permutation.
         p_value_any_length: the same, where labels moved between texts of any length.
-        ceiling: of the `overall` row.
+        ceiling: of the row of that layer and group.
         control_task: what the same reader scores on labels drawn at random for each opening word.
         selectivity: value − control_task.
     """
@@ -404,6 +407,7 @@ def _old_card(name: str, about: dict[str, Any], rows: Sequence[dict[str, Any]]) 
     told = str(about["higher_is"] or "").casefold()
     default = "higher" if "less indifferent" in told else "lower" if "more indifferent" in told else None
     directions: dict[str, Direction | None] = {"greater": "higher", "less": "lower", "two-sided": None}
+    kinds = {"": "resampled", "given": "fixed", "averaged": "fixed_by_fold", "linear": "linearised"}
     stated, intervals, nulls = about.get("alternatives", {}), about.get("readers", {}), about.get("nulls", "all")
     given = [row["statistic"] for row in rows if row["metric"] == name]
     statistics = {
@@ -411,7 +415,7 @@ def _old_card(name: str, about: dict[str, Any], rows: Sequence[dict[str, Any]]) 
             name=statistic,
             direction=directions[stated[statistic]] if statistic in stated else default,
             null=nulls if isinstance(nulls, str) else nulls.get(statistic),
-            interval=intervals.get(statistic, "resampled"),
+            interval=kinds[intervals.get(statistic, "")],
             chance=about["chance"] if statistic == about["headline"] else None,
         )
         for statistic in dict.fromkeys([about["headline"], *given])

@@ -120,7 +120,7 @@ def test_a_model_that_fails_is_reported_and_the_others_go_on(finished: tuple[Atl
 def test_results_are_those_of_diagnose(finished: tuple[Atlas, Path], two_models: Path) -> None:
     found, out = finished
     alone = diagnose(str(two_models / "m1"), two_models / "table.jsonl", metrics=["pole_gap"], layers="0,2", limit=100)
-    gap = {row["layer"]: row["value"] for row in alone.rows}
+    gap = {row.layer: row.value for row in alone.rows}
     (headline,) = found.entries[2]["results"]["audited"]["headlines"]
     assert dict(zip(headline["layers"], headline["profile"], strict=True)) == pytest.approx(gap)
     assert headline["value"] == max(headline["profile"]) == pytest.approx(gap[headline["layer"]])

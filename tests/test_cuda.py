@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,10 @@ def test_capture(here: Any, tiny_folder: Path, dtype: str, tolerance: float) -> 
 def test_diagnosis(here: Any, there: Any, protocol: str) -> None:
     """Every number of every column, controls included: draws are made on the CPU and are the same."""
     settings = dict(protocol=protocol, controls=FEW)
-    a, b = (diagnose(model, DATA, **settings).rows for model in (there, here))  # pyright: ignore[reportArgumentType]
+    a, b = (
+        [dataclasses.asdict(row) for row in diagnose(model, DATA, **settings).rows]  # pyright: ignore[reportArgumentType]
+        for model in (there, here)
+    )
     assert len(a) == len(b)
     off = []
     for mine, theirs in zip(a, b, strict=True):

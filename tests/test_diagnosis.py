@@ -6,16 +6,18 @@ import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sae_moral import Controls, DataError, Diagnosis, diagnose, metric
+from sae_moral import AUDITED, Controls, Diagnosis, diagnose, metric
 from sae_moral.controls import NAMES
 from sae_moral.data.moral_data import from_records
-from sae_moral.diagnosis import ROW_KEYS, parse_layers
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
+from sae_moral.protocol import parse_layers
 from tests.tiny import scenarios
 
 FEW = Controls(names=NAMES, resamples=50, permutations=19, control_tasks=2)
@@ -32,15 +34,15 @@ def paper(tiny_folder: Path) -> Diagnosis:
 
 
 def test_every_metric_gives_its_headline_at_every_layer(audited: Diagnosis) -> None:
-    found = {(row["metric"], row["layer"]) for row in audited.rows if row["headline"]}
+    found = {(row.metric, row.layer) for row in audited.rows if row.headline}
     assert found == {(m, layer) for m in ("categorical", "gradient", "structural", "dimensional") for layer in range(3)}
-    assert all(tuple(row) == ROW_KEYS for row in audited.rows)
+    assert {len(audited.profiles[metric].values) for metric in audited.metrics} == {3}
 
 
 def test_rows_of_the_paper_protocol_follow_the_contract(paper: Diagnosis) -> None:
     groups: dict[tuple[str, str], set[str]] = {}
     for row in paper.rows:
-        groups.setdefault((row["metric"], row["statistic"]), set()).add(row["group"])
+        groups.setdefault((row.metric, row.statistic), set()).add(row.group)
     assert groups[("categorical", "cosine")] == set(FOUNDATIONS)
     assert groups[("gradient", "spearman")] == {*DIMENSIONS, "overall"}
     assert groups[("dimensional", "r2")] == {*DIMENSIONS, "overall"}
@@ -50,37 +52,49 @@ def test_rows_of_the_paper_protocol_follow_the_contract(paper: Diagnosis) -> Non
 
 def test_what_was_not_computed_is_null(paper: Diagnosis) -> None:
     # 240 scenarios of random labels make no cluster of 100: everything is noise, and no ARI exists.
-    noise = [row for row in paper.rows if row["statistic"] == "noise"]
-    ari = [row for row in paper.rows if row["statistic"].startswith("ari_")]
-    assert {row["value"] for row in noise} == {1.0}
-    assert {row["value"] for row in ari} == {None}
-    assert {row["n_dropped"] for row in ari} == {240}
-    assert {row[key] for row in paper.rows for key in ("ci_low", "p_value", "ceiling", "baseline")} == {None}
+    noise = [row for row in paper.rows if row.statistic == "noise"]
+    ari = [row for row in paper.rows if row.statistic.startswith("ari_")]
+    assert {row.value for row in noise} == {1.0}
+    assert {row.value for row in ari} == {None}
+    assert {row.n_dropped for row in ari} == {240}
+    assert {getattr(row, key) for row in paper.rows for key in ("ci_low", "p_value", "ceiling", "baseline")} == {None}
+    assert "structural" not in paper.peaks and "structural" not in paper.profiles
+    assert paper.verdicts == {} == paper.baselines and paper.provenance["controls"] is None
+
+
+def test_peaks_and_profiles_need_no_controls(paper: Diagnosis) -> None:
+    peak, profile = paper.peaks["gradient"], paper.profiles["gradient"]
+    assert peak.value == max(value for value in profile.values if value is not None)
+    assert (profile.layers[profile.values.index(peak.value)], peak.n_layers, peak.p_value) == (peak.layer, 3, None)
+    cosine = paper.peaks["categorical"]
+    assert (cosine.group, cosine.value) == ("mean of groups", min(paper.profiles["categorical"].values))
 
 
 def test_controls_fill_the_columns_and_say_what_they_found(audited: Diagnosis) -> None:
-    headlines = [row for row in audited.rows if row["headline"] and row["group"] == "overall"]
+    headlines = [row for row in audited.rows if row.headline and row.group == "overall"]
     for row in headlines:
-        assert row["ci_low"] <= row["ci_high"] and row["null_low"] <= row["null_high"]
-        assert 1 / 20 <= row["p_value"] <= 1 and row["baseline"] is not None
+        assert row.ci_low <= row.ci_high and row.null_low <= row.null_high
+        assert 1 / 20 <= row.p_value <= 1 and row.baseline is not None
     controls = audited.provenance["controls"]
+    assert controls is not None
     metrics = ["categorical", "gradient", "structural", "dimensional"]
-    assert list(controls["verdicts"]) == list(controls["peaks"]) == metrics
-    assert {(c["metric"], c["against"]) for c in controls["comparisons"]} == {
+    assert list(audited.verdicts) == list(audited.peaks) == metrics
+    assert {(c.metric, c.against) for c in audited.comparisons} == {
         (name, against) for name in metrics for against in ("nuisance", "random weights", "bag of words")
     }
-    assert len(controls["baselines"]["random weights"]["headlines"]["gradient"]["value"]) == 3
+    twin = audited.baselines["random weights"].profiles["gradient"]
+    assert (twin.layers, len(twin.values), None in twin.ci_low) == ((0, 1, 2), 3, False)
     assert [len(share) for share in controls["explained_by_nuisance"].values()] == [3, 3, 3, 3]
-    assert set(json.loads(json.dumps(audited.provenance, allow_nan=False))["controls"]) == set(controls)
-    cosines = [row for row in audited.rows if row["statistic"] == "cosine" and row["value"] is not None]
-    assert cosines and all(0 <= row["ceiling"] <= 1 for row in cosines)
+    assert json.loads(json.dumps(audited.provenance, allow_nan=False))["controls"] == controls
+    cosines = [row for row in audited.rows if row.statistic == "cosine" and row.value is not None]
+    assert cosines and all(0 <= row.ceiling <= 1 for row in cosines)
 
 
 def test_the_random_twin_keeps_the_scenarios_that_matching_kept(tiny: Any) -> None:
-    settings = dataclasses.replace(FEW, names=("interval", "random-weights"))
+    settings = replace(FEW, names=("interval", "random-weights"))
     found = diagnose(tiny, scenarios(), match="length", metrics=["categorical"], layers=[0], controls=settings)
-    comparison = found.provenance["controls"]["comparisons"][0]
-    assert comparison["against"] == "random weights" and comparison["difference"] != 0
+    comparison = found.comparisons[0]
+    assert comparison.against == "random weights" and comparison.difference != 0
 
 
 def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -> None:
@@ -96,7 +110,7 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
     found = diagnose(tiny, twice, metrics=["gradient", "dimensional"], layers=[0], controls="none")
     reliability = found.provenance["ceilings"]["typicality"]
     assert reliability["ci_low"] > 0 and reliability["ranks"]
-    filled = {(row["metric"], row["statistic"], row["group"]): row["ceiling"] for row in found.rows if row["ceiling"]}
+    filled = {(row.metric, row.statistic, row.group): row.ceiling for row in found.rows if row.ceiling}
     assert set(filled) == {("gradient", "spearman", "overall"), ("dimensional", "spearman_valence", "overall")}
     assert filled["gradient", "spearman", "overall"] == pytest.approx(reliability["value"] ** 0.5)
 
@@ -104,7 +118,7 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
 def test_too_few_repeated_annotations_give_no_ceiling(audited: Diagnosis) -> None:
     reliability = audited.provenance["ceilings"]["typicality"]
     assert reliability["n_texts"] == 9 and reliability["ci_low"] < 0
-    assert not any(row["ceiling"] for row in audited.rows if row["metric"] != "categorical")
+    assert not any(row.ceiling for row in audited.rows if row.metric != "categorical")
 
 
 def test_matched_lengths_leave_nothing_for_length_to_tell(tiny: Any) -> None:
@@ -119,25 +133,11 @@ def test_save_and_load_are_inverse(audited: Diagnosis, tmp_path: Path) -> None:
     path = audited.save(tmp_path / "out")
     assert path == tmp_path / "out" / "diagnosis.json"
     content = json.loads(path.read_text())
-    assert (content["schema_version"], content["kind"]) == (1, "diagnosis")
+    assert (content["schema_version"], content["kind"]) == (2, "diagnosis")
     for loaded in (Diagnosis.load(path), Diagnosis.load(path.parent)):
-        assert loaded.rows == audited.rows
-        assert loaded.provenance == audited.provenance
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("{", "not a diagnosis"),
-        ("[]", "kind is 'diagnosis'"),
-        ('{"kind": "diagnosis", "schema_version": 99}', "schema version 99; this sae_moral reads 1"),
-        ('{"kind": "diagnosis", "schema_version": 1, "provenance": {}, "results": [{"metric": "m"}]}', "row 1: keys"),
-    ],
-)
-def test_files_that_are_no_diagnosis(tmp_path: Path, text: str, problem: str) -> None:
-    (tmp_path / "diagnosis.json").write_text(text)
-    with pytest.raises(DataError, match=problem):
-        Diagnosis.load(tmp_path)
+        assert isinstance(loaded, Diagnosis)
+        for field in dataclasses.fields(Diagnosis):
+            assert getattr(loaded, field.name) == getattr(audited, field.name)
 
 
 def test_provenance_names_everything(audited: Diagnosis, tiny_folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_provenance_names_everything(audited: Diagnosis, tiny_folder: Path) -> N
     assert provenance["model"]["name"] == tiny_folder.name
     assert provenance["data"] == {**provenance["data"], "n": 240, "sha256": scenarios().sha256, "source": "invented"}
     assert provenance["protocol"]["preprocessing"] == ["standardise", "remove_length"]
-    assert provenance["metrics"]["structural"]["parameters"] == {"components": 50, "folds": 5, "seed": 0}
+    assert audited.metrics["structural"].parameters == {"components": 50, "folds": 5, "seed": 0}
     assert provenance["layers"] == [0, 1, 2]
     assert [len(provenance["preprocessing"][key]) for key in ("length_share", "pc1_share", "pc1_length_r")] == [3, 3, 3]
     assert set(provenance["seconds"]) == {"load", "capture", "measure"}
@@ -187,15 +187,15 @@ diagnosis.save(OUT), diagnosis.report(OUT + "/report.html")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     loaded = Diagnosis.load(tmp_path / "out")
-    rows = [row for row in loaded.rows if row["metric"] == "pole_norms"]
-    assert [row["layer"] for row in rows] == [0, 1, 2] and all(row["value"] > 0 and row["n"] == 240 for row in rows)
-    assert all(row["ci_low"] < row["value"] < row["ci_high"] and 0 < row["p_value"] <= 1 for row in rows)
-    assert all(row["null_low"] < row["null_high"] and row["baseline"] > 0 for row in rows)
-    assert {c["against"] for c in loaded.provenance["controls"]["comparisons"] if c["metric"] == "pole_norms"} == {
+    rows = [row for row in loaded.rows if row.metric == "pole_norms"]
+    assert [row.layer for row in rows] == [0, 1, 2] and all(row.value > 0 and row.n == 240 for row in rows)
+    assert all(row.ci_low < row.value < row.ci_high and 0 < row.p_value <= 1 for row in rows)
+    assert all(row.null_low < row.null_high and row.baseline > 0 for row in rows)
+    assert {c.against for c in loaded.comparisons if c.metric == "pole_norms"} == {
         "nuisance",
         "bag of words",
     }
-    assert loaded.provenance["metrics"]["pole_norms"]["means"].startswith("Norm of the mean")
+    assert loaded.metrics["pole_norms"].means.startswith("Norm of the mean")
     assert "pole_norms" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "pole_norms" in page and "Norm of the mean vice vector" in page
@@ -207,7 +207,7 @@ def test_registered_metric_is_found_by_name(tiny: Any, clean_registry: None) -> 
         return {"n": float(len(x))}
 
     found = diagnose(tiny, scenarios(60), metrics=["how_many"], layers=0, controls="none")
-    assert [row["value"] for row in found.rows] == [60.0]
+    assert [row.value for row in found.rows] == [60.0]
 
 
 def test_limit_keeps_the_shares(tiny: Any) -> None:
@@ -249,11 +249,26 @@ def test_layers_that_do_not_exist(layers: str) -> None:
         ({"limit": 0}, "expected at least 1"),
         ({"controls": "nul"}, "unknown control 'nul'; did you mean 'null'"),
         ({"data": "moralstrenght"}, "did you mean 'moralstrength'"),
+        ({"match": "size"}, "unknown match 'size'; valid: length"),
+        (
+            {"protocol": replace(AUDITED, preprocessing=("center",))},
+            "unknown preprocessing step 'center'; did you mean",
+        ),
+        ({"data": scenarios(60).subset(np.array([0, 0, 0]))}, "1 distinct text; the audited protocol needs at least 5"),
+        ({"data": scenarios(60).subset(np.arange(6))}, "6 scenarios; the control 'nuisance' needs at least 7"),
     ],
 )
-def test_bad_arguments_say_what_would_be_right(tiny: Any, arguments: dict[str, Any], problem: str) -> None:
+def test_bad_arguments_say_what_would_be_right_before_anything_runs(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: dict[str, Any], problem: str
+) -> None:
+    def runs(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model ran before everything was checked")
+
+    monkeypatch.setattr(tiny, "forward", runs)
+    store = tmp_path / "store"
     with pytest.raises(ValueError, match=problem):
-        diagnose(tiny, **{"data": scenarios(60), **arguments})
+        diagnose(tiny, **{"data": scenarios(60), "store": store, **arguments})
+    assert not store.exists()
 
 
 def test_something_that_is_no_model() -> None:

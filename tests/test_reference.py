@@ -29,15 +29,15 @@ def paper(smollm2: Any, stratified_sample: Path) -> Diagnosis:
 def compared(diagnosis: Diagnosis, reference: dict[str, Any], metric: str) -> list[tuple[int, str, Any, Any]]:
     """(layer, name, ours, theirs) for every number of a metric."""
     pairs = []
-    for row in (row for row in diagnosis.rows if row["metric"] == metric):
+    for row in (row for row in diagnosis.rows if row.metric == metric):
         if metric == "structural":
-            key = row["statistic"].removeprefix("ari_")
-        elif row["group"] in DIMENSIONS:
-            f, pole = divmod(DIMENSIONS.index(row["group"]), 2)
+            key = row.statistic.removeprefix("ari_")
+        elif row.group in DIMENSIONS:
+            f, pole = divmod(DIMENSIONS.index(row.group), 2)
             key = f"{FOUNDATIONS[f]}/{POLES[pole]}"
         else:
-            key = row["group"]
-        pairs.append((row["layer"], key, row["value"], reference[metric][str(row["layer"])][key]))
+            key = row.group
+        pairs.append((row.layer, key, row.value, reference[metric][str(row.layer)][key]))
     return pairs
 
 
@@ -58,6 +58,6 @@ def test_the_report_says_that_this_protocol_measures_length(paper: Diagnosis) ->
 def test_our_own_marks_on_the_same_sample(smollm2: Any, stratified_sample: Path) -> None:
     """A ridge readout of block 15 reaches R² 0.12 and a valence correlation of 0.6 (five folds grouped by text)."""
     audited = diagnose(smollm2, stratified_sample, metrics=["dimensional"], layers=[15], controls="none")
-    found = {row["statistic"]: row["value"] for row in audited.rows if row["group"] == "overall"}
+    found = {row.statistic: row.value for row in audited.rows if row.group == "overall"}
     assert found["r2"] == pytest.approx(0.120, abs=0.01)
     assert found["spearman_valence"] == pytest.approx(0.61, abs=0.02)

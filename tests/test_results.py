@@ -122,7 +122,7 @@ def test_a_metric_of_one_s_own_without_overall() -> None:
 def test_directions_nulls_and_intervals_are_declared() -> None:
     audited, paper = load("audited"), load("paper")
     statistics = audited.metrics["categorical"].statistics
-    assert statistics["auroc"] == StatisticSpec("auroc", "higher", "pole", "given", 0.5)
+    assert statistics["auroc"] == StatisticSpec("auroc", "higher", "pole", "fixed", 0.5)
     assert statistics["cosine"] == StatisticSpec("cosine", "lower", "pole", "resampled", None)
     assert audited.metrics["gradient"].statistics["asymmetry"].direction is None
     assert statistics["reliability"].null is None

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from sae_moral import Diagnosis, diagnose, load_data, load_model
+from sae_moral.results import Comparison
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 PROTOCOLS = ("paper", "audited")
@@ -43,15 +44,14 @@ def run(model: object, name: str, source: str, protocol: str, arguments: argpars
 def best(diagnosis: Diagnosis, metric: str, statistic: str) -> str:
     """The highest value over layers of a statistic's overall row, or the range of its groups, with the layer."""
     rows = [
-        row
+        (row.value, row.layer, row.group)
         for row in diagnosis.rows
-        if (row["metric"], row["statistic"]) == (metric, statistic) and row["value"] is not None
+        if (row.metric, row.statistic) == (metric, statistic) and row.value is not None
     ]
-    overall = [row for row in rows if row["group"] == "overall"]
-    if overall:
-        top = max(overall, key=lambda row: row["value"])
-        return f"{top['value']:.3f} ({top['layer']})"
-    return f"{min(row['value'] for row in rows):.2f} … {max(row['value'] for row in rows):.2f}" if rows else "–"
+    if overall := [row for row in rows if row[2] == "overall"]:
+        value, layer, _ = max(overall, key=lambda row: row[0])
+        return f"{value:.3f} ({layer})"
+    return f"{min(rows)[0]:.2f} … {max(rows)[0]:.2f}" if rows else "–"
 
 
 COLUMNS = {
@@ -96,23 +96,23 @@ def control_table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: st
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (model, source, used), diagnosis in diagnoses.items():
-        controls = diagnosis.provenance["controls"]
-        if used != protocol or not controls:
+        if used != protocol or diagnosis.provenance["controls"] is None:
             continue
-        for metric, peak in controls["peaks"].items():
+        for metric in diagnosis.metrics:
+            peak = diagnosis.peaks.get(metric)
             if peak is None:
                 lines.append(f"| {model} | {source} | {metric} | – |" + " |" * 7)
                 continue
-            compared = {c["against"]: c for c in controls["comparisons"] if c["metric"] == metric}
+            compared = {one.against: one for one in diagnosis.comparisons if one.metric == metric}
             differences = [_difference(compared.get(name)) for name in ("nuisance", "random weights", "bag of words")]
             cells = [
-                f"{peak['value']:.3f} ({peak['layer']})",
-                "–" if peak["ci_low"] is None else f"{peak['ci_low']:.3f} … {peak['ci_high']:.3f}",
-                *(_p(peak[name]) for name in ("p_value", "p_value_any_length")),
+                f"{peak.value:.3f} ({peak.layer})",
+                "–" if peak.ci_low is None else f"{peak.ci_low:.3f} … {peak.ci_high:.3f}",
+                *(_p(p) for p in (peak.p_value, peak.p_value_any_length)),
                 *differences,
-                controls["verdicts"][metric]["verdict"],
+                diagnosis.verdicts[metric].word,
             ]
-            lines.append(f"| {model} | {source} | {metric} {peak['statistic']} | {' | '.join(cells)} |")
+            lines.append(f"| {model} | {source} | {metric} {peak.statistic} | {' | '.join(cells)} |")
     return lines
 
 
@@ -120,10 +120,10 @@ def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _difference(comparison: dict | None) -> str:
+def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return "–"
-    return f"{comparison['difference']:+.3f} (p {_p(comparison['p_value'])})"
+    return f"{comparison.difference:+.3f} (p {_p(comparison.p_value)})"
 
 
 def main() -> None:

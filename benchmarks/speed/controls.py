@@ -28,21 +28,19 @@ from sae_moral import AUDITED, load_data, load_model
 from sae_moral.capture import capture
 from sae_moral.controls import Controls, measure, random_weights
 from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.loop import scheme
 from sae_moral.controls.settings import NAMES
 from sae_moral.data import MoralData
 from sae_moral.metrics import Metric, evaluate, resolve_metrics
+from sae_moral.metrics.base import Variants, declared, folds
 from sae_moral.metrics.dimensional import AuditedDimensional
-from sae_moral.metrics.folds import folds
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.ridge import PENALTIES
-from sae_moral.metrics.variants import Variants
 from sae_moral.protocol import parse_layers
 
 
 def naive(metric: Metric, x: torch.Tensor, data: MoralData, draws: int) -> dict[str, float]:
     """Mean seconds of one permutation of the headline's scheme, and of one resample."""
-    index = permutations(data, scheme(metric, metric.headline) or "all", draws, fold=folds(data, 5, 0)).index
+    index = permutations(data, declared(metric)[metric.headline].null or "all", draws, fold=folds(data, 5, 0)).index
     weight = resamples(data, draws)
     seconds = {}
     started, found = time.perf_counter(), []
@@ -96,12 +94,12 @@ def main() -> None:
         print(f"{arguments.model}, {len(data)} scenarios, {len(layers)} layers, {torch.get_num_threads()} threads")
         for metric in metrics:
             seconds = naive(metric, x, data, arguments.naive)
-            # Readers are refitted as often as labels are permuted; control tasks and further schemes are left out.
+            # Fits are refitted as often as labels are permuted; control tasks and further schemes are left out.
             per_layer = 2 * controls.permutations * seconds["permutation"] + controls.resamples * seconds["resample"]
             total += per_layer * len(layers)
             parts = ", ".join(f"{value:.2f} s per {name}" for name, value in seconds.items())
             print(f"naive {metric.name:<12} {parts}: {per_layer * len(layers) / 3600:.1f} h for all layers")
-    print(f"capture {captured:.0f} s; parts of ours: {result.controls['seconds']}")
+    print(f"capture {captured:.0f} s; parts of ours: {(result.controls or {})['seconds']}")
     print(f"ours, all controls, after capture: {ours:.0f} s ({ours / 60:.1f} min)")
     print(
         f"naive, extrapolated, without random weights and bag of words: {total / 3600:.1f} h, {total / ours:.0f} × ours"

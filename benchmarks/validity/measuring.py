@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -45,18 +46,18 @@ def measured(world: World, protocol: str, controls: Controls, metrics: list[str]
 def record(found: Measured) -> dict[str, Any]:
     """What is kept of it: the peaks, the verdicts, and of every statistic of the last layer the overall row and those
     of one foundation and one dimension, as [value, ci_low, ci_high, p]."""
-    last = max(row["layer"] for row in found.rows)
+    last = max(row.layer for row in found.rows)
     rows = {
         f"{row['metric']}/{row['statistic']}/{row['group']}": [
-            _short(row[name]) for name in ("value", "ci_low", "ci_high", "p_value")
+            _short(getattr(row, name)) for name in ("value", "ci_low", "ci_high", "p_value")
         ]
         for row in found.rows
-        if row["layer"] == last and row["group"] in KEPT_GROUPS
+        if row.layer == last and row.group in KEPT_GROUPS
     }
     return {
         "rows": rows,
-        "peaks": found.controls.get("peaks", {}),
-        "verdicts": found.controls.get("verdicts", {}),
+        "peaks": {metric: dataclasses.asdict(peak) for metric, peak in found.peaks.items()},
+        "verdicts": {metric: {"verdict": one.word, "sentence": one.sentence} for metric, one in found.verdicts.items()},
     }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sae_moral.diagnosis import Diagnosis
+    from sae_moral.report.version1 import Version1
 
 SCHEMA_VERSION = 1
 PUBLISHED: dict[tuple[str, str], str] = {
@@ -136,8 +137,11 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
+def summarise(record: Diagnosis) -> dict[str, Any]:
     """What an atlas keeps of a diagnosis: n, layers, warnings, headlines."""
+    from sae_moral.report.version1 import Version1
+
+    diagnosis = Version1(record)
     provenance = diagnosis.provenance
     return {
         "n": provenance["data"]["n"],
@@ -149,7 +153,7 @@ def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _headline(diagnosis: Diagnosis, metric: str, about: dict[str, Any]) -> dict[str, Any]:
+def _headline(diagnosis: Version1, metric: str, about: dict[str, Any]) -> dict[str, Any]:
     """A metric's headline: its best layer with the controls there, and its profile over the measured layers.
 
     The profile is the `overall` row, or the mean of all groups (None in a layer that lacks one of them).

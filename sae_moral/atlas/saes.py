@@ -14,6 +14,7 @@ from sae_moral.diagnosis import Diagnosis, diagnose
 from sae_moral.io import write_json, write_text
 from sae_moral.provenance import describe_model
 from sae_moral.report.sae_page import shown_latents, write_sae_report
+from sae_moral.report.version1 import Version1
 from sae_moral.report.words import MISSING, interval, number, p_value, signed
 from sae_moral.sae import LoadedSae, MoralLatents, find_moral_latents_by_layer, load_saes
 from sae_moral.sae.latents import latents_by_token
@@ -106,7 +107,8 @@ def _diagnosed(
     return diagnosis
 
 
-def _rows(sae: LoadedSae, diagnosis: Diagnosis) -> list[dict[str, Any]]:
+def _rows(sae: LoadedSae, record: Diagnosis) -> list[dict[str, Any]]:
+    diagnosis = Version1(record)
     controls, rows = diagnosis.provenance["controls"], []
     compared = {one["metric"]: one for one in controls.get("comparisons", ()) if one["against"] == BEFORE}
     for metric in diagnosis.provenance["metrics"]:

@@ -1,7 +1,7 @@
 """What says how far a number can be trusted: intervals, nulls, baselines, ceilings."""
 
+from sae_moral.controls.measure import Measured, measure
 from sae_moral.controls.random_weights import random_weights
-from sae_moral.controls.run import Measured, measure
 from sae_moral.controls.settings import DEFAULT, NAMES, Controls, get_controls
 
 __all__ = ["DEFAULT", "NAMES", "Controls", "Measured", "get_controls", "measure", "random_weights"]

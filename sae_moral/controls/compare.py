@@ -1,26 +1,33 @@
-"""A metric's peak over layers, and how far it lies from a baseline's.
+"""A headline over the layers: its peak, and how far that lies from a baseline's.
 
-The difference D of two peaks is bootstrapped with the same resamples of texts for both. The model's peak may owe
-something to being the best of many layers, so its error is taken to be the largest error of any layer, each about its
-own value: E_b = max_l (T_bl − T_l) − (B_b − B), with the baseline at its best layer.
+The difference D of two peaks is bootstrapped with the same resamples of texts for both. The model's peak is chosen
+among many layers, so its error is taken to be the largest error of any layer, each about its own value:
+E_b = max_l (T_bl − T_l) − (B_b − B), with the baseline at its best layer.
 p = (1 + #{E_b ≥ D}) / (1 + b), for the alternative that the model's peak lies further from indifference than the
-baseline's. The interval's lower end is D less the upper quantile of E; its upper end is had from the errors of the
+baseline's. The interval's lower end is D less the upper quantile of E; its upper end comes from the errors of the
 peak's own layer. With one layer this is the basic bootstrap interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from sae_moral.controls.inference import alternative_of, interval, p_values
-from sae_moral.controls.sampled import Key, Sample
-from sae_moral.metrics import Metric
-from sae_moral.metrics.base import OVERALL
+from sae_moral.controls.inference import interval, p_values
+from sae_moral.controls.sample import Key, Sample
+from sae_moral.results import (
+    OVERALL,
+    Comparison,
+    Direction,
+    MetricCard,
+    Peak,
+    Profile,
+    best_layer,
+    leading_groups,
+)
 
 Curve = Float[np.ndarray, "layers _"]
 
@@ -30,146 +37,155 @@ class Headline:
     """A metric's headline over the layers: `overall`, or the mean of its groups where it has no `overall`.
 
     Attributes:
-        group: `overall` or `mean of groups`.
-        layers: numbers.
-        value: per layer, NaN for none.
+        metric, statistic, direction: what it is of, and the side that is less indifferent.
+        group: `overall`, the only group, or `mean of groups`.
+        groups: those it is the mean of.
+        layers: numbers; empty for a baseline without layers, whose one value then stands alone.
+        value: per layer; NaN where one of the groups has none: such a layer takes no part.
         resampled, null, free, tasks: draws per layer; None when not drawn.
     """
 
     metric: str
     statistic: str
+    direction: Direction | None
     group: str
-    layers: list[int]
+    groups: tuple[str, ...]
+    layers: tuple[int, ...]
     value: Float[np.ndarray, "layers"]
-    resampled: Curve | None
-    null: Curve | None
-    free: Curve | None
-    tasks: Curve | None
+    resampled: Curve | None = None
+    null: Curve | None = None
+    free: Curve | None = None
+    tasks: Curve | None = None
 
     @classmethod
     def of(
         cls,
-        metric: Metric,
+        card: MetricCard,
         layers: Sequence[int],
         values: Sequence[Mapping[Key, float | None]],
         draws: Mapping[str, Sequence[Sample]],
+        groups: Collection[str] | None = None,
     ) -> Headline:
-        """From the values and draws of every layer; `draws`: the name of a field → one `Sample` per layer."""
-        groups = [group for name, group in values[0] if name == metric.headline]
-        chosen = [OVERALL] if OVERALL in groups else groups
-        keys = [(metric.headline, group) for group in chosen]
+        """From the values and draws of every layer.
 
-        def mean(rows: np.ndarray) -> np.ndarray:
-            known = np.isfinite(rows)
-            count = known.sum(axis=0)
-            return np.where(count > 0, np.where(known, rows, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+        Args:
+            draws: the name of a field → one `Sample` per layer.
+            groups: what the headline is the mean of, as in another `Headline` it is compared with; by default
+                `overall` if there is one, else all groups that have a value at any layer.
+        """
+        if groups is None:
+            own = [(g, v) for value in values for (name, g), v in value.items() if name == card.headline]
+            every, known = dict(own), dict.fromkeys(g for g, v in own if v is not None)
+            groups = [OVERALL] if OVERALL in every else list(known)
+        group, chosen = leading_groups(list(groups))
+        keys = [(card.headline, one) for one in chosen]
+        numbers = [[np.nan if (v := value.get(key)) is None else v for key in keys] for value in values]
+        value = np.array([np.mean(row) if row else np.nan for row in numbers])
+        found = {name: _curve(draws.get(name, ()), keys, value) for name in ("resampled", "null", "free", "tasks")}
+        return cls(card.name, card.headline, card.spec.direction, group, tuple(chosen), tuple(layers), value, **found)
 
-        def curve(name: str) -> Curve | None:
-            samples = draws.get(name, [])
-            per_layer = [[sample[key] for key in keys if key in sample] for sample in samples]
-            if not per_layer or not all(per_layer):
-                return None
-            return np.stack([mean(np.stack(rows)) for rows in per_layer])
+    @property
+    def sign(self) -> float:
+        """−1 where lower is less indifferent."""
+        return -1.0 if self.direction == "lower" else 1.0
 
-        numbers = np.array([[np.nan if (v := value.get(key)) is None else v for key in keys] for value in values])
-        group = OVERALL if chosen == [OVERALL] else "mean of groups"
-        found = (curve(name) for name in ("resampled", "null", "free", "tasks"))
-        return cls(metric.name, metric.headline, group, list(layers), mean(numbers.T), *found)
+    @property
+    def best(self) -> int | None:
+        """Position of the least indifferent layer; None where there is no value."""
+        return best_layer(self.value, self.direction)
+
+    def profile(self, level: float) -> Profile:
+        """Its values and intervals."""
+        none = [None] * len(self.value)
+        draws = none if self.resampled is None else list(self.resampled)
+        ends = [
+            None if one is None or np.isnan(value) else interval(one, level)
+            for one, value in zip(draws, self.value, strict=True)
+        ]
+        low, high = (tuple(None if pair is None else pair[side] for pair in ends) for side in (0, 1))
+        return Profile(self.metric, self.statistic, self.group, self.layers, tuple(_none(self.value)), low, high)
 
 
-def sign_of(metric: Metric) -> float:
-    """1 where a higher headline is less indifferent, −1 where a lower one is; 1 where the metric does not say."""
-    return -1.0 if alternative_of(metric, metric.headline) == "less" else 1.0
-
-
-def peak(metric: Metric, headline: Headline, level: float) -> dict[str, Any] | None:
-    """The layer where the headline is least indifferent, with its interval, its p-value against the most extreme layer
-    of every permutation (`p_value`; `p_value_any_length` where labels moved between texts of any length), and its
-    selectivity. None where it has no value."""
-    if not np.isfinite(headline.value).any():
+def _curve(samples: Sequence[Sample], keys: Sequence[Key], value: Float[np.ndarray, "layers"]) -> Curve | None:
+    """Draws of the mean of the groups that a draw has; None unless every layer that takes part was drawn."""
+    own = [[sample[key] for key in keys if key in sample] for sample in samples]
+    taking_part = [parts for parts, at in zip(own, value, strict=False) if np.isfinite(at)]
+    if not taking_part or not all(taking_part):
         return None
-    best = int(np.nanargmax(sign_of(metric) * headline.value))
-    values = [None if np.isnan(value) else float(value) for value in headline.value]
-    alternative = alternative_of(metric, metric.headline)
+    nothing = np.full(len(taking_part[0][0]), np.nan)
+    return np.stack(
+        [_mean(np.stack(parts)) if np.isfinite(at) else nothing for parts, at in zip(own, value, strict=True)]
+    )
+
+
+def _mean(rows: Float[np.ndarray, "groups b"]) -> Float[np.ndarray, "b"]:
+    known = np.isfinite(rows)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, rows, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def peak(headline: Headline, level: float, ceiling: float | None = None) -> Peak | None:
+    """The layer where the headline is least indifferent, with what was drawn of it; None where it has no value."""
+    best = headline.best
+    if best is None:
+        return None
+    values = _none(headline.value)
     ends = None if headline.resampled is None else interval(headline.resampled[best], level)
-    found: dict[str, Any] = {
-        "statistic": headline.statistic,
-        "group": headline.group,
-        "layer": headline.layers[best],
-        "value": values[best],
-        "ci_low": ends[0] if ends else None,
-        "ci_high": ends[1] if ends else None,
-        "alternative": alternative,
-    }
-    for name, null in (("p_value", headline.null), ("p_value_any_length", headline.free)):
-        found[name] = None if null is None else p_values(values, list(null), alternative)[best]
+    p, free = (
+        None if null is None else p_values(values, list(null), headline.direction)[best]
+        for null in (headline.null, headline.free)
+    )
+    band = task = None
     if headline.null is not None:
-        extreme = _best(sign_of(metric) * headline.null) * sign_of(metric)
-        found["null_peak_low"], found["null_peak_high"] = interval(extreme, level) or (None, None)
+        band = interval(_most_extreme(headline.sign * headline.null) * headline.sign, level)
+    value = float(headline.value[best])
     if headline.tasks is not None and np.isfinite(headline.tasks[best]).any():
         task = float(np.nanmean(headline.tasks[best]))
-        found["control_task"], found["selectivity"] = task, float(headline.value[best]) - task
-    return found
+    return Peak(
+        metric=headline.metric,
+        statistic=headline.statistic,
+        group=headline.group,
+        layer=headline.layers[best],
+        value=value,
+        n_layers=int(np.isfinite(headline.value).sum()),
+        ci_low=ends[0] if ends else None,
+        ci_high=ends[1] if ends else None,
+        null_low=band[0] if band else None,
+        null_high=band[1] if band else None,
+        p_value=p,
+        p_value_any_length=free,
+        ceiling=ceiling,
+        control_task=task,
+        selectivity=None if task is None else value - task,
+    )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A model's peak against a baseline's.
-
-    Attributes:
-        metric, statistic, against: what is compared, and with which baseline.
-        layer, value: the model's peak.
-        against_layer, against_value: the baseline's; its layer is None where it has none.
-        difference: value − against_value.
-        ci_low, ci_high, p_value: of the difference; None where resamples are missing.
-    """
-
-    metric: str
-    statistic: str
-    against: str
-    layer: int
-    value: float
-    against_layer: int | None
-    against_value: float
-    difference: float
-    ci_low: float | None
-    ci_high: float | None
-    p_value: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
-
-def compare(metric: Metric, model: Headline, baseline: Headline, against: str, level: float) -> Comparison | None:
+def compare(model: Headline, baseline: Headline, against: str, level: float) -> Comparison | None:
     """The difference of the two peaks; None where one of them has no value."""
-    if not (np.isfinite(model.value).any() and np.isfinite(baseline.value).any()):
+    at, other = model.best, baseline.best
+    if at is None or other is None:
         return None
-    sign = sign_of(metric)
-    places = [int(np.nanargmax(sign * headline.value)) for headline in (model, baseline)]
-    peaks = [float(headline.value[place]) for headline, place in zip((model, baseline), places, strict=True)]
-    difference = peaks[0] - peaks[1]
+    sign, value, theirs = model.sign, float(model.value[at]), float(baseline.value[other])
+    difference = value - theirs
     low = high = p = None
     if model.resampled is not None and baseline.resampled is not None:
         errors = sign * (model.resampled - model.value[:, None])
-        others = sign * (baseline.resampled[places[1]] - peaks[1])
-        largest, own = _best(errors) - others, errors[places[0]] - others
+        others = sign * (baseline.resampled[other] - theirs)
+        largest, own = _most_extreme(errors) - others, errors[at] - others
         known = np.isfinite(largest) & np.isfinite(own)
         largest, own = largest[known], own[known]
         ends = interval(own, level), interval(largest, level)
         if ends[0] is not None and ends[1] is not None:
-            signed = sorted((sign * (sign * difference - ends[1][1]), sign * (sign * difference - ends[0][0])))
-            low, high = signed
+            low, high = sorted((sign * (sign * difference - ends[1][1]), sign * (sign * difference - ends[0][0])))
             p = float((1 + (largest >= sign * difference).sum()) / (1 + len(largest)))
-    layer = baseline.layers[places[1]] if len(baseline.layers) > 1 or baseline.layers[0] >= 0 else None
     return Comparison(
-        metric=metric.name,
+        metric=model.metric,
         statistic=model.statistic,
         against=against,
-        layer=model.layers[places[0]],
-        value=peaks[0],
-        against_layer=layer,
-        against_value=peaks[1],
+        layer=model.layers[at],
+        value=value,
+        against_layer=baseline.layers[other] if baseline.layers else None,
+        against_value=theirs,
         difference=difference,
         ci_low=low,
         ci_high=high,
@@ -177,6 +193,10 @@ def compare(metric: Metric, model: Headline, baseline: Headline, against: str, l
     )
 
 
-def _best(curve: Curve) -> Float[np.ndarray, "b"]:
+def _most_extreme(curve: Curve) -> Float[np.ndarray, "b"]:
     best = np.where(np.isfinite(curve), curve, -np.inf).max(axis=0)
     return np.where(np.isfinite(best), best, np.nan)
+
+
+def _none(values: Float[np.ndarray, "layers"]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

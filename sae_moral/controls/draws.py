@@ -7,27 +7,32 @@ Labels are permuted over groups of equal text (a text's records move together), 
   is the statistic of the data, other labels given: the test is exact if labels are exchangeable within blocks;
 - texts of about the same length, so that what a layer knows of length, and labels go with length, is in the null, too.
 
+A control task gives every word type a random label (Hewitt & Liang 2019): all texts that open with the same word get
+the labels of one randomly drawn text of the same block. Held-out texts share opening words with training texts, so a
+probe that is rich enough to know words can do the task; what a statistic has beyond it is its selectivity.
+
 What it does not prove: that a statistic beyond the null is about morality. Words, topics within a foundation and
-whatever else goes with the labels beyond length is still in it (`words`, `random_weights`).
+whatever else goes with the labels beyond length is still in it (`sae_moral.controls.baselines`). Nor that a selective
+probe reads morality: it says only that words known by heart would not do.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_moral.controls.settings import LENGTH_STRATUM, Controls
 from sae_moral.data import MoralData
+from sae_moral.data.moral_data import normalise
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL
-
-LENGTH_STRATUM = 5
-"""Texts per stratum of length, at least: of labels permuted among m texts one in m stays by chance."""
 
 SCHEMES: dict[str, Callable[[MoralData], Int[np.ndarray, "n"]]] = {
     "all": lambda data: np.where(data.foundation < 0, -1, 0),
@@ -39,6 +44,17 @@ SCHEMES: dict[str, Callable[[MoralData], Int[np.ndarray, "n"]]] = {
 """Blocks that labels stay in. `all`: everything moves. `foundation`: within a polarity. `labels`: poles, typicality and
 vectors within a foundation. `pole`: virtue against vice within a foundation, neutrals stay. `typicality`: within a
 dimension. Records of no foundation keep to themselves."""
+
+
+def blocks(data: MoralData, scheme: str) -> Int[np.ndarray, "n"]:
+    """What each record's labels stay in.
+
+    Raises:
+        ValueError: unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise unknown("permutation scheme", scheme, SCHEMES)
+    return SCHEMES[scheme](data)
 
 
 @dataclass(frozen=True)
@@ -74,11 +90,10 @@ def permutations(
     Raises:
         ValueError: unknown scheme, or strata asked for of data without lengths.
     """
-    if scheme not in SCHEMES:
-        raise unknown("permutation scheme", scheme, SCHEMES)
+    block = blocks(data, scheme)
     if stratum is not None and data.length is None:
         raise ValueError("permuting within strata of length needs data.length; capture fills it in, or stratum=None")
-    cells = _exchangeable(data, SCHEMES[scheme](data), fold, stratum)
+    cells = _exchangeable(data, block, fold, stratum)
     rng = np.random.default_rng(seed)
     index = np.tile(np.arange(len(data)), (n, 1))
     for cell in cells:  # [texts, records per text]
@@ -139,3 +154,89 @@ def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
     return torch.from_numpy(times[:, group].astype(np.float64))
+
+
+def control_tasks(data: MoralData, scheme: str, n: int, *, seed: int = 0) -> Int[Tensor, "b n"]:
+    """n control tasks: record i gets the labels of record `index[v, i]`, the same for all records of a block of the
+    scheme that open with the same word.
+
+    Raises:
+        ValueError: unknown scheme.
+    """
+    block = blocks(data, scheme)
+    opening = {text: normalise(text).split()[0] for text in set(data.text)}
+    word = np.unique([opening[text] for text in data.text], return_inverse=True)[1]
+    kind = np.unique(np.stack([block, word]), axis=1, return_inverse=True)[1].reshape(-1)
+    rng = np.random.default_rng(seed)
+    index = np.empty((n, len(data)), dtype=np.int64)
+    for value in np.unique(block):
+        members = np.flatnonzero(block == value)
+        kinds, place = np.unique(kind[members], return_inverse=True)
+        index[:, members] = rng.choice(members, size=(n, len(kinds)))[:, place.reshape(-1)]
+    return torch.from_numpy(index)
+
+
+@dataclass
+class Draws:
+    """What all metrics and layers of a diagnosis share; each is drawn when it is first asked for.
+
+    Attributes:
+        data: scenarios.
+        controls: how many draws, of what, and their seed.
+        fold: of each scenario, labels stay in it; None where nothing is cross-fitted.
+        free: whether labels are also permuted among texts of any length.
+    """
+
+    data: MoralData
+    controls: Controls
+    fold: Int[np.ndarray, "n"] | None
+    free: bool
+    _permuted: dict[tuple[str, bool], Permutations] = field(default_factory=dict)
+    _tasks: dict[str, Int[Tensor, "t n"]] = field(default_factory=dict)
+
+    @cached_property
+    def weight(self) -> Float[Tensor, "b n"] | None:
+        """Resamples of texts; None when no interval is asked for."""
+        return resamples(self.data, self.controls.resamples, seed=self.controls.seed) if self._intervals else None
+
+    @cached_property
+    def perturbed(self) -> Float[Tensor, "b n"] | None:
+        """Small perturbations of the weights of texts, for held-out scores of given fits."""
+        return perturbed(self.data, self.controls.resamples, seed=self.controls.seed) if self._intervals else None
+
+    @cached_property
+    def fit(self) -> Float[Tensor, "r n"] | None:
+        """Resamples of texts that are fitted to, as many as there are permutations."""
+        n, seed = self.controls.permutations, self.controls.seed + 1
+        return resamples(self.data, n, seed=seed) if self._intervals else None
+
+    @property
+    def _intervals(self) -> bool:
+        return "interval" in self.controls
+
+    def permuted(self, scheme: str, *, free: bool = False) -> Permutations | None:
+        """Permutations within strata of length (or free, if the settings say so), or among texts of any length; None
+        when nothing asks for them."""
+        wanted = self.free if free else ("null" in self.controls or self._intervals)
+        if wanted and (scheme, free) not in self._permuted:
+            stratum = None if free or self.data.length is None else self.controls.stratum
+            n, seed = self.controls.permutations, self.controls.seed
+            drawn = permutations(self.data, scheme, n, seed=seed, fold=self.fold, stratum=stratum)
+            self._permuted[scheme, free] = drawn
+        return self._permuted.get((scheme, free))
+
+    def tasks(self, scheme: str) -> Int[Tensor, "t n"] | None:
+        """Labels of control tasks; None when selectivity is not asked for."""
+        if "selectivity" in self.controls and scheme not in self._tasks:
+            n, seed = self.controls.control_tasks, self.controls.seed
+            self._tasks[scheme] = control_tasks(self.data, scheme, n, seed=seed)
+        return self._tasks.get(scheme)
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """Share of the records whose labels could not move, by scheme, of the permutations that were drawn."""
+        return {
+            name: round(drawn.fixed, 4)
+            for (name, free), drawn in sorted(self._permuted.items(), key=lambda item: item[0])
+            if not free
+        }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sae_moral.controls.draws import LENGTH_STRATUM
 from sae_moral.errors import unknown
 
+LENGTH_STRATUM = 5
+"""Texts per stratum of length, at least: of labels permuted among m texts one in m stays by chance."""
 NAMES = ("interval", "null", "nuisance", "words", "selectivity", "random-weights")
 DEFAULT = NAMES[:-1]
 """All but `random-weights`, which needs a second model and a second capture."""

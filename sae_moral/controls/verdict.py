@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sae_moral.controls.compare import Comparison
+from sae_moral.controls.baselines import BASELINES as KINDS
+from sae_moral.results import Comparison, Peak, Verdict
 
 WORDS = {
     "not tested": "no permuted labels to compare with",
@@ -17,45 +17,43 @@ WORDS = {
     "found": "beyond every control that was run",
 }
 """The verdicts, from the least that can be said to the most."""
-BASELINES = {"nuisance": "nuisance", "random weights": "untrained", "bag of words": "words"}
+BASELINES = {kind.name: kind.shortfall for kind in KINDS if kind.shortfall is not None}
 """Baseline → the verdict where it is not exceeded."""
 
 
-def verdict(peak: dict[str, Any] | None, comparisons: Sequence[Comparison], alpha: float) -> dict[str, str]:
+def verdict(metric: str, peak: Peak | None, comparisons: Sequence[Comparison], alpha: float) -> Verdict:
     """The verdict on one metric, and the sentence that says why.
 
     A metric is `found` when its peak is beyond permuted labels and beyond every baseline at `alpha`; each of these
-    tests stands for itself, so all of them together are stricter than `alpha`. Comparisons with anything that is not in
-    `BASELINES` (an SAE's residual stream) say nothing about morality and take no part.
+    tests stands for itself, so all of them together are stricter than `alpha`. Comparisons with a baseline that has no
+    word of its own (an SAE's residual stream) say nothing about morality and take no part.
     """
-    if peak is None or peak["p_value"] is None:
-        return {"verdict": "not tested", "sentence": f"{WORDS['not tested'].capitalize()}."}
-    p, free = peak["p_value"], peak.get("p_value_any_length")
+    if peak is None or peak.p_value is None:
+        return Verdict(metric, "not tested", f"{WORDS['not tested'].capitalize()}.")
+    p, free = peak.p_value, peak.p_value_any_length
     if p >= alpha:
         if free is not None and free < alpha:
-            return {
-                "verdict": "length",
-                "sentence": f"What this sees is {WORDS['length']}: beyond labels permuted freely ({_p(free)}), but "
+            return Verdict(
+                metric,
+                "length",
+                f"What this sees is {WORDS['length']}: beyond labels permuted freely ({_p(free)}), but "
                 f"not beyond labels permuted among texts of equal length ({_p(p)}).",
-            }
-        return {"verdict": "empty", "sentence": f"{WORDS['empty'].capitalize()} ({_p(p)})."}
-    beyond, not_beyond = [f"permuted labels ({_p(p)})"], []
-    word = "found"
-    comparisons = [comparison for comparison in comparisons if comparison.against in BASELINES]
-    for comparison in comparisons:
-        if comparison.p_value is None:
+            )
+        return Verdict(metric, "empty", f"{WORDS['empty'].capitalize()} ({_p(p)}).")
+    beyond, not_beyond, missed = [f"permuted labels ({_p(p)})"], [], []
+    for one in comparisons:
+        if one.against not in BASELINES or one.p_value is None:
             continue
-        size = f"{comparison.against} (difference {_signed(comparison.difference)}, {_p(comparison.p_value)})"
-        if comparison.p_value < alpha:
+        size = f"{one.against} (difference {_signed(one.difference)}, {_p(one.p_value)})"
+        if one.p_value < alpha:
             beyond.append(size)
         else:
             not_beyond.append(size)
-    order = list(WORDS)
-    missed = [BASELINES[c.against] for c in comparisons if c.p_value is not None and c.p_value >= alpha]
-    word = min(missed, key=order.index) if missed else word
+            missed.append(BASELINES[one.against])
+    word = min(missed, key=list(WORDS).index) if missed else "found"
     sentence = f"Separates from {_list(beyond)}"
     sentence += f", but not from {_list(not_beyond)}: {WORDS[word]}." if not_beyond else "."
-    return {"verdict": word, "sentence": sentence}
+    return Verdict(metric, word, sentence)
 
 
 def _list(parts: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -23,12 +23,11 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
-from sae_moral.metrics.base import OVERALL, Metric, Statistic
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
 from sae_moral.metrics.prototypes import Items, prototype_items
 from sae_moral.metrics.ranks import auroc, mean_of_folds
-from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
+from sae_moral.results import OVERALL, StatisticSpec
 
 MIN_RELIABILITY = 0.3
 """Below this reliability of the two prototypes a corrected cosine is noise divided by almost nothing: None."""
@@ -40,8 +39,7 @@ class PaperCategorical:
 
     name: str = "categorical"
     headline: str = "cosine"
-    chance: float | None = None
-    higher_is: str = "more indifferent, as the paper reads it"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (StatisticSpec("cosine", "lower", null="pole"),)
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Cosine between the mean vectors of the most typical virtuous and the most typical vicious scenarios of a "
@@ -52,14 +50,13 @@ class PaperCategorical:
         "the first token: cosines of ±1 whose sign flips between halves of the same data are a sign of that, not of "
         "morality. There is no reliability here."
     )
-    nulls: Mapping[str, str] = field(default_factory=lambda: {"cosine": "pole"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """The statistic `cosine` per foundation; None where a pole has no item."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; weights count in the prototypes."""
+        """See `sae_moral.metrics.base`; weights count in the prototypes."""
         poles = [Poles.of(representation, data, f) for f in range(len(FOUNDATIONS))]
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
@@ -102,8 +99,13 @@ class AuditedCategorical:
     seed: int = 0
     name: str = "categorical"
     headline: str = "auroc"
-    chance: float | None = 0.5
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5),
+        StatisticSpec("cosine", "lower", null="pole", ceiling="reliability"),
+        StatisticSpec("cosine_corrected", "lower", null="pole"),
+        StatisticSpec("reliability", null=None),
+        StatisticSpec("prototype_reliability", null=None),
+    )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "AUROC: how often a held-out virtuous scenario lies further than a held-out vicious one of the same foundation "
@@ -115,13 +117,6 @@ class AuditedCategorical:
         "and vices are described with: compare with the bag-of-words baseline. Cosines depend on where the origin "
         "lies (here the mean of all scenarios), so a topic shared by both poles raises them."
     )
-    nulls: Mapping[str, str] = field(
-        default_factory=lambda: dict.fromkeys(("auroc", "cosine", "cosine_corrected"), "pole"), repr=False
-    )
-    readers: Mapping[str, str] = field(default_factory=lambda: {"auroc": "given"}, repr=False)
-    alternatives: Mapping[str, str] = field(
-        default_factory=lambda: {"cosine": "less", "cosine_corrected": "less"}, repr=False
-    )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Four statistics per foundation, one per dimension, and their means; None where a pole has no item or too few
@@ -129,7 +124,7 @@ class AuditedCategorical:
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; weights count in the cosines' prototypes, and in which held-out items the
+        """See `sae_moral.metrics.base`; weights count in the cosines' prototypes, and in which held-out items the
         AUROC is of."""
         fold = folds(data, self.folds, self.seed)
         poles = [Poles.of(representation, data, f, fold) for f in range(len(FOUNDATIONS))]
@@ -199,8 +194,8 @@ class Poles:
         """AUROC of held-out virtue against held-out vice items along the training folds' prototype difference, averaged
         within folds by number of pairs; NaN where a training part lacks a pole."""
         virtue, vice = self.masks(variants, self.data.pole)
-        weight, reader = self.items.weight(variants), self.items.reader_weight(variants)
-        sums = [self.items.fold_sums(reader * mask) for mask in (virtue, vice)]
+        weight, fit = self.items.weight(variants), self.items.fit_weight(variants)
+        sums = [self.items.fold_sums(fit * mask) for mask in (virtue, vice)]
         parts, known = [], torch.ones(variants.n, dtype=torch.bool, device=virtue.device)
         for k, test in self.items.folds:
             train = [one.without(k) for one in sums]

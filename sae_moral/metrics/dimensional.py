@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +18,11 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.metrics.base import OVERALL, Metric, Statistic
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
 from sae_moral.metrics.ranks import mean_of_folds, spearman
 from sae_moral.metrics.ridge import NestedRidge, RidgeFit, refitted
-from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
+from sae_moral.results import OVERALL, StatisticSpec
 
 K = len(DIMENSIONS)
 _VERSIONS = 256
@@ -80,8 +79,10 @@ class PaperDimensional:
     seed: int = 0
     name: str = "dimensional"
     headline: str = "r2"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        StatisticSpec("r2", "higher", null="labels", chance=0.0),
+        StatisticSpec("r2_adjusted", "higher", null="labels", chance=0.0),
+    )
     raw: bool = True
     means: str = (
         "Share of the variance of the ten human dimensions that a linear probe explains on a random test part. The "
@@ -93,14 +94,12 @@ class PaperDimensional:
         "an artefact of optimisation, not a finding about the model."
     )
 
-    nulls: Mapping[str, str] = field(default_factory=lambda: {"r2": "labels", "r2_adjusted": "labels"}, repr=False)
-
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`r2` and `r2_adjusted` per dimension and overall."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; weights count in the test part."""
+        """See `sae_moral.metrics.base`; weights count in the test part."""
         n, x = len(data), representation.float()
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
         n_test, n_validation = round(n * self.test), round(n * self.validation)
@@ -180,8 +179,11 @@ class AuditedDimensional:
     seed: int = 0
     name: str = "dimensional"
     headline: str = "r2"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        StatisticSpec("r2", "higher", "labels", "linearised", 0.0),
+        StatisticSpec("r2_adjusted", "higher", "labels", "linearised", 0.0),
+        StatisticSpec("spearman_valence", "higher", "labels", "fixed", 0.0, "valence"),
+    )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Share of the variance of the ten human dimensions that ridge regression predicts for held-out texts (mean "
@@ -192,29 +194,24 @@ class AuditedDimensional:
         "baseline, whose share a model must exceed. A probe shows what can be read, not what the model uses."
     )
 
-    nulls: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(AUDITED_STATISTICS, "labels"), repr=False)
-    readers: Mapping[str, str] = field(
-        default_factory=lambda: {"r2": "linear", "r2_adjusted": "linear", "spearman_valence": "given"}, repr=False
-    )
-
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`r2`, `r2_adjusted` per dimension and overall, and `spearman_valence`."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`."""
+        """See `sae_moral.metrics.base`."""
         fold = folds(data, self.folds, self.seed)
-        reader = _Reader(NestedRidge.of(representation, fold), data)
+        probe = _Probe(NestedRidge.of(representation, fold), data)
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
             y = variants.moved(data.vector, np.arange(len(data)), data.foundation)
-            read = reader(variants, y)
-            if variants.reader is not None:
-                read = reader.refitted(read, y, variants.reader)
+            read = probe(variants, y)
+            if variants.fit is not None:
+                read = probe.refitted(read, y, variants.fit)
             r2 = r_squared(y, read.predicted, variants.weight, read.influence)
             adjusted = adjusted_r_squared(r2, variants.weight.sum(dim=1), read.parameters)
             found = _by_dimension("r2", r2) | _by_dimension("r2_adjusted", adjusted)
-            found["spearman_valence", OVERALL] = reader.valence(y, read.predicted, variants.weight)
+            found["spearman_valence", OVERALL] = probe.valence(y, read.predicted, variants.weight)
             return {key: value for key, value in found.items() if only is None or key[0] in only}
 
         return Prepared(len(data), {}, run, representation.device)
@@ -231,7 +228,7 @@ class _Read:
 
 
 @dataclass
-class _Reader:
+class _Probe:
     """The ridge fits of one layer. The last labels' predictions are kept: other weights do not change them."""
 
     ridge: NestedRidge
@@ -246,7 +243,7 @@ class _Reader:
     def refitted(self, read: _Read, y: Float[Tensor, "p n k"], weight: Float[Tensor, "r n"]) -> _Read:
         """With weighed fits, to first order; of one version of the labels."""
         if read.fit is None:
-            raise ValueError(f"readers weighed for {len(y)} versions of the labels; expected one")
+            raise ValueError(f"weighed fits for {len(y)} versions of the labels; expected one")
         predicted = torch.cat([refitted(self.ridge, y[0], read.fit, part) for part in weight.split(_VERSIONS)])
         return replace(read, predicted=predicted.to(y), influence=None)
 
@@ -266,9 +263,6 @@ class _Reader:
         human, read = (v[..., 0::2].sum(dim=-1) - v[..., 1::2].sum(dim=-1) for v in (y, predicted))
         parts = self.ridge.parts
         return mean_of_folds(spearman(human[:, part], read[:, part], weight[:, part]) for part in parts)
-
-
-AUDITED_STATISTICS = ("r2", "r2_adjusted", "spearman_valence")
 
 
 def dimensional(protocol: Protocol) -> Metric:

@@ -8,8 +8,8 @@ items of that pole and the foundation's neutrals (at typicality 0), prototype it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -19,12 +19,11 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL
-from sae_moral.metrics.base import OVERALL, Metric, Statistic
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
 from sae_moral.metrics.prototypes import Items, prototype_items
 from sae_moral.metrics.ranks import mean_of_folds, partial_spearman, spearman
-from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
 from sae_moral.protocol import Protocol
+from sae_moral.results import OVERALL, StatisticSpec
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class PaperGradient:
 
     name: str = "gradient"
     headline: str = "spearman"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        StatisticSpec("spearman", "higher", null="typicality", chance=0.0, ceiling="typicality"),
+    )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Rank correlation between human typicality and closeness to the prototype of the pole, neutral scenarios "
@@ -45,14 +45,13 @@ class PaperGradient:
         "not gradation. Low typicality is often one annotator's low consensus, not mild wrongdoing, so without a "
         "ceiling from label reliability a correlation of 0.5 cannot be read."
     )
-    nulls: Mapping[str, str] = field(default_factory=lambda: {"spearman": "typicality"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Spearman per dimension and pooled; None where a pole has no item or typicality does not vary."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; weights count in the prototypes and in the correlations."""
+        """See `sae_moral.metrics.base`; weights count in the prototypes and in the correlations."""
         parts = {name: Graded.of(representation, data, d, neutral=True) for d, name in enumerate(DIMENSIONS)}
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
@@ -90,9 +89,6 @@ class PaperGradient:
 
 PER_DIMENSION = ("spearman", "spearman_with_neutral", "spearman_partial", "spearman_prototype")
 STATISTICS = (*PER_DIMENSION, "asymmetry")
-AVERAGED = ("spearman", "spearman_prototype", "asymmetry")
-"""Those whose intervals are too wide in planted worlds unless weights keep each fold's share; those of the others would
-be too narrow if they did (`sae_moral.controls.inference`)."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,13 @@ class AuditedGradient:
     seed: int = 0
     name: str = "gradient"
     headline: str = "spearman"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        StatisticSpec("spearman", "higher", "typicality", "fixed_by_fold", 0.0, "typicality"),
+        StatisticSpec("spearman_with_neutral", "higher", "typicality", "fixed", 0.0),
+        StatisticSpec("spearman_partial", "higher", "typicality", "fixed", 0.0),
+        StatisticSpec("spearman_prototype", "higher", "typicality", "fixed_by_fold", 0.0),
+        StatisticSpec("asymmetry", None, "typicality", "fixed_by_fold", 0.0),
+    )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Rank correlation, within one pole and over held-out texts, between human typicality and the position along "
@@ -129,18 +130,13 @@ class AuditedGradient:
         "read it against the ceiling. One direction per pole is the simplest way to be graded; what needs more shows "
         "in the dimensional metric."
     )
-    nulls: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(STATISTICS, "typicality"), repr=False)
-    readers: Mapping[str, str] = field(
-        default_factory=lambda: {s: "averaged" if s in AVERAGED else "given" for s in STATISTICS}, repr=False
-    )
-    alternatives: Mapping[str, str] = field(default_factory=lambda: {"asymmetry": "two-sided"}, repr=False)
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Statistics per dimension, per foundation (asymmetry) and overall; None where a pole has too few items."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`."""
+        """See `sae_moral.metrics.base`."""
         fold = folds(data, self.folds, self.seed)
         own = [Graded.of(representation, data, d, fold) for d in range(len(DIMENSIONS))]
         everyone = [Graded.of(representation, data, d, fold, neutral=True) for d in range(len(DIMENSIONS))]
@@ -238,8 +234,8 @@ class Graded:
         """`spearman`, `spearman_prototype` and `spearman_partial`, as wanted. NaN where typicality does not vary among
         what a fold's direction is fitted on."""
         typicality, weight = self.typicality(variants), self.weight(variants)
-        reader = self.items.reader_weight(variants)
-        weighted, plain = self.items.fold_sums(reader * typicality), self.items.fold_sums(reader)
+        fit = self.items.fit_weight(variants)
+        weighted, plain = self.items.fold_sums(fit * typicality), self.items.fold_sums(fit)
         names = [name for name in ("spearman", "spearman_partial", "spearman_prototype") if name in wanted]
         if "asymmetry" in wanted and "spearman" not in names:
             names.append("spearman")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.metrics.variants import Variants
+from sae_moral.metrics.base import Variants
 
 
 def prototype_items(data: MoralData, foundation: int, pole: int) -> tuple[Bool[np.ndarray, "n"], float]:
@@ -57,11 +57,11 @@ class Items:
         """How often each item counts."""
         return variants.weight[:, torch.from_numpy(self.rows).to(variants.weight.device)]
 
-    def reader_weight(self, variants: Variants) -> Float[Tensor, "r m"]:
+    def fit_weight(self, variants: Variants) -> Float[Tensor, "r m"]:
         """How often each item counts in what is fitted."""
-        if variants.reader is None:
+        if variants.fit is None:
             return torch.ones(1, len(self.rows), dtype=torch.float64, device=self.x.device)
-        return variants.reader[:, torch.from_numpy(self.rows).to(variants.reader.device)]
+        return variants.fit[:, torch.from_numpy(self.rows).to(variants.fit.device)]
 
     def mean(self, coefficient: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
         """Weighted means: one prototype per version; NaN where the coefficients add up to nothing."""

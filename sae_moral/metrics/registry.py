@@ -6,14 +6,25 @@ project's own pyproject.toml through the same entry points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeGuard
 
 from sae_moral.data import MoralData
 from sae_moral.errors import unknown
-from sae_moral.metrics.base import FunctionMetric, Metric, Results
+from sae_moral.metrics.base import (
+    GONE,
+    FunctionMetric,
+    Metric,
+    Prepared,
+    PreparedFunctionMetric,
+    Results,
+    card_of,
+    gone,
+)
 from sae_moral.protocol import Protocol
+from sae_moral.results import Direction, StatisticSpec
 
 GROUP = "sae_moral.metrics"
 _registered: dict[str, Metric] = {}
@@ -39,8 +50,10 @@ def register(metric: Metric) -> Metric:
     """Make a metric available by its name in this process; returns it.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or its declarations contradict each other.
+        TypeError: declarations that are none (`sae_moral.metrics.base.declared`).
     """
+    card_of(metric)
     if metric.name in _registered or metric.name in _declared():
         raise ValueError(
             f"a metric named {metric.name!r} exists already; choose another name (taken: {', '.join(metric_names())})"
@@ -50,21 +63,56 @@ def register(metric: Metric) -> Metric:
 
 
 def metric(
-    *, headline: str, name: str | None = None, **attributes: Any
+    *,
+    headline: str,
+    name: str | None = None,
+    direction: Direction | None = None,
+    null: str | None = "all",
+    interval: str = "resampled",
+    chance: float | None = None,
+    statistics: Sequence[StatisticSpec] = (),
+    means: str = "",
+    does_not_prove: str = "",
+    raw: bool = False,
+    rotation_invariant: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+    prepare: Callable[[Any, MoralData], Prepared] | None = None,
+    **gone_or_unknown: Any,
 ) -> Callable[[Callable[[Any, MoralData], Results]], FunctionMetric]:
     """Decorator: turn a function (representation, data) → statistics into a registered metric.
 
     Args:
         headline: the statistic that stands for the metric in summaries.
         name: the function's name by default.
-        **attributes: `means`, `does_not_prove`, `chance`, `higher_is`, `raw` (see `Metric`).
+        direction, null, interval, chance: of the headline (see `StatisticSpec`).
+        statistics: declarations of further statistics, or of the headline in the place of these keywords.
+        means, does_not_prove: sentences for reports.
+        raw, rotation_invariant, parameters: see `Metric`.
+        prepare: a function (representation, data) → `Prepared`, for many versions at once; needed by intervals other
+            than `resampled`.
 
     Raises:
-        ValueError: the name is taken.
+        TypeError: a keyword of version 0.1 or none of these.
+        ValueError: the name is taken, or the headline is declared twice.
     """
+    own = StatisticSpec(headline, direction, null, interval, chance)
+    specs = list(statistics)
+    if own != StatisticSpec(headline) or headline not in [getattr(spec, "name", None) for spec in specs]:
+        specs.insert(0, own)
 
     def decorate(function: Callable[[Any, MoralData], Results]) -> FunctionMetric:
-        made = FunctionMetric(name or function.__name__, headline, function, **attributes)
+        called = name or getattr(function, "__name__", "metric")
+        if old := [word for word in gone_or_unknown if word in GONE]:
+            raise gone(called, headline, old)
+        if gone_or_unknown:
+            valid = [word for word in inspect.signature(metric).parameters if word != "gone_or_unknown"]
+            raise TypeError(str(unknown("keyword of @metric", next(iter(gone_or_unknown)), valid)))
+        facts = (called, headline, function, tuple(specs), means, does_not_prove, raw, rotation_invariant)
+        made = (
+            FunctionMetric(*facts, parameters or {})
+            if prepare is None
+            else PreparedFunctionMetric(*facts, parameters or {}, prepare)
+        )
         register(made)
         return made
 
@@ -102,8 +150,8 @@ def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) 
     """Names and instances → metrics; None is all declared and registered ones, built-ins first.
 
     Raises:
-        ValueError: unknown name, or two metrics of one name.
-        TypeError: something that is neither a name nor a metric.
+        ValueError: unknown name, two metrics of one name, or declarations that contradict each other.
+        TypeError: something that is neither a name nor a metric, or declares its statistics as version 0.1 did.
     """
     if metrics is None:
         metrics = sorted(
@@ -117,6 +165,7 @@ def resolve_metrics(metrics: Sequence[str | Metric] | None, protocol: Protocol) 
                 "__call__(representation, data)"
             )
         resolved.append(get_metric(item, protocol) if isinstance(item, str) else item)
+        card_of(resolved[-1])
     names = [item.name for item in resolved]
     if len(set(names)) != len(names):
         raise ValueError(f"metrics given twice: {sorted({name for name in names if names.count(name) > 1})}")

@@ -8,8 +8,8 @@ foundations, the three polarities and both (arXiv 2603.15615 §3).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
 from sae_moral.data import MoralData
-from sae_moral.metrics.agreement import Clusters
-from sae_moral.metrics.base import OVERALL, Metric, Statistic
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds
 from sae_moral.metrics.prototypes import Items, Sums
 from sae_moral.metrics.ranks import Weighed, mean_of_folds
-from sae_moral.metrics.variants import Prepared, Values, Variants
 from sae_moral.protocol import Protocol
+from sae_moral.results import OVERALL, StatisticSpec
 
 SCHEMES = {"foundation": "foundation", "polarity": "labels", "both": "all"}
 """What labels are permuted within: foundations within a polarity, polarity within a foundation, both freely."""
+AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
 
 
 def kept_apart(data: MoralData) -> dict[str, np.ndarray]:
@@ -87,8 +87,10 @@ class PaperStructural:
     min_samples: int = 20
     name: str = "structural"
     headline: str = "ari_polarity"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (
+        *(StatisticSpec(f"ari_{name}", "higher", scheme, chance=0.0) for name, scheme in SCHEMES.items()),
+        StatisticSpec("noise", null=None),
+    )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Agreement (adjusted Rand index) of density clusters with human labels. The paper finds about 0.5 at best for "
@@ -99,16 +101,12 @@ class PaperStructural:
         "anything: with this protocol they are mostly of sentence length."
     )
 
-    nulls: Mapping[str, str] = field(
-        default_factory=lambda: {f"ari_{name}": scheme for name, scheme in SCHEMES.items()}, repr=False
-    )
-
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """`ari_foundation`, `ari_polarity`, `ari_both`, `noise`."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; the clusters stay what they are."""
+        """See `sae_moral.metrics.base`; the clusters stay what they are."""
         points = principal_components(representation, self.variance)
         cluster = density_clusters(points, self.min_cluster_size, self.min_samples)
         kept, blocks = np.flatnonzero(cluster >= 0), kept_apart(data)
@@ -134,6 +132,17 @@ def share_of(mask: Bool[np.ndarray, "n"], variants: Variants) -> Float[Tensor, "
     return share.expand(variants.n)
 
 
+_AUDITED = (
+    *(StatisticSpec(f"accuracy_{name}", "higher", scheme, "fixed", 0.0) for name, scheme in SCHEMES.items()),
+    *(
+        StatisticSpec(f"{kind}_{name}", "higher", scheme, chance=0.0)
+        for name, scheme in SCHEMES.items()
+        for kind in AGREEMENTS
+    ),
+    StatisticSpec("noise", null=None),
+)
+
+
 @dataclass(frozen=True)
 class AuditedStructural:
     """Unsupervised and supervised structure over all points.
@@ -154,8 +163,7 @@ class AuditedStructural:
     seed: int = 0
     name: str = "structural"
     headline: str = "accuracy_polarity"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = _AUDITED
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "How well held-out scenarios are assigned to virtue, vice or neutral (and to foundations) by the nearest class "
@@ -167,22 +175,12 @@ class AuditedStructural:
         "miss them do not show that they are absent: k-means and density follow the largest variance, whatever it is."
     )
 
-    nulls: Mapping[str, str] = field(
-        default_factory=lambda: {
-            f"{kind}_{name}": scheme for name, scheme in SCHEMES.items() for kind in (*AGREEMENTS, "accuracy")
-        },
-        repr=False,
-    )
-    readers: Mapping[str, str] = field(
-        default_factory=lambda: {f"accuracy_{name}": "given" for name in SCHEMES}, repr=False
-    )
-
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
         """Accuracies, ARI and AMI per partition and clustering, and the share of noise."""
         return self.prepare(representation, data).statistics()
 
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
-        """See `sae_moral.metrics.variants`; the clusters stay what they are."""
+        """See `sae_moral.metrics.base`; the clusters stay what they are."""
         clustering = _Clusterings(self, representation, data)
         fold, blocks = folds(data, self.folds, self.seed), kept_apart(data)
         items = {
@@ -200,7 +198,7 @@ class AuditedStructural:
                 moved, weight = variants.moved(label, part.rows, blocks[name]), part.weight(variants)
                 for kind in kinds:
                     if kind == "accuracy":
-                        value = nearest_prototype_accuracy(part, moved, weight, part.reader_weight(variants))
+                        value = nearest_prototype_accuracy(part, moved, weight, part.fit_weight(variants))
                     else:
                         value = clustering.agreement(kind, name, moved, weight)
                     found[f"{kind}_{name}", OVERALL] = value
@@ -273,14 +271,11 @@ class _Clusterings:
         return cluster
 
 
-AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
-
-
 def nearest_prototype_accuracy(
     items: Items,
     label: Int[Tensor, "p m"],
     weight: Float[Tensor, "w m"],
-    reader: Float[Tensor, "r m"] | None = None,
+    fit: Float[Tensor, "r m"] | None = None,
 ) -> Float[Tensor, "b"]:
     """Balanced accuracy of the nearest class mean of the other folds, rescaled so that chance is 0 and perfect is 1;
     averaged within folds. NaN with fewer than two classes.
@@ -292,15 +287,15 @@ def nearest_prototype_accuracy(
         items: with folds.
         label: of each item, in each version.
         weight: how often an item counts when it is read.
-        reader: how often it counts in the means.
+        fit: how often it counts in the means.
     """
-    reader = torch.ones_like(weight[:1]) if reader is None else reader
-    columns = label, weight, reader
+    fit = torch.ones_like(weight[:1]) if fit is None else fit
+    columns = label, weight, fit
     b = max(map(len, columns))
     classes = label.unique() if label.numel() else label.new_zeros(0)
     if len(classes) < 2:
         return torch.full((b,), torch.nan, dtype=torch.float64, device=label.device)
-    fitted = len(label) > 1 or len(reader) > 1
+    fitted = len(label) > 1 or len(fit) > 1
     size = max(1, _ELEMENTS // (len(classes) * max(items.x.shape))) if fitted else b
     parts = []
     for start in range(0, b, size):
@@ -317,11 +312,11 @@ def _accuracy(
     items: Items,
     label: Int[Tensor, "p m"],
     weight: Float[Tensor, "w m"],
-    reader: Float[Tensor, "r m"],
+    fit: Float[Tensor, "r m"],
     classes: Int[Tensor, "c"],
 ) -> Float[Tensor, "b"]:
     member = (label[:, None, :] == classes[:, None]).double()  # p c m
-    fitted = member * reader[:, None, :]
+    fitted = member * fit[:, None, :]
     sums = items.fold_sums(fitted.reshape(-1, fitted.shape[2]))
     return mean_of_folds(
         _fold_accuracy(items.x[test], sums.without(k), member[:, :, test], weight[:, test]) for k, test in items.folds
@@ -352,6 +347,79 @@ def _fold_accuracy(
     value = (recall.nanmean(dim=1) - 1 / count) / (1 - 1 / count)
     value = torch.where((competing.sum(dim=1) >= 2) & (count >= 2), value, torch.nan)
     return value, weight.sum(dim=1).expand_as(value)
+
+
+# Agreement with many versions of a partition at once, from the contingency table of clusters and classes. The
+# clustering does not depend on labels, so only tables are made anew; permuted labels keep the sizes of the classes, on
+# which the expectations by chance depend.
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A clustering of m items.
+
+    Attributes:
+        member: whether an item belongs to a cluster (noise, if it is kept, is one more).
+    """
+
+    member: Float[Tensor, "m k"]
+
+    @classmethod
+    def of(cls, cluster: Int[np.ndarray, "m"]) -> Clusters:
+        """From the number of each item's cluster."""
+        index = torch.from_numpy(np.unique(cluster, return_inverse=True)[1].reshape(-1))
+        if not len(index):
+            return cls(torch.zeros(0, 0, dtype=torch.float64))
+        return cls(torch.nn.functional.one_hot(index).double())
+
+    def table(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b c k"]:
+        """How many items each class and cluster share, in each version."""
+        classes = label.unique()
+        member = self.member.to(label.device)
+        return torch.stack([((label == c) * weight) @ member for c in classes], dim=1)
+
+    def ari(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b"]:
+        """Adjusted Rand index (Hubert & Arabie 1985); NaN without items, 1 where there are no pairs to disagree on.
+        An item makes no pair with its own copies."""
+        b = max(len(label), len(weight))
+        if not label.shape[1]:
+            return torch.full((b,), torch.nan)
+        table, copies = self.table(label, weight), self.table(label, weight**2)
+        both, rows, columns, n = (
+            (table.sum(over).square() - copies.sum(over)) / 2 if over else (table.square() - copies) / 2
+            for over in ((), (2,), (1,), (1, 2))
+        )
+        together, by_class, by_cluster = both.sum((1, 2)), rows.sum(1), columns.sum(1)
+        expected = torch.where(n > 0, by_class * by_cluster / n, 0.0)
+        room = (by_class + by_cluster) / 2 - expected
+        return torch.where(room.abs() > 1e-9, (together - expected) / room, 1.0)
+
+    def ami(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b"]:
+        """Adjusted mutual information (Vinh et al. 2010); NaN for weights other than 1, under which the expectation by
+        chance would have to be found anew for every version."""
+        b = max(len(label), len(weight))
+        if not label.shape[1] or bool((weight != 1).any()):
+            return torch.full((b,), torch.nan)
+        table = self.table(label, weight) / label.shape[1]
+        by_class, by_cluster = table.sum(2), table.sum(1)
+        mutual = _entropy(by_class).sum(1) + _entropy(by_cluster).sum(1) - _entropy(table).sum((1, 2))
+        # Sizes of classes and clusters are those of the first version, so AMI is one linear function of MI for all.
+        value = adjusted_mutual_info_score(label[0].cpu().numpy(), self.member.argmax(dim=1).numpy())
+        upper = float((_entropy(by_class[:1]).sum() + _entropy(by_cluster[:1]).sum()) / 2)
+        # Of perfect agreement (or one class) the slope cannot be read, and classes may change size in a control task.
+        if upper - float(mutual[0]) < 1e-12 or not torch.allclose(by_class, by_class[:1]):
+            return self._ami_one_by_one(label).expand(b)
+        expected = (float(mutual[0]) - value * upper) / (1 - value)
+        return (mutual - expected) / (upper - expected)
+
+    def _ami_one_by_one(self, label: Int[Tensor, "p m"]) -> Float[Tensor, "p"]:
+        cluster = self.member.argmax(dim=1).numpy()
+        values = [float(adjusted_mutual_info_score(row.cpu().numpy(), cluster)) for row in label]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def _entropy(share: Tensor) -> Tensor:
+    return -torch.special.xlogy(share, share)
 
 
 def structural(protocol: Protocol) -> Metric:

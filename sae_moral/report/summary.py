@@ -16,12 +16,12 @@ from sae_moral.report.words import MISSING, interval, listed, number, p_value
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sae_moral.diagnosis import Diagnosis
+    from sae_moral.report.version1 import Version1
 
 WIDTH = 120
 
 
-def summary_table(diagnosis: Diagnosis) -> str:
+def summary_table(diagnosis: Version1) -> str:
     """Per metric: the headline at its best layer, with interval, p and verdict; why; its groups there; warnings."""
     provenance, frame = diagnosis.provenance, diagnosis.frame
     controls = provenance.get("controls") or {}

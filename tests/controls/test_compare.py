@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sae_moral.controls.compare import Headline, compare, peak, sign_of
-from sae_moral.metrics import FunctionMetric
+from sae_moral.controls.compare import Headline, compare, peak
+from sae_moral.results import Direction, MetricCard, StatisticSpec
 
 NAN = np.nan
-LESS = FunctionMetric("mine", "a", lambda x, data: {"a": 1.0}, higher_is="less indifferent")
-MORE = dataclasses.replace(LESS, higher_is="more indifferent")
+CARD = MetricCard("mine", "a", {"a": StatisticSpec("a", "higher")})
 
 
 def line(
-    value: list[float], resampled: Any = None, null: Any = None, free: Any = None, tasks: Any = None, layers: Any = None
+    value: list[float],
+    resampled: Any = None,
+    null: Any = None,
+    free: Any = None,
+    tasks: Any = None,
+    layers: Any = None,
+    direction: Direction | None = "higher",
 ) -> Headline:
     draws = [None if part is None else np.array(part, dtype=float) for part in (resampled, null, free, tasks)]
-    return Headline("mine", "a", "overall", layers or list(range(len(value))), np.array(value), *draws)
+    layers = tuple(range(len(value)) if layers is None else layers)
+    return Headline("mine", "a", direction, "overall", ("overall",), layers, np.array(value), *draws)
 
 
 class TestHeadline:
@@ -28,7 +34,7 @@ class TestHeadline:
         samples = {
             name: [{key: np.array(d, dtype=float) for key, d in s.items()} for s in own] for name, own in draws.items()
         }
-        return Headline.of(LESS, [4, 9][: len(values)], values, samples)
+        return Headline.of(CARD, [4, 9][: len(values)], values, samples)
 
     def test_overall_stands_for_the_metric_where_there_is_one(self) -> None:
         keys = ("a", "overall"), ("a", "care"), ("b", "overall")
@@ -36,18 +42,40 @@ class TestHeadline:
             [dict(zip(keys, (0.5, 9.0, 9.0), strict=True)), dict(zip(keys, (0.25, 9.0, 9.0), strict=True))],
             resampled=[{keys[0]: [1, 2], keys[1]: [8, 8]}, {keys[0]: [3, 4]}],
         )
-        assert (got.group, got.layers, got.value.tolist()) == ("overall", [4, 9], [0.5, 0.25])
+        assert (got.group, got.layers, got.value.tolist()) == ("overall", (4, 9), [0.5, 0.25])
         assert got.resampled.tolist() == [[1, 2], [3, 4]]
         assert got.null is got.free is got.tasks is None
 
-    def test_else_the_mean_of_its_groups_that_have_a_value(self) -> None:
-        care, harm = ("a", "care"), ("a", "harm")
+    def test_else_the_mean_of_its_groups_and_a_layer_that_lacks_one_takes_no_part(self) -> None:
+        care, harm, never = ("a", "care"), ("a", "harm"), ("a", "fairness")
         got = self.of(
-            [{care: 1.0, harm: 2.0}, {care: None, harm: 4.0}],
+            [{care: 1.0, harm: 2.0, never: None}, {care: None, harm: 4.0, never: None}],
             null=[{care: [1, NAN, NAN], harm: [3, 5, NAN]}, {care: [0, 0, 0], harm: [1, 1, 1]}],
         )
-        assert (got.group, got.value.tolist()) == ("mean of groups", [1.5, 4.0])
-        np.testing.assert_array_equal(got.null, [[2, 5, NAN], [0.5, 0.5, 0.5]])
+        assert (got.group, got.groups) == ("mean of groups", ("care", "harm"))
+        np.testing.assert_array_equal(got.value, [1.5, NAN])
+        np.testing.assert_array_equal(got.null, [[2, 5, NAN], [NAN, NAN, NAN]])
+        assert got.best == 0
+
+    def test_a_baseline_is_the_mean_of_the_same_groups_as_the_model(self) -> None:
+        care, harm = ("a", "care"), ("a", "harm")
+        model = self.of([{care: 1.0, harm: None}])
+        assert (model.group, model.groups) == ("care", ("care",))
+        baseline = Headline.of(CARD, (), [{care: 0.5, harm: 9.0}], {}, model.groups)
+        assert (baseline.group, baseline.value.tolist(), baseline.layers) == ("care", [0.5], ())
+        lacking = Headline.of(CARD, (), [{care: 0.5}], {}, ("care", "harm"))
+        assert np.isnan(lacking.value[0]) and lacking.best is None
+
+    def test_an_overall_without_a_value_is_not_replaced_by_its_groups(self) -> None:
+        got = self.of([{("a", "overall"): None, ("a", "care"): 1.0}])
+        assert got.group == "overall" and got.best is None
+
+    def test_its_profile_has_values_and_intervals_where_it_takes_part(self) -> None:
+        found = line([0.5, NAN], resampled=[[0.4, 0.5, 0.6], [1, 2, 3]], layers=[4, 9]).profile(0.5)
+        assert (found.metric, found.statistic, found.group) == ("mine", "a", "overall")
+        assert (found.layers, found.values) == ((4, 9), (0.5, None))
+        assert (found.ci_low, found.ci_high) == ((pytest.approx(0.45), None), (pytest.approx(0.55), None))
+        assert line([0.5], layers=()).profile(0.5).layers == ()
 
     def test_a_layer_without_a_value_is_nan_and_draws_are_all_or_nothing(self) -> None:
         key = ("a", "overall")
@@ -66,56 +94,57 @@ class TestPeak:
             tasks=[[0, 0], [0.3, 0.5], [0, 0]],
             layers=[0, 5, 10],
         )
-        assert peak(LESS, headline, 0.5) == {
+        assert dataclasses.asdict(peak(headline, 0.5, ceiling=0.9)) == {
+            "metric": "mine",
             "statistic": "a",
             "group": "overall",
             "layer": 5,
             "value": 0.8,
+            "n_layers": 3,
             "ci_low": pytest.approx(0.7),
             "ci_high": pytest.approx(0.9),
-            "alternative": "greater",
             "p_value": 3 / 5,
             "p_value_any_length": 5 / 5,
-            "null_peak_low": pytest.approx(0.425),
-            "null_peak_high": pytest.approx(0.8625),
+            "null_low": pytest.approx(0.425),
+            "null_high": pytest.approx(0.8625),
+            "ceiling": 0.9,
             "control_task": pytest.approx(0.4),
             "selectivity": pytest.approx(0.4),
         }
 
     def test_where_higher_is_more_indifferent_it_is_the_lowest_layer(self) -> None:
-        headline = line([0.5, -0.8, -0.6], null=[[0.1, 0.2], [0.1, -0.9], [-0.3, 0.4]], tasks=[[0], [-0.3], [0]])
-        found = peak(MORE, headline, 0.5)
-        assert (found["layer"], found["value"], found["alternative"]) == (1, -0.8, "less")
-        assert found["p_value"] == 2 / 3
-        assert (found["null_peak_low"], found["null_peak_high"]) == pytest.approx((-0.75, -0.45))
-        assert found["ci_low"] is None and found["p_value_any_length"] is None
+        headline = line([0.5, -0.8, -0.6], null=[[0.1, 0.2], [0.1, -0.9], [-0.3, 0.4]], tasks=[[0], [-0.3], [0]],
+                        direction="lower")  # fmt: skip
+        found = peak(headline, 0.5)
+        assert (found.layer, found.value, headline.sign) == (1, -0.8, -1)
+        assert found.p_value == 2 / 3
+        assert (found.null_low, found.null_high) == pytest.approx((-0.75, -0.45))
+        assert found.ci_low is None and found.p_value_any_length is None
 
     def test_a_metric_that_does_not_say_peaks_where_it_is_highest_and_is_tested_both_ways(self) -> None:
-        silent = dataclasses.replace(LESS, higher_is="")
-        found = peak(silent, line([1.0, 3.0], null=[[0, 2, 0, 5], [1, 0, 4, 0]]), 0.9)
-        assert sign_of(silent) == sign_of(LESS) == 1 == -sign_of(MORE)
-        assert (found["layer"], found["alternative"], found["p_value"]) == (1, "two-sided", 1.0)
+        silent = line([1.0, 3.0], null=[[0, 2, 0, 5], [1, 0, 4, 0]], direction=None)
+        found = peak(silent, 0.9)
+        assert (silent.sign, found.layer, found.p_value) == (1, 1, 1.0)
 
     def test_layers_without_a_value_are_passed_over_and_without_any_there_is_no_peak(self) -> None:
-        found = peak(LESS, line([NAN, 0.25, NAN], null=[[NAN] * 3, [0.1, 0.2, 0.3], [NAN] * 3]), 0.9)
-        assert (found["layer"], found["p_value"]) == (1, 2 / 4)
-        assert peak(LESS, line([NAN, NAN], null=[[1, 2], [1, 2]]), 0.9) is None
+        found = peak(line([NAN, 0.25, NAN], null=[[NAN] * 3, [0.1, 0.2, 0.3], [NAN] * 3]), 0.9)
+        assert (found.layer, found.p_value) == (1, 2 / 4)
+        assert peak(line([NAN, NAN], null=[[1, 2], [1, 2]]), 0.9) is None
 
     def test_draws_without_any_value_leave_holes_and_no_nan(self) -> None:
-        found = peak(LESS, line([0.5], [[NAN] * 3], [[NAN] * 3], [[NAN] * 3], [[NAN] * 2]), 0.9)
-        assert {found[k] for k in ("ci_low", "p_value", "p_value_any_length", "null_peak_low")} == {None}
-        assert "selectivity" not in found
-        found = peak(LESS, line([0.5], null=[[0.1, 0.2, 0.3, 0.6] * 5 + [NAN]]), 0.9)
-        assert found["p_value"] == 6 / 21
+        found = peak(line([0.5], [[NAN] * 3], [[NAN] * 3], [[NAN] * 3], [[NAN] * 2]), 0.9)
+        assert {found.ci_low, found.p_value, found.p_value_any_length, found.null_low, found.selectivity} == {None}
+        found = peak(line([0.5], null=[[0.1, 0.2, 0.3, 0.6] * 5 + [NAN]]), 0.9)
+        assert found.p_value == 6 / 21
 
 
 class TestCompare:
     # Errors: layer 2: 0, .4, −.1, 0; layer 7: −.1, 0, .1, 0; the larger of them: 0, .4, .1, 0.
     model = line([0.5, 0.8], resampled=[[0.5, 0.9, 0.4, 0.5], [0.7, 0.8, 0.9, 0.8]], layers=[2, 7])
-    baseline = line([0.6], resampled=[[0.5, 0.6, 0.8, 0.2]], layers=[-1])  # errors −.1, 0, .2, −.4
+    baseline = line([0.6], resampled=[[0.5, 0.6, 0.8, 0.2]], layers=())  # errors −.1, 0, .2, −.4
 
     def test_the_largest_error_of_any_layer_decides_what_is_beyond_and_the_peaks_own_the_upper_end(self) -> None:
-        got = compare(LESS, self.model, self.baseline, "bag of words", 0.5)
+        got = compare(self.model, self.baseline, "bag of words", 0.5)
         high = np.quantile([0.1, 0.4, -0.1, 0.4], 0.75)
         low = np.quantile([0.0, 0.0, -0.1, 0.4], 0.25)
         assert dataclasses.asdict(got) == {
@@ -131,19 +160,19 @@ class TestCompare:
             "ci_high": pytest.approx(0.2 - low),
             "p_value": 3 / 5,  # of the errors .1, .4, −.1, .4 two reach .2
         }
-        assert got.to_json() == dataclasses.asdict(got)
 
     def test_where_higher_is_more_indifferent_everything_is_mirrored(self) -> None:
         mirrored = [
-            dataclasses.replace(one, value=-one.value, resampled=-one.resampled) for one in (self.model, self.baseline)
+            dataclasses.replace(one, value=-one.value, resampled=-one.resampled, direction="lower")
+            for one in (self.model, self.baseline)
         ]
-        got, plain = compare(MORE, *mirrored, "x", 0.5), compare(LESS, self.model, self.baseline, "x", 0.5)
+        got, plain = compare(*mirrored, "x", 0.5), compare(self.model, self.baseline, "x", 0.5)
         assert (got.layer, got.value, got.difference) == (7, -0.8, pytest.approx(-plain.difference))
         assert (got.ci_low, got.ci_high) == pytest.approx((-plain.ci_high, -plain.ci_low))
         assert got.p_value == plain.p_value
 
     def test_a_model_below_its_baseline_has_a_large_p(self) -> None:
-        got = compare(LESS, self.baseline, self.model, "x", 0.5)
+        got = compare(dataclasses.replace(self.baseline, layers=(0,)), self.model, "x", 0.5)
         assert got.difference == pytest.approx(-0.2)
         assert got.p_value == 5 / 5 - 1 / 5  # D_b − D = 0, −.1, .1, −.4 against −.2: three reach it
         assert got.against_layer == 7
@@ -161,27 +190,27 @@ class TestCompare:
             value, against = layers(1), rng.standard_normal((1, 1))
             model = line(list(value[:, 0]), resampled=value + layers(200))
             baseline = line(list(against[0]), resampled=against + rng.standard_normal((1, 200)))
-            beyond.append(compare(LESS, model, baseline, "x", 0.95).p_value < 0.05)
+            beyond.append(compare(model, baseline, "x", 0.95).p_value < 0.05)
         assert np.mean(beyond) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
     def test_layers_of_a_baseline_that_has_them_are_named(self) -> None:
-        twin = dataclasses.replace(self.model, layers=[0, 3])
-        assert compare(LESS, self.model, twin, "random weights", 0.5).against_layer == 3
+        twin = dataclasses.replace(self.model, layers=(0, 3))
+        assert compare(self.model, twin, "random weights", 0.5).against_layer == 3
         only = line([0.6], layers=[0])
-        assert compare(LESS, self.model, only, "random weights", 0.5).against_layer == 0
+        assert compare(self.model, only, "random weights", 0.5).against_layer == 0
 
     def test_without_resamples_there_is_a_difference_alone(self) -> None:
-        got = compare(LESS, self.model, line([0.6]), "x", 0.5)
+        got = compare(self.model, line([0.6]), "x", 0.5)
         assert got.difference == pytest.approx(0.2)
         assert (got.ci_low, got.ci_high, got.p_value) == (None, None, None)
 
     def test_without_a_value_there_is_no_comparison(self) -> None:
-        assert compare(LESS, self.model, line([NAN]), "x", 0.5) is None
-        assert compare(LESS, line([NAN]), self.baseline, "x", 0.5) is None
+        assert compare(self.model, line([NAN]), "x", 0.5) is None
+        assert compare(line([NAN]), self.baseline, "x", 0.5) is None
 
     def test_resamples_without_a_value_are_left_out_unless_they_are_too_many(self) -> None:
         holes = dataclasses.replace(self.model, resampled=np.full((2, 4), NAN))
-        got = compare(LESS, holes, self.baseline, "x", 0.5)
+        got = compare(holes, self.baseline, "x", 0.5)
         assert (got.ci_low, got.p_value) == (None, None)
         some = dataclasses.replace(self.model, resampled=np.where(np.arange(4) == 1, NAN, self.model.resampled))
-        assert compare(LESS, some, self.baseline, "x", 0.5).p_value == 2 / 4
+        assert compare(some, self.baseline, "x", 0.5).p_value == 2 / 4

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from sae_moral.controls.draws import LENGTH_STRATUM, SCHEMES, in_folds, permutations, perturbed, resamples
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import folds
 from tests.metrics.worlds import LEVELS, moral_data
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from sae_moral.controls.draws import STEP
-from sae_moral.controls.inference import alternative_of, interval, narrowed, p_values, widened
+from sae_moral.controls.inference import interval, narrowed, p_values, widened
 
 NAN = np.nan
 
@@ -35,7 +33,7 @@ class TestInterval:
 class TestWidened:
     refitted = array(1, 2, 6)  # about their mean: −2, −1, 3
 
-    def test_it_adds_the_spread_of_refitted_readers_about_its_mean(self) -> None:
+    def test_it_adds_the_spread_of_refitted_about_its_mean(self) -> None:
         got = widened(np.full(30_000, 10.0), self.refitted, 7.0, None, 0)
         assert set(got) == {5.0, 6.0, 10.0}
         assert [(got == value).mean() for value in (5, 6, 10)] == pytest.approx([1 / 3] * 3, abs=0.01)
@@ -102,78 +100,57 @@ class TestNarrowed:
 class TestPValues:
     def test_the_sample_itself_counts_as_one_draw(self) -> None:
         null = array(0.1, 0.2, 0.6)
-        assert p_values([0.5], [null], "greater") == [2 / 4]
-        assert p_values([0.7], [null], "greater") == [1 / 4]
-        assert p_values([0.0], [null], "greater") == [1.0]
-        assert p_values([0.15], [null], "less") == [2 / 4]
-        assert p_values([0.0], [null], "less") == [1 / 4]
+        assert p_values([0.5], [null], "higher") == [2 / 4]
+        assert p_values([0.7], [null], "higher") == [1 / 4]
+        assert p_values([0.0], [null], "higher") == [1.0]
+        assert p_values([0.15], [null], "lower") == [2 / 4]
+        assert p_values([0.0], [null], "lower") == [1 / 4]
 
     def test_a_tie_counts_even_where_rounding_hides_it(self) -> None:
-        for sign, side in ((1, "greater"), (-1, "less")):
+        for sign, side in ((1, "higher"), (-1, "lower")):
             null = sign * array(0.0, 0.3, 0.3 - 1e-12, 0.3 - 1e-6)
             assert p_values([sign * 0.3], [null], side) == [3 / 5]
 
     def test_every_layer_is_compared_with_the_most_extreme_layer_of_each_permutation(self) -> None:
         null = [array(0, 2, 0, 5), array(1, 0, 4, 0)]  # largest: 1, 2, 4, 5
-        assert p_values([1.0, 3.0], null, "greater") == [5 / 5, 3 / 5]
-        assert p_values([-1.0, -3.0], [-one for one in null], "less") == [5 / 5, 3 / 5]
-        assert p_values([3.0], null[1:], "greater") == [2 / 5]
+        assert p_values([1.0, 3.0], null, "higher") == [5 / 5, 3 / 5]
+        assert p_values([-1.0, -3.0], [-one for one in null], "lower") == [5 / 5, 3 / 5]
+        assert p_values([3.0], null[1:], "higher") == [2 / 5]
 
     def test_two_sided_is_twice_the_smaller_tail_and_at_most_1(self) -> None:
         null = [array(-3, 0, 1, 2), array(-1, -2, 0, 4)]  # largest: −1, 0, 1, 4; smallest: −3, −2, 0, 2
-        assert p_values([3.0, -2.5], null, "two-sided") == [2 * 2 / 5, 2 * 2 / 5]
-        assert p_values([0.5, 0.5], null, "two-sided") == [1.0, 1.0]
+        assert p_values([3.0, -2.5], null, None) == [2 * 2 / 5, 2 * 2 / 5]
+        assert p_values([0.5, 0.5], null, None) == [1.0, 1.0]
 
     def test_a_layer_without_a_value_has_none_and_no_part_in_the_largest(self) -> None:
         null = [array(0, 2, 0, 5), array(9, 9, 9, 9)]
-        assert p_values([3.0, None], null, "greater") == [2 / 5, None]
-        assert p_values([None, None], null, "greater") == [None, None]
-        assert p_values([3.0, 4.0], [null[0], None], "greater") == [2 / 5, None]
-        assert p_values([3.0], [None], "two-sided") == [None]
+        assert p_values([3.0, None], null, "higher") == [2 / 5, None]
+        assert p_values([None, None], null, "higher") == [None, None]
+        assert p_values([3.0, 4.0], [null[0], None], "higher") == [2 / 5, None]
+        assert p_values([3.0], [None], None) == [None]
 
     def test_a_layer_with_too_few_draws_has_none_and_no_part_in_the_largest(self) -> None:
         few = np.full(20, 9.0)
         few[:3] = NAN
         enough = np.arange(20.0)
         enough[:2] = NAN
-        got = p_values([18.0, 9.0], [enough, few], "greater")
+        got = p_values([18.0, 9.0], [enough, few], "higher")
         assert got == [3 / 19, None]  # two draws without any value are no draws
-        assert p_values([18.0, 9.0], [enough, few], "two-sided") == [2 * 3 / 19, None]
+        assert p_values([18.0, 9.0], [enough, few], None) == [2 * 3 / 19, None]
 
     def test_a_draw_that_one_layer_lacks_is_that_of_the_others(self) -> None:
         first, second = np.arange(20.0), np.zeros(20)
         first[19], second[19] = NAN, 30.0
-        assert p_values([18.5, 0.0], [first, second], "greater")[0] == 2 / 21
+        assert p_values([18.5, 0.0], [first, second], "higher")[0] == 2 / 21
         second[19] = NAN
-        assert p_values([17.5, 0.0], [first, second], "greater")[0] == 2 / 20
+        assert p_values([17.5, 0.0], [first, second], "higher")[0] == 2 / 20
 
     def test_an_exact_test_rejects_no_more_often_than_it_says(self) -> None:
         rng = np.random.default_rng(0)
         p = []
         for _ in range(400):
             draws = rng.standard_normal((5, 40))  # five layers, the first draw is the sample
-            p.append(min(p_values(list(draws[:, 0]), list(draws[:, 1:]), "greater")))
+            p.append(min(p_values(list(draws[:, 0]), list(draws[:, 1:]), "higher")))
         for alpha in (0.1, 0.3, 0.5):
             share = np.mean(np.array(p) <= alpha + 1e-12)
             assert share == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 400))
-
-
-class TestAlternative:
-    @pytest.mark.parametrize(
-        ("higher_is", "expected"),
-        [
-            ("less indifferent", "greater"),
-            ("more indifferent, as the paper reads it", "less"),
-            ("Less indifferent", "greater"),
-            ("", "two-sided"),
-            (None, "two-sided"),
-            ("stranger", "two-sided"),
-        ],
-    )
-    def test_it_is_the_way_of_the_headline(self, higher_is: str | None, expected: str) -> None:
-        assert alternative_of(SimpleNamespace(higher_is=higher_is), "a") == expected
-
-    def test_a_metric_may_say_otherwise_for_a_statistic(self) -> None:
-        metric = SimpleNamespace(higher_is="less indifferent", alternatives={"a": "two-sided", "b": "less"})
-        assert [alternative_of(metric, name) for name in "abc"] == ["two-sided", "less", "greater"]
-        assert alternative_of(SimpleNamespace(), "a") == "two-sided"

@@ -13,15 +13,14 @@ from sklearn.metrics import balanced_accuracy_score, pairwise_distances_argmin, 
 from torch import Tensor
 
 from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.loop import scheme
+from sae_moral.controls.inference import FIXED
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
+from sae_moral.metrics.base import Preparing, Values, Variants, folds
 from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional
-from sae_moral.metrics.folds import folds
 from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
 from sae_moral.metrics.structural import AuditedStructural, PaperStructural
-from sae_moral.metrics.variants import Preparing, Values, Variants
 from tests.metrics.worlds import LEVELS, moral_data, planted, values
 
 METRICS = [
@@ -83,7 +82,7 @@ def indices(metric: Any, data: MoralData) -> dict[str, Tensor]:
     assert isinstance(metric, Preparing)
     found = {}
     fold = folds(data, 3, 0) if "Audited" in named(metric) else None
-    for name in sorted(set(metric.nulls.values())):
+    for name in sorted({spec.null for spec in metric.statistics if spec.null is not None}):
         index = permutations(data, name, VERSIONS - 1, seed=3, fold=fold, stratum=None).index
         assert (index != torch.arange(len(data))).float().mean() > 0.15
         found[name] = torch.cat([torch.arange(len(data))[None], index])
@@ -105,7 +104,7 @@ def test_many_relabelled_versions_are_the_metric_on_each(metric: Any, world: str
     x, data = WORLDS[world]()
     prepared, tolerance = metric.prepare(x, data), TOLERANCE.get(type(metric), 1e-9)
     for name, index in indices(metric, data).items():
-        only = [statistic for statistic in metric.nulls if scheme(metric, statistic) == name]
+        only = [spec.name for spec in metric.statistics if spec.null == name]
         got = prepared(Variants.relabelled(index), only)
         assert {len(value) for value in got.values()} == {VERSIONS}
         moved = {key: (value - value[0]).abs().max() > 1e-6 for key, value in got.items() if not value.isnan().any()}
@@ -158,9 +157,8 @@ def test_each_weight_gives_what_it_gives_by_itself(metric: Any) -> None:
 def test_labels_and_weights_go_together_version_by_version(metric: Any) -> None:
     x, data = twins()
     prepared, weight = metric.prepare(x, data), resamples(data, VERSIONS, seed=2)
-    readers = getattr(metric, "readers", {})
     for name, index in indices(metric, data).items():
-        only = [s for s in metric.nulls if scheme(metric, s) == name and readers.get(s) != "linear"]
+        only = [s.name for s in metric.statistics if s.null == name and s.interval != "linearised"]
         together = prepared(Variants(index, weight), only)
         for v in range(VERSIONS):
             alone = prepared(Variants(index[v : v + 1], weight[v : v + 1]), only)
@@ -179,16 +177,16 @@ def test_labels_moved_out_of_their_blocks_are_refused(metric: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS[:4], ids=named)
-def test_readers_fitted_to_every_scenario_once_are_the_plain_ones(metric: Any) -> None:
+def test_fits_to_every_scenario_once_are_the_plain_ones(metric: Any) -> None:
     x, data = twins()
-    given = [name for name, kind in metric.readers.items() if kind != "linear"]
+    given = [spec.name for spec in metric.statistics if spec.interval in FIXED]
     got = metric.prepare(x, data)(Variants.refitted(torch.ones(2, len(data))), given)
     expected = {key: value for key, value in values(metric, x, data).items() if key[0] in given}
     for v in range(2):
         equal({key: value.expand(2) for key, value in got.items()}, v, expected, 1e-9)
 
 
-def test_a_readers_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_is_read() -> None:
+def test_a_fits_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_is_scored() -> None:
     x, data = plain()
     v, fold, reader = x.numpy(), folds(data, 3, 0), resamples(data, 3, seed=4)
     variants = Variants.refitted(reader)
@@ -218,8 +216,8 @@ def test_a_readers_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_i
             assert got[key][i].item() == pytest.approx(expected, abs=1e-9), key
 
 
-def test_readers_of_many_labels_cannot_be_weighed_to_first_order() -> None:
+def test_fits_to_many_labels_cannot_be_weighed_to_first_order() -> None:
     x, data = plain()
     both = Variants(indices(METRICS[3], data)["labels"], torch.ones(1, len(data)).double(), resamples(data, VERSIONS))
-    with pytest.raises(ValueError, match=f"readers weighed for {VERSIONS} versions of the labels; expected one"):
+    with pytest.raises(ValueError, match=f"weighed fits for {VERSIONS} versions of the labels; expected one"):
         METRICS[3].prepare(x, data)(both)

@@ -8,10 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
-from sae_moral.metrics.base import evaluate
+from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.categorical import MIN_RELIABILITY, AuditedCategorical, PaperCategorical, Poles
-from sae_moral.metrics.folds import folds
-from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import moral_data, overall, planted, values, without_pole
 
 NAMES = ("auroc", "cosine", "reliability", "cosine_corrected")

@@ -12,11 +12,9 @@ from sklearn.metrics import r2_score
 
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import DIMENSIONS, VICE
-from sae_moral.metrics.base import evaluate
+from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional, adjusted_r_squared, r_squared
-from sae_moral.metrics.folds import folds
 from sae_moral.metrics.ridge import nested_ridge
-from sae_moral.metrics.variants import Variants
 from tests.metrics.test_ridge import weighed_predictions
 from tests.metrics.worlds import balanced, moral_data, overall, planted, rotation, values, without_pole
 

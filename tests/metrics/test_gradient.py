@@ -12,11 +12,9 @@ from scipy.stats import rankdata, spearmanr
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 from sae_moral.metrics import gradient
-from sae_moral.metrics.base import evaluate
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, Graded, PaperGradient
 from sae_moral.metrics.ranks import spearman
-from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import LEVELS, moral_data, overall, planted, values, without_pole
 
 

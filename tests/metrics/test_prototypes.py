@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sae_moral.metrics.base import Variants
 from sae_moral.metrics.prototypes import Items, prototype_items
-from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import moral_data
 
 

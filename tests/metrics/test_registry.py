@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from sae_moral.metrics import evaluate, get_metric, metric, metric_names, register, registry, resolve_metrics
-from sae_moral.metrics.base import FunctionMetric, Metric
+from sae_moral.metrics.base import FunctionMetric, Metric, Prepared, Preparing, card_of, declared
 from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional
 from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
 from sae_moral.metrics.structural import AuditedStructural, PaperStructural
 from sae_moral.protocol import AUDITED, PAPER
+from sae_moral.results import StatisticSpec
 from tests.metrics.worlds import planted
 
 BUILT_IN = ["categorical", "gradient", "structural", "dimensional"]
@@ -72,7 +73,8 @@ def test_the_decorator_registers_under_the_functions_name_and_keeps_the_attribut
         return {"a": float(len(data))}
 
     assert get_metric("my_metric", AUDITED) is my_metric
-    assert (my_metric.chance, my_metric.means, my_metric.raw) == (0.5, "A sentence.", True)
+    assert (my_metric.means, my_metric.raw) == ("A sentence.", True)
+    assert my_metric.statistics == (StatisticSpec("a", chance=0.5),)
     assert evaluate(my_metric, *planted(0, n=30, d=2))[0].value == 30.0
 
 
@@ -81,9 +83,75 @@ def test_the_decorator_takes_another_name() -> None:
     assert "other" in metric_names()
 
 
-def test_the_decorator_refuses_an_attribute_that_no_report_would_read() -> None:
-    with pytest.raises(TypeError):
-        metric(headline="a", name="other", chnace=0.5)(lambda x, data: {"a": 1.0})
+def test_the_decorator_takes_all_that_a_class_may_declare() -> None:
+    def many(x: Any, data: Any) -> Prepared:
+        return Prepared(len(data), {}, lambda variants, only=None: {("a", "overall"): variants.weight.sum(dim=1)})
+
+    further = StatisticSpec("b", "lower", null=None, chance=1.0)
+    made = metric(
+        headline="a",
+        direction="higher",
+        null="pole",
+        interval="fixed",
+        chance=0.5,
+        statistics=[further],
+        rotation_invariant=True,
+        parameters={"pairs": 3},
+        prepare=many,
+    )(lambda x, data: {"a": 1.0, "b": 2.0})
+    assert declared(made) == {"a": StatisticSpec("a", "higher", "pole", "fixed", 0.5), "b": further}
+    assert isinstance(made, Preparing) and made.rotation_invariant
+    assert card_of(made).parameters == {"pairs": 3}
+    assert made.prepare(*planted(0, n=30, d=2)).statistics()[0].value == 30
+
+
+def test_a_headline_may_be_declared_among_the_statistics_but_not_twice() -> None:
+    spec = StatisticSpec("a", "lower", chance=2.0)
+    assert declared(metric(headline="a", name="one", statistics=[spec])(lambda x, data: {"a": 1.0})) == {"a": spec}
+    with pytest.raises(ValueError, match=r"declares \['a'\] more than once"):
+        metric(headline="a", name="two", chance=1.0, statistics=[spec])(lambda x, data: {"a": 1.0})
+
+
+@pytest.mark.parametrize(("word", "nearest"), [("chnace", "chance"), ("directoin", "direction")])
+def test_the_decorator_refuses_what_no_report_would_read(word: str, nearest: str) -> None:
+    with pytest.raises(TypeError, match=f"unknown keyword of @metric '{word}'; did you mean '{nearest}'"):
+        metric(headline="a", name="other", **{word: 0.5})(lambda x, data: {"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [({"higher_is": "less indifferent"}, "`higher_is` → direction"), ({"nulls": "pole"}, "`nulls` → null")],
+)
+def test_what_version_0_1_declared_is_an_error_that_says_what_to_declare(old: dict[str, str], told: str) -> None:
+    with pytest.raises(TypeError, match=told) as caught:
+        metric(headline="a", name="other", **old)(lambda x, data: {"a": 1.0})
+    assert "StatisticSpec('a', direction='higher'" in str(caught.value)
+    mine = type("Mine", (), {"name": "mine", "headline": "a", "__call__": lambda self, x, data: {"a": 1.0}, **old})()
+    for refuse in (register, lambda one: resolve_metrics([one], AUDITED)):
+        with pytest.raises(TypeError, match=told):
+            refuse(mine)
+
+
+def test_an_interval_of_fits_needs_prepare() -> None:
+    with pytest.raises(ValueError, match="interval 'fixed' for 'a', which is for metrics with `prepare`"):
+        metric(headline="a", name="other", interval="fixed")(lambda x, data: {"a": 1.0})
+
+
+def test_declarations_that_are_none_are_refused() -> None:
+    with pytest.raises(TypeError, match="expected statistics = "):
+        declared(type("Mine", (), {"name": "mine", "headline": "a", "statistics": ["a"]})())  # pyright: ignore
+
+
+def test_parameters_that_no_file_could_hold_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"metric 'other': .*give it an attribute `parameters`"):
+        metric(headline="a", name="other", parameters={"x": object()})(lambda x, data: {"a": 1.0})
+
+
+def test_what_is_returned_and_not_declared_has_the_default_declaration() -> None:
+    made = metric(headline="a", name="other", direction="higher")(lambda x, data: {"a": 1.0, "b": 1.0})
+    assert card_of(made, ["a", "b"]).statistics == {
+        "a": StatisticSpec("a", "higher"), "b": StatisticSpec("b", None, "all", "resampled")
+    }  # fmt: skip
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_name_and_all_of_them() -> None:

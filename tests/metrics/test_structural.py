@@ -18,8 +18,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import NearestCentroid
 
 from sae_moral.foundations import NEUTRAL
-from sae_moral.metrics.base import evaluate
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import evaluate, folds
 from sae_moral.metrics.prototypes import Items
 from sae_moral.metrics.structural import (
     AuditedStructural,

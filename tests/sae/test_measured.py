@@ -67,7 +67,7 @@ def test_a_metric_that_says_nothing_of_rotations_gets_the_latents_themselves(tin
 
     found = diagnose(tiny, scenarios(60), sae=trained, layers=1, metrics=[density], controls="none")
     assert seen == [(60, 320)]
-    assert 0 < found.rows[0]["value"] <= 1
+    assert 0 < (found.rows[0].value or 0) <= 1
 
 
 def test_latents_are_measured_beside_the_stream_they_encode(tiny: Any, trained: Path) -> None:
@@ -77,23 +77,20 @@ def test_latents_are_measured_beside_the_stream_they_encode(tiny: Any, trained: 
     saes = load_saes(trained)
     assert found.provenance["saes"]["1"]["sha256"] == saes[1].sha256
     stream = diagnose(tiny, data, layers=[1, 2], metrics=["categorical", "dimensional"], controls=FEW)
-    before = found.provenance["controls"]["baselines"]["residual stream"]
-    assert before["layers"] == [1, 2]
+    before = found.baselines["residual stream"].profiles
     for metric in ("categorical", "dimensional"):
-        headline = stream.provenance["metrics"][metric]["headline"]
-        rows = [r for r in stream.rows if (r["metric"], r["statistic"], r["group"]) == (metric, headline, "overall")]
-        if rows:
-            assert before["headlines"][metric]["value"] == [row["value"] for row in rows]
-    against = [one for one in found.provenance["controls"]["comparisons"] if one["against"] == "residual stream"]
-    assert {one["metric"] for one in against} == {"categorical", "dimensional"}
-    assert all(one["p_value"] is not None for one in against)
-    assert all("residual stream" not in v["sentence"] for v in found.provenance["controls"]["verdicts"].values())
+        profile = stream.profiles[metric]
+        assert (before[metric].layers, before[metric].values) == ((1, 2), profile.values)
+    against = [one for one in found.comparisons if one.against == "residual stream"]
+    assert {one.metric for one in against} == {"categorical", "dimensional"}
+    assert all(one.p_value is not None for one in against)
+    assert all("residual stream" not in verdict.sentence for verdict in found.verdicts.values())
 
 
 def test_random_weights_are_encoded_by_the_same_sae(tiny: Any, trained: Path) -> None:
     controls = Controls(names=("random-weights",))
     found = diagnose(tiny, scenarios(60), sae=trained, layers="2", metrics=["categorical"], controls=controls)
-    assert set(found.provenance["controls"]["baselines"]) == {"random weights", "residual stream"}
+    assert set(found.baselines) == {"random weights", "residual stream"}
 
 
 def test_a_layer_without_an_sae_and_an_sae_of_another_width_are_refused(tiny: Any, trained: Path, gpt2: Path) -> None:

@@ -55,13 +55,12 @@ def test_every_control_comes_by_itself(tmp_path: Path) -> None:
     found = diagnose(
         str(save_tiny_model(tmp_path / "tiny")), DATA, metrics=[rsa(AUDITED)], layers=[0, 2], controls=FEW, device="cpu"
     )
-    assert [(row["metric"], row["statistic"]) for row in found.rows] == [("rsa", "spearman")] * 2
+    assert [(row.metric, row.statistic) for row in found.rows] == [("rsa", "spearman")] * 2
     for row in found.rows:
-        assert row["ci_low"] <= row["ci_high"] and 0.05 <= row["p_value"] <= 1 and row["baseline"] is not None
-    controls = found.provenance["controls"]
-    assert {one["against"] for one in controls["comparisons"]} == {"nuisance", "bag of words", "random weights"}
-    assert controls["verdicts"]["rsa"]["verdict"] in WORDS
-    assert found.provenance["metrics"]["rsa"]["does_not_prove"] == Rsa.does_not_prove
+        assert row.ci_low <= row.ci_high and 0.05 <= row.p_value <= 1 and row.baseline is not None
+    assert {one.against for one in found.comparisons} == {"nuisance", "bag of words", "random weights"}
+    assert found.verdicts["rsa"].word in WORDS
+    assert found.metrics["rsa"].does_not_prove == Rsa.does_not_prove
 
 
 def test_the_entry_point_of_the_package_is_the_metric(monkeypatch: pytest.MonkeyPatch) -> None:

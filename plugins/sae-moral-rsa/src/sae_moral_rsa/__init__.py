@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.protocol import Protocol
+from sae_moral.results import StatisticSpec
 
 __all__ = ["Rsa", "rsa"]
 
@@ -35,8 +36,7 @@ class Rsa:
     seed: int = 0
     name: str = "rsa"
     headline: str = "spearman"
-    chance: float | None = 0.0
-    higher_is: str = "less indifferent"
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (StatisticSpec("spearman", "higher", chance=0.0),)
     rotation_invariant: ClassVar[bool] = True
     means: str = "Rank correlation of how different two scenarios are to the model and how different to people."
     does_not_prove: str = (

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_moral.controls.control_tasks import control_tasks
-from sae_moral.controls.draws import SCHEMES
+from sae_moral.controls.draws import SCHEMES, control_tasks
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
 from tests.metrics.worlds import LEVELS, moral_data

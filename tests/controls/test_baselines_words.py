@@ -12,8 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-import sae_moral.controls.words as words_module
-from sae_moral.controls.words import bag_of_words
+import sae_moral.controls.baselines as words_module
+from sae_moral.controls.baselines import bag_of_words
 from sae_moral.data import MoralData, load_data
 from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS

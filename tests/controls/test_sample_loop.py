@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.loop import own_statistics, prepare, scheme
+from sae_moral.controls.sample import prepared as prepare
+from sae_moral.controls.sample import statistics_of
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import FOUNDATIONS, VICE, VIRTUE
 from sae_moral.metrics import FunctionMetric, Statistic
+from sae_moral.metrics.base import Preparing, Variants, folds
 from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
-from sae_moral.metrics.folds import folds
-from sae_moral.metrics.variants import Preparing, Variants
 from tests.metrics.worlds import moral_data, planted, values
 
 
@@ -104,13 +104,13 @@ def test_a_shared_row_serves_all_versions_and_nothing_is_changed_in_place() -> N
 
 def test_own_statistics_are_the_metrics_own_checked() -> None:
     x, data = world()
-    got = {(s.name, s.group): s.value for s in own_statistics(METRIC, prepare(METRIC, x, data), x, data)}
+    got = {(s.name, s.group): s.value for s in statistics_of(METRIC, prepare(METRIC, x, data), x, data)}
     assert got == distance(x, data)
     bad = FunctionMetric("bad", "a", lambda x, data: [Statistic("a", float("nan"))])
     with pytest.raises(ValueError, match="'bad' gave nan"):
-        own_statistics(bad, prepare(bad, x, data), x, data)
+        statistics_of(bad, prepare(bad, x, data), x, data)
     built_in = AuditedCategorical(folds=3)
-    found = own_statistics(built_in, prepare(built_in, x, data), x, data)
+    found = statistics_of(built_in, prepare(built_in, x, data), x, data)
     assert {(s.name, s.group): s.value for s in found} == values(built_in, x, data)
 
 
@@ -123,12 +123,3 @@ def test_a_metric_that_prepares_is_not_looped() -> None:
     assert isinstance(Counting(), Preparing) and not isinstance(METRIC, Preparing)
     found = prepare(Counting(), x, data)(Variants.one(len(data)))
     assert set(found) == {("cosine", foundation) for foundation in FOUNDATIONS}
-
-
-def test_the_scheme_is_what_the_metric_says_for_a_statistic() -> None:
-    assert scheme(METRIC, "distance") == "all"
-    assert scheme(AuditedCategorical(), "auroc") == "pole"
-    assert scheme(AuditedCategorical(), "reliability") is None
-
-    one = FunctionMetric("mine", "distance", distance, nulls="labels")
-    assert scheme(one, "anything") == "labels"

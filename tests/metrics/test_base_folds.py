@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_moral.data.moral_data import MoralData
-from sae_moral.metrics.folds import folds
+from sae_moral.metrics.base import folds
 from tests.metrics.worlds import LEVELS, balanced, moral_data
 
 
@@ -64,13 +64,13 @@ class TestFolds:
 
     def test_fewer_texts_than_folds_is_an_error_that_says_both_numbers(self) -> None:
         data = moral_data([0] * 6, [0] * 6, [1.0] * 6, text=["a", "b", "c", "A.", "b", "c"])
-        with pytest.raises(ValueError, match=r"5 folds for 3 distinct texts; expected 2 to 3"):
+        with pytest.raises(ValueError, match=r"3 distinct texts; 5 folds need at least 5"):
             folds(data, 5, 0)
         assert len(np.unique(folds(data, 3, 0))) == 3
 
     @pytest.mark.parametrize("k", [0, 1])
     def test_fewer_than_two_folds_is_an_error(self, k: int) -> None:
-        with pytest.raises(ValueError, match=f"{k} folds for"):
+        with pytest.raises(ValueError, match=f"{k} folds; expected at least 2"):
             folds(moral_data([0] * 6, [0] * 6, [1.0] * 6), k, 0)
 
     def test_a_table_whose_cells_are_all_smaller_than_the_folds_is_spread_by_text(self) -> None:

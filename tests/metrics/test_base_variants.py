@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.metrics.base import Statistic
-from sae_moral.metrics.variants import Prepared, Values, Variants, mean_of_groups
+from sae_moral.metrics.base import Prepared, Statistic, Values, Variants, mean_of_groups
 
 
 def test_one_is_the_sample_as_it_is() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from sae_moral.controls.draws import STEP, in_folds, permutations, resamples
+from sae_moral.controls.draws import STEP, Draws, in_folds, permutations, resamples
 from sae_moral.controls.inference import narrowed, widened
-from sae_moral.controls.sampled import Draws, sample
+from sae_moral.controls.sample import Sampled
+from sae_moral.controls.sample import sample as sample_of
 from sae_moral.controls.settings import Controls
+from sae_moral.metrics import Metric
+from sae_moral.metrics.base import Variants, declared, folds
 from sae_moral.metrics.categorical import AuditedCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional
-from sae_moral.metrics.folds import folds
 from sae_moral.metrics.gradient import AuditedGradient
 from sae_moral.metrics.structural import AuditedStructural
-from sae_moral.metrics.variants import Variants
 from tests.metrics.worlds import planted
 
 X, DATA = planted(0, n=150, d=5, polarity=0.7, gradation=1)
@@ -23,15 +26,17 @@ CONTROLS = Controls(("interval", "null"), resamples=60, permutations=29, seed=3)
 
 
 def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Draws:
-    return Draws.of(
-        DATA, ["all", "foundation", "labels", "pole", "typicality"], controls, fold=folds(DATA, 3, 0), free=free
-    )
+    return Draws(DATA, controls, folds(DATA, 3, 0), free)
+
+
+def sample(metric: Metric, *arguments: Any, **options: Any) -> Sampled:
+    return sample_of(metric, declared(metric), *arguments, **options)
 
 
 def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None:
     metric, drawn = AuditedCategorical(3), draws()
     found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
-    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.reader), ["auroc"])
+    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.fit), ["auroc"])
     moved = prepared(Variants.weighed(drawn.perturbed), ["auroc"])
     assert found.resampled.keys() == raw.keys()
     for key, value in raw.items():
@@ -48,7 +53,7 @@ def test_means_over_folds_keep_the_shares_of_the_folds() -> None:
     found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
     kept = in_folds(drawn.perturbed, DATA, drawn.fold)
     moved, free = (prepared(Variants.weighed(w), ["spearman"])[key].numpy() for w in (kept, drawn.perturbed))
-    refits = prepared(Variants.refitted(drawn.reader), ["spearman"])[key].numpy()
+    refits = prepared(Variants.refitted(drawn.fit), ["spearman"])[key].numpy()
     np.testing.assert_allclose(
         found.resampled[key], widened(moved, refits, found.values[key], found.null[key], 3), atol=1e-12
     )
@@ -82,8 +87,8 @@ def test_every_statistic_gets_the_null_of_its_own_scheme() -> None:
         ("accuracy_polarity", "labels"),
         ("kmeans_ari_both", "all"),
     ):
-        for kind, got in (("permuted", found.null), ("free", found.free)):
-            index = getattr(drawn, kind)[scheme].index
+        for free, got in ((False, found.null), (True, found.free)):
+            index = drawn.permuted(scheme, free=free).index
             expected = prepared(Variants.relabelled(index), [name])[name, "overall"]
             np.testing.assert_allclose(got[name, "overall"], expected, atol=1e-12)
     assert ("noise", "overall") not in found.null
@@ -101,16 +106,17 @@ def test_a_baseline_has_resamples_of_its_headline_alone() -> None:
 @pytest.mark.parametrize("names", [(), ("interval",), ("null",), ("selectivity",)])
 def test_only_what_is_asked_for_is_drawn(names: tuple[str, ...]) -> None:
     drawn = draws(Controls(names, resamples=60, permutations=29, control_tasks=4))
-    assert (drawn.weight is not None) == (drawn.reader is not None) == ("interval" in names)
-    assert bool(drawn.permuted) == ("interval" in names or "null" in names)
-    assert bool(drawn.tasks) == ("selectivity" in names)
+    assert (drawn.weight is not None) == (drawn.fit is not None) == ("interval" in names)
+    assert (drawn.permuted("pole") is not None) == ("interval" in names or "null" in names)
+    assert (drawn.tasks("pole") is not None) == ("selectivity" in names)
+    assert drawn.permuted("pole", free=True) is None
 
 
 def test_draws_are_those_of_the_settings_and_readers_have_texts_of_their_own() -> None:
     drawn = draws(free=True)
     torch.testing.assert_close(drawn.weight, resamples(DATA, 60, seed=3))
-    assert len(drawn.reader) == 29 and not torch.equal(drawn.reader, drawn.weight[:29])
+    assert len(drawn.fit) == 29 and not torch.equal(drawn.fit, drawn.weight[:29])
     fold = folds(DATA, 3, 0)
-    for stratum, got in ((5, drawn.permuted), (None, drawn.free)):
+    for stratum, free in ((5, False), (None, True)):
         expected = permutations(DATA, "pole", 29, seed=3, fold=fold, stratum=stratum).index
-        assert torch.equal(got["pole"].index, expected)
+        assert torch.equal(drawn.permuted("pole", free=free).index, expected)

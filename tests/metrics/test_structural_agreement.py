@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from torch import Tensor
 
-from sae_moral.metrics.agreement import Clusters
+from sae_moral.metrics.structural import Clusters
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -1,0 +1,354 @@
+"""Measure metrics × layers with their controls: rows, profiles, peaks, comparisons, verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_moral.controls.baselines import BASELINES, FEATURES, explained_by_family
+from sae_moral.controls.compare import Headline, compare, peak
+from sae_moral.controls.draws import SCHEMES, Draws
+from sae_moral.controls.inference import INTERVALS, interval, p_values
+from sae_moral.controls.sample import Key, Sampled, sample
+from sae_moral.controls.settings import Controls
+from sae_moral.controls.verdict import verdict
+from sae_moral.data import MoralData
+from sae_moral.data.reliability import label_reliability
+from sae_moral.errors import DataError, unknown
+from sae_moral.metrics import Metric
+from sae_moral.metrics.base import card_of, declared, folds
+from sae_moral.metrics.preprocess import STEPS, preprocess, within_span
+from sae_moral.protocol import Protocol
+from sae_moral.results import (
+    OVERALL,
+    Baseline,
+    Comparison,
+    ControlFacts,
+    MetricCard,
+    Peak,
+    Profile,
+    Row,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from sae_moral.capture import Representations
+
+LABELS: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
+"""Labels whose reliability is estimated, and may be the ceiling of a statistic."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a diagnosis holds, but for where it comes from.
+
+    Attributes:
+        rows, cards, profiles, peaks, verdicts, comparisons, baselines: as in `DiagnosisRecord` (there `metrics` for
+            `cards`).
+        preprocessing: facts of it, per layer.
+        controls: which were run, and how; None where none were.
+        ceilings: reliability of each of `LABELS`; None where it cannot be estimated.
+    """
+
+    rows: list[Row]
+    cards: dict[str, MetricCard]
+    profiles: dict[str, Profile]
+    peaks: dict[str, Peak]
+    verdicts: dict[str, Verdict]
+    comparisons: list[Comparison]
+    baselines: dict[str, Baseline]
+    preprocessing: dict[str, list[float]]
+    controls: ControlFacts | None
+    ceilings: dict[str, dict[str, Any] | None]
+
+
+def check(data: MoralData, metrics: Sequence[Metric], protocol: Protocol, controls: Controls) -> None:
+    """What would fail after hours otherwise: `measure` can be done with these, as far as can be known before.
+
+    Raises:
+        DataError: too few scenarios.
+        ValueError: an unknown preprocessing step, permutation scheme or kind of interval.
+    """
+    for step in protocol.preprocessing:
+        if step not in STEPS:
+            raise unknown("preprocessing step", step, STEPS)
+    for metric in metrics:
+        for spec in declared(metric).values():
+            if spec.null is not None and spec.null not in SCHEMES:
+                raise unknown(f"permutation scheme of {metric.name}/{spec.name}", spec.null, SCHEMES)
+            if spec.interval not in INTERVALS:
+                raise unknown(f"interval of {metric.name}/{spec.name}", spec.interval, INTERVALS)
+            if spec.direction not in ("higher", "lower", None):
+                raise unknown(f"direction of {metric.name}/{spec.name}", str(spec.direction), ["higher", "lower"])
+    texts = len(np.unique(data.group))
+    needed = max((k for metric in metrics if isinstance(k := getattr(metric, "folds", None), int)), default=1)
+    if texts < needed:
+        raise DataError(
+            f"{texts} distinct text{'s' * (texts != 1)}; the {protocol.name} protocol needs at least {needed}, "
+            "one for each of its folds: give more scenarios, or a protocol with fewer folds"
+        )
+    least = sum(len(columns) for columns in FEATURES.values()) + 2
+    if "nuisance" in controls and len(data) < least:
+        raise DataError(
+            f"{len(data)} scenario{'s' * (len(data) != 1)}; the control 'nuisance' needs at least {least}: give more "
+            "scenarios, or leave it out (controls='none', or the names of others)"
+        )
+
+
+def measure(
+    representations: Representations,
+    data: MoralData,
+    metrics: Sequence[Metric],
+    protocol: Protocol,
+    controls: Controls,
+    *,
+    baselines: Mapping[str, Callable[[], Representations]] | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> Measured:
+    """All metrics at all layers, one layer in memory at a time.
+
+    Args:
+        representations: captured vectors.
+        data: their scenarios, with lengths.
+        baselines: name → captures the same scenarios otherwise (`sae_moral.controls.baselines.captured`).
+        device: where metrics are computed.
+
+    Raises:
+        DataError, ValueError: as `check`.
+    """
+    check(data, metrics, protocol, controls)
+    run = _Run(data, metrics, protocol, controls, torch.device(device), progress)
+    sampled, preprocessing, nuisance = run.layers(representations, "measure")
+    cards = {m.name: card_of(m, (s.name for one in sampled[m.name] for s in one.statistics)) for m in metrics}
+    rows = run.rows(cards, representations.layers, sampled)
+    model = {name: run.headline(card, representations.layers, sampled[name]) for name, card in cards.items()}
+    others = run.baselines(cards, model, baselines or {}) if controls.names else {}
+    if words := others.get("bag of words"):
+        rows = [_with_baseline(row, words) for row in rows]
+    rows, ceilings = _with_ceilings(rows, cards, data, protocol.seed)
+    at = {(row.metric, row.layer, row.group): row.ceiling for row in rows if row.headline}
+    peaks: dict[str, Peak] = {}
+    verdicts: dict[str, Verdict] = {}
+    comparisons: list[Comparison] = []
+    for name, line in model.items():
+        ceiling = None if line.best is None else at.get((name, line.layers[line.best], line.group))
+        found = peak(line, controls.level, ceiling)
+        compared = (compare(line, other.headlines[name], against, controls.level) for against, other in others.items())
+        own = [comparison for comparison in compared if comparison is not None]
+        comparisons += own
+        if found is not None:
+            peaks[name] = found
+        if controls.names:
+            verdicts[name] = verdict(name, found, own, controls.alpha)
+    return Measured(
+        rows,
+        cards,
+        {name: line.profile(controls.level) for name, line in model.items() if name in peaks},
+        peaks,
+        verdicts,
+        comparisons,
+        {name: other.record(controls.level) for name, other in others.items()},
+        preprocessing,
+        run.facts(nuisance) if controls.names else None,
+        ceilings,
+    )
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A baseline as it was measured: the headlines with their resamples, and all values."""
+
+    name: str
+    headlines: dict[str, Headline]
+    values: dict[str, list[Mapping[Key, float | None]]]
+
+    def record(self, level: float) -> Baseline:
+        """What is kept of it."""
+        known = {name: line for name, line in self.headlines.items() if line.best is not None}
+        return Baseline(self.name, {name: line.profile(level) for name, line in known.items()})
+
+
+@dataclass
+class _Run:
+    data: MoralData
+    metrics: Sequence[Metric]
+    protocol: Protocol
+    controls: Controls
+    device: torch.device
+    progress: bool | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.specs = {metric.name: declared(metric) for metric in self.metrics}
+        fold = None
+        if self.protocol.estimators != "paper" and self.protocol.folds <= len(np.unique(self.data.group)):
+            fold = folds(self.data, self.protocol.folds, self.protocol.seed)
+        length_is_left = "remove_length" not in self.protocol.preprocessing
+        free = "null" in self.controls and length_is_left and self.controls.stratum is not None
+        self.draws = Draws(self.data, self.controls, fold, free)
+
+    def layers(
+        self, representations: Representations, what: str, *, baseline: bool = False
+    ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
+        """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors (not of a
+        baseline's)."""
+        started = time.perf_counter()
+        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in self.metrics}
+        facts: dict[str, list[float]] = {}
+        nuisance: dict[str, list[float]] = {}
+        assert self.data.length is not None
+        disable = None if self.progress is None else not self.progress
+        for layer in tqdm(representations.layers, desc=what, unit="layer", disable=disable):
+            raw = representations[layer].to(self.device)
+            prepared, found = preprocess(raw, self.data.length, self.protocol.preprocessing)
+            _append(facts, found)
+            if not baseline and "nuisance" in self.controls:
+                _append(nuisance, explained_by_family(raw, self.data))
+            wide = prepared.shape[1] > prepared.shape[0]
+            spanned = within_span(prepared) if wide else prepared
+            for metric in self.metrics:
+                turned = spanned if getattr(metric, "rotation_invariant", False) else prepared
+                x = raw.double() if getattr(metric, "raw", False) else turned
+                sampled[metric.name].append(self._sample(metric, x, baseline=baseline))
+        self.seconds[what] = time.perf_counter() - started
+        return sampled, facts, nuisance
+
+    def rows(
+        self, cards: Mapping[str, MetricCard], layers: Sequence[int], sampled: Mapping[str, Sequence[Sampled]]
+    ) -> list[Row]:
+        """One row per metric, statistic, layer and group; p-values corrected over the layers."""
+        rows: list[Row] = []
+        for name, own in sampled.items():
+            keys = dict.fromkeys((s.name, s.group) for one in own for s in one.statistics)
+            p = {
+                key: p_values(
+                    [one.values.get(key) for one in own],
+                    [one.null.get(key) for one in own],
+                    cards[name].statistics[key[0]].direction,
+                )
+                for key in keys
+            }
+            for i, (layer, one) in enumerate(zip(layers, own, strict=True)):
+                for statistic in one.statistics:
+                    key = statistic.name, statistic.group
+                    ends = self._ends(one.resampled.get(key), statistic.value)
+                    band = self._ends(one.null.get(key), statistic.value)
+                    rows.append(
+                        Row(
+                            metric=name,
+                            statistic=statistic.name,
+                            layer=layer,
+                            group=statistic.group,
+                            value=statistic.value,
+                            ci_low=ends[0],
+                            ci_high=ends[1],
+                            null_low=band[0],
+                            null_high=band[1],
+                            p_value=p[key][i],
+                            n=statistic.n,
+                            n_dropped=statistic.n_dropped,
+                            headline=statistic.name == cards[name].headline,
+                        )
+                    )
+        return rows
+
+    def headline(
+        self, card: MetricCard, layers: Sequence[int], own: Sequence[Sampled], like: Headline | None = None
+    ) -> Headline:
+        """A metric's headline over the layers, of the groups of another one if it is given."""
+        draws = {name: [getattr(one, name) for one in own] for name in ("resampled", "null", "free", "tasks")}
+        return Headline.of(card, layers, [one.values for one in own], draws, like.groups if like else None)
+
+    def baselines(
+        self,
+        cards: Mapping[str, MetricCard],
+        model: Mapping[str, Headline],
+        captured: Mapping[str, Callable[[], Representations]],
+    ) -> dict[str, _Other]:
+        """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
+        found: dict[str, _Other] = {}
+        made = {kind.name: kind.vectors for kind in BASELINES if kind.vectors and kind.control in self.controls}
+        order = [kind.name for kind in BASELINES if kind.name in made or kind.name in captured]
+        for name in [*order, *(other for other in captured if other not in order)]:
+            layers: Sequence[int] = ()
+            started = time.perf_counter()
+            if (vectors := made.get(name)) is not None:
+                x = vectors(self.data).to(self.device)
+                sampled = {metric.name: [self._sample(metric, x, baseline=True)] for metric in self.metrics}
+                self.seconds[name] = time.perf_counter() - started
+            else:
+                representations = captured[name]()
+                self.seconds[f"capture, {name}"] = time.perf_counter() - started
+                sampled, layers = self.layers(representations, name, baseline=True)[0], representations.layers
+            lines = {one: self.headline(card, layers, sampled[one], model[one]) for one, card in cards.items()}
+            found[name] = _Other(name, lines, {one: [s.values for s in own] for one, own in sampled.items()})
+        return found
+
+    def facts(self, nuisance: Mapping[str, list[float]]) -> ControlFacts:
+        """The settings, and what cannot be told from the rows."""
+        controls = self.controls
+        return ControlFacts(
+            names=list(controls.names),
+            level=controls.level,
+            alpha=controls.alpha,
+            seed=controls.seed,
+            resamples=controls.resamples if "interval" in controls else None,
+            permutations=controls.permutations if self.draws.fixed else None,
+            control_tasks=controls.control_tasks if "selectivity" in controls else None,
+            monte_carlo=controls.monte_carlo,
+            stratum=controls.stratum,
+            labels_that_cannot_move=self.draws.fixed,
+            explained_by_nuisance=dict(nuisance),
+            seconds={name: round(value, 2) for name, value in self.seconds.items()},
+        )
+
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], *, baseline: bool) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, self.data, self.draws, self.controls, baseline=baseline)
+
+    def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
+        if draws is None or value is None:
+            return None, None
+        return interval(draws, self.controls.level) or (None, None)
+
+
+def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        lists.setdefault(name, []).append(round(value, 6))
+
+
+def _with_baseline(row: Row, words: _Other) -> Row:
+    """With the bag of words' value of the same statistic and group."""
+    return dataclasses.replace(row, baseline=words.values[row.metric][0].get((row.statistic, row.group)))
+
+
+def _with_ceilings(
+    rows: Sequence[Row], cards: Mapping[str, MetricCard], data: MoralData, seed: int
+) -> tuple[list[Row], dict[str, dict[str, Any] | None]]:
+    """The rows with the ceilings that their statistics declare, and the reliabilities of labels, by label.
+
+    A reliability whose interval reaches 0 gives no ceiling: too few texts were annotated more than once.
+    """
+    found = {label: label_reliability(data, label, ranks=True, seed=seed) for label in LABELS}
+    by_label = {
+        label: known.correlation_ceiling[0] for label, known in found.items() if known is not None and known.ci_low > 0
+    }
+    own = {(row.metric, row.statistic, row.layer, row.group): row.value for row in rows}
+
+    def ceiling(row: Row) -> float | None:
+        declared_as = cards[row.metric].statistics[row.statistic].ceiling
+        if declared_as is None or declared_as in found:
+            return by_label.get(declared_as) if declared_as and row.group == OVERALL else None
+        return own.get((row.metric, declared_as, row.layer, row.group))
+
+    kept = {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
+    return [dataclasses.replace(row, ceiling=ceiling(row)) for row in rows], kept
