@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import PurePath
@@ -43,10 +43,8 @@ class HookedModel(Protocol):
         """Hook points by name."""
         ...
 
-    def hooks(
-        self, fwd_hooks: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = ...
-    ) -> AbstractContextManager[Any]:
-        """Hooks that are active within the context."""
+    def hooks(self, fwd_hooks: list[Any] = ...) -> AbstractContextManager[Any]:
+        """Hooks that are active within the context: pairs of a hook's name and a function."""
         ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

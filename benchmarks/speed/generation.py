@@ -22,7 +22,7 @@ from inspect_ai.model import GenerateConfig, get_model
 from transformers import AutoModelForCausalLM
 
 from sae_moral.capture.models import BUNDLED, bundled_path
-from sae_moral.steering.generate import left_padded
+from sae_moral.capture.prompts import left_padded
 
 SUBJECTS = (
     "the weather",

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from sae_moral import load_model
+from sae_moral.capture.prompts import left_padded
 from sae_moral.sae.load import load_sae
 from sae_moral.steering import Steering, full_edit, generate, low_rank_edit, prompt_ids
-from sae_moral.steering.generate import left_padded
 from sae_moral.surgery import Operation, SurgeryRecord
 from sae_moral.surgery.operation import rows_of, with_rows
 

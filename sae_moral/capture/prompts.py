@@ -1,8 +1,13 @@
-"""Scenarios → token batches: the template, one BOS, which tokens are the scenario's own, batches by token budget."""
+"""Texts → token ids: the template, one BOS, which tokens are the scenario's own; chats; batches.
+
+`build_prompts` is for reading scenarios: distinct prompts, padded on the right, in batches of a token budget.
+`prompt_ids` is for prompts that are continued: texts, chats through the model's template exactly once, or ids; padded
+on the left (`left_padded`), so that all end together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +19,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sae_moral.errors import DataError, unknown
+from sae_moral.provenance import HookedModel
 
 BOS_MODES = ("tokenizer", "prepend")
+Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+"""A text, a chat (messages with `role` and `content`), or token ids, which are used as they are."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def build_prompts(
         row=rank[inverse],
         special=np.array([encoded[i][2] for i in order], dtype=np.int64),
         first_token=_first_token(tokenizer, encoded[order[0]][0][0]),
-        pad=next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
+        pad=_pad(tokenizer),
     )
     _check(prompts, text, n_ctx)
     return prompts
@@ -182,6 +190,10 @@ def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str) -> li
 def _with_bos(token: int, ids: list[int], own: tuple[int, int], special: int) -> _Encoded:
     """Exactly one `token` in front."""
     return (ids, own, special) if ids[:1] == [token] else ([token, *ids], (own[0] + 1, own[1] + 1), special + 1)
+
+
+def _pad(tokenizer: Any) -> int:
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
 def unaltered_tokenizer(tokenizer: Any) -> Any:
@@ -240,3 +252,97 @@ def _check(prompts: Prompts, text: Sequence[str], n_ctx: int | None) -> None:
         problem = f"{int((prompts.total > n_ctx).sum())} prompts are longer than the model's context of {n_ctx} tokens"
         these = f"this one has {prompts.total[row]}, the longest {len(prompts.ids[-1])}"
         raise DataError(f"{problem} ({these}); shorten or leave them out", row=row + 1)
+
+
+# Prompts that are continued
+
+
+def prompt_ids(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    chat: bool | str = False,
+    thinking: bool = False,
+    bos: str = "prepend",
+    new_tokens: int = 0,
+) -> list[list[int]]:
+    """Token ids of every prompt.
+
+    Args:
+        chat: True: a text is a user's message, for the model's chat template. False: plain text. `auto`: the template
+            where the model has one; a chat on a model without one is then its contents, as plain text.
+        thinking: passed to the template as `enable_thinking`; most templates do not know it.
+        bos: of plain texts: `prepend` (exactly one BOS) or `tokenizer` (whatever that adds). Templates bring their own.
+        new_tokens: how many tokens must still fit after the prompt.
+
+    Raises:
+        ValueError: an unknown setting, or a chat for a model without a template.
+        DataError: a prompt that is empty, or longer than the context; `row` counts from 1.
+    """
+    if chat not in (True, False, "auto"):
+        raise ValueError(f"chat is {chat!r}; expected True, False or 'auto'")
+    if bos not in BOS_MODES:
+        raise unknown("bos", bos, BOS_MODES)
+    found = []
+    for row, prompt in enumerate(prompts, start=1):
+        ids = _ids_of(model.tokenizer, prompt, chat, thinking, bos)
+        _check_length(ids, row, new_tokens, model.cfg.n_ctx)
+        found.append(ids)
+    return found
+
+
+def _ids_of(tokenizer: Any, prompt: Prompt, chat: bool | str, thinking: bool, bos: str) -> list[int]:
+    if isinstance(prompt, str):
+        messages, as_chat = [{"role": "user", "content": prompt}], chat
+    else:
+        messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
+        if not messages:
+            return [int(token) for token in prompt if not isinstance(token, Mapping)]
+        as_chat = chat or True
+    if as_chat == "auto":
+        as_chat = getattr(tokenizer, "chat_template", None) is not None
+    if as_chat:
+        return _chat(tokenizer, messages, thinking)
+    return _plain(tokenizer, "\n\n".join(message["content"] for message in messages), bos)
+
+
+def _plain(tokenizer: Any, text: str, bos: str) -> list[int]:
+    if bos == "tokenizer":
+        return list(unaltered_tokenizer(tokenizer)(text, verbose=False).input_ids)
+    ids, first = list(tokenizer(text, verbose=False).input_ids), sink_token(tokenizer)
+    while ids[:1] == [first]:
+        ids = ids[1:]
+    return [first, *ids]
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            f"{tokenizer.name_or_path} has no chat template (a base model?); use chat=False with texts, or chat='auto'"
+        )
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, enable_thinking=thinking, tokenize=True, return_dict=False
+    )
+    return list(ids)
+
+
+def _check_length(ids: list[int], row: int, new_tokens: int, n_ctx: int) -> None:
+    if not ids:
+        raise DataError("a prompt without a token; expected at least one", row=row)
+    if len(ids) + new_tokens > n_ctx:
+        raise DataError(
+            f"a prompt of {len(ids)} tokens with {new_tokens} to come is longer than the model's context of {n_ctx}; "
+            "shorten it, or ask for fewer new tokens",
+            row=row,
+        )
+
+
+def left_padded(
+    ids: Sequence[Sequence[int]], tokenizer: Any, device: torch.device | str
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """One batch, padded on the left so that all prompts end together, and where it is not padding."""
+    pad = _pad(tokenizer)
+    width = max(map(len, ids))
+    tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids], device=device)
+    return tokens, mask

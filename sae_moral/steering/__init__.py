@@ -1,5 +1,6 @@
 """Steering through hook functions: the edit of an operation, dense baselines, generation, and what it breaks."""
 
+from sae_moral.capture.prompts import prompt_ids
 from sae_moral.steering.effects import (
     Diversity,
     Effects,
@@ -10,7 +11,7 @@ from sae_moral.steering.effects import (
     neutral_texts,
     side_effects,
 )
-from sae_moral.steering.generate import Generation, generate, prompt_ids
+from sae_moral.steering.generate import Generation, generate
 from sae_moral.steering.hooks import NotFiniteError, steer, steering_hooks
 from sae_moral.steering.steering import (
     Direction,

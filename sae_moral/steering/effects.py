@@ -36,14 +36,14 @@ from torch import Tensor
 
 from sae_moral.capture import capture
 from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.prompts import build_prompts
+from sae_moral.capture.prompts import Prompt, build_prompts, left_padded, prompt_ids
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.metrics import evaluate, resolve_metrics
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
-from sae_moral.steering.generate import Prompt, generate, last_logits, left_padded, prompt_ids
+from sae_moral.steering.generate import generate, last_logits
 from sae_moral.steering.hooks import NotFiniteError, steer
 from sae_moral.steering.steering import WITHOUT_MASK, Steering
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_moral.capture.prompts import BOS_MODES, sink_token, unaltered_tokenizer
-from sae_moral.errors import DataError, unknown
+from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
 from sae_moral.provenance import HookedModel
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Steering
 
-Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
-"""A text, a chat (messages with `role` and `content`), or token ids, which are used as they are."""
 Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch words"]]
 """Token ids and the mask of all tokens so far → float32 logits after the last position. With a cache each call brings
 the new tokens only, without one all of them."""
@@ -200,97 +197,3 @@ def _of_hooked(model: HookedModel, batch: int, use_cache: bool) -> Forward:
         return logits[:, -1].float()
 
     return forward
-
-
-# Prompts
-
-
-def prompt_ids(
-    model: HookedModel,
-    prompts: Sequence[Prompt],
-    *,
-    chat: bool | str = False,
-    thinking: bool = False,
-    bos: str = "prepend",
-    new_tokens: int = 0,
-) -> list[list[int]]:
-    """Token ids of every prompt.
-
-    Args:
-        chat: True: a text is a user's message, for the model's chat template. False: plain text. `auto`: the template
-            where the model has one; a chat on a model without one is then its contents, as plain text.
-        thinking: passed to the template as `enable_thinking`; most templates do not know it.
-        bos: of plain texts: `prepend` (exactly one BOS) or `tokenizer` (whatever that adds). Templates bring their own.
-        new_tokens: how many tokens must still fit after the prompt.
-
-    Raises:
-        ValueError: an unknown setting, or a chat for a model without a template.
-        DataError: a prompt that is empty, or longer than the context; `row` counts from 1.
-    """
-    if chat not in (True, False, "auto"):
-        raise ValueError(f"chat is {chat!r}; expected True, False or 'auto'")
-    if bos not in BOS_MODES:
-        raise unknown("bos", bos, BOS_MODES)
-    found = []
-    for row, prompt in enumerate(prompts, start=1):
-        ids = _ids(model.tokenizer, prompt, chat, thinking, bos)
-        _check(ids, row, new_tokens, model.cfg.n_ctx)
-        found.append(ids)
-    return found
-
-
-def _ids(tokenizer: Any, prompt: Prompt, chat: bool | str, thinking: bool, bos: str) -> list[int]:
-    if isinstance(prompt, str):
-        messages, as_chat = [{"role": "user", "content": prompt}], chat
-    else:
-        messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
-        if not messages:
-            return [int(token) for token in prompt if not isinstance(token, Mapping)]
-        as_chat = chat or True
-    if as_chat == "auto":
-        as_chat = getattr(tokenizer, "chat_template", None) is not None
-    if as_chat:
-        return _chat(tokenizer, messages, thinking)
-    return _plain(tokenizer, "\n\n".join(message["content"] for message in messages), bos)
-
-
-def _plain(tokenizer: Any, text: str, bos: str) -> list[int]:
-    if bos == "tokenizer":
-        return list(unaltered_tokenizer(tokenizer)(text, verbose=False).input_ids)
-    ids, first = list(tokenizer(text, verbose=False).input_ids), sink_token(tokenizer)
-    while ids[:1] == [first]:
-        ids = ids[1:]
-    return [first, *ids]
-
-
-def _chat(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> list[int]:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(
-            f"{tokenizer.name_or_path} has no chat template (a base model?); use chat=False with texts, or chat='auto'"
-        )
-    ids = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, enable_thinking=thinking, tokenize=True, return_dict=False
-    )
-    return list(ids)
-
-
-def _check(ids: list[int], row: int, new_tokens: int, n_ctx: int) -> None:
-    if not ids:
-        raise DataError("a prompt without a token; expected at least one", row=row)
-    if len(ids) + new_tokens > n_ctx:
-        raise DataError(
-            f"a prompt of {len(ids)} tokens with {new_tokens} to come is longer than the model's context of {n_ctx}; "
-            "shorten it, or ask for fewer new tokens",
-            row=row,
-        )
-
-
-def left_padded(
-    ids: Sequence[Sequence[int]], tokenizer: Any, device: torch.device | str
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """One batch, padded on the left so that all prompts end together, and where it is not padding."""
-    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    width = max(map(len, ids))
-    tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids], device=device)
-    return tokens, mask

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Int
 
 from sae_moral.capture import capture
+from sae_moral.capture.prompts import prompt_ids
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
 from sae_moral.errors import unknown
@@ -34,7 +35,6 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
 from sae_moral.steering.effects import MeasureSettings, measure_steering, pair_tokens
-from sae_moral.steering.generate import prompt_ids
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.steering import (
     WITHOUT_MASK,

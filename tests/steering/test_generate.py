@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import DataError
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.generate import choose, last_logits, left_padded
+from sae_moral.steering.generate import choose, last_logits
 from sae_moral.steering.steering import POSITIONS
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
