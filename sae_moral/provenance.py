@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
@@ -137,9 +138,9 @@ def _json(value: Any) -> Any:
         return {"set": sorted(map(_json, value), key=repr)}
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
-    if hasattr(value, "tolist"):  # of numpy and torch
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return _json(value.tolist())
-    if hasattr(value, "__qualname__"):  # a function or a class
+    if isinstance(getattr(value, "__qualname__", None), str):  # a function or a class
         return {"function": f"{value.__module__}.{value.__qualname__}"}
     if hasattr(value, "__dict__"):
         return {type(value).__name__: _json(vars(value))}
