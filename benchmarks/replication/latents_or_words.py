@@ -25,6 +25,8 @@ import torch
 from sae_moral import DIMENSIONS, load_data, load_model
 from sae_moral.capture import Representations
 from sae_moral.capture.prompts import Prompts, build_prompts
+from sae_moral.io import write_text
+from sae_moral.report.tables import Table, markdown_table
 from sae_moral.sae import (
     LatentSettings,
     LoadedSae,
@@ -113,10 +115,6 @@ def best(found: MoralLatents, dimension: int) -> tuple[int, float]:
     return int(r.argmax()), float(found.arrays["partial_r"][r.argmax(), dimension])
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -154,13 +152,14 @@ def main() -> None:
     text = "\n\n".join(
         [
             f"{arguments.model}, {len(data):,} scenarios of {data.provenance.get('source')}; {date.today()}.",
-            table(["", "tested", "moral", "share", "permuted", "replicated", "held-out r"], by_rule),
-            table(["dimension", *strongest, "its token"], by_dimension),
-            table(["layer", "moral: first item", "first three", "others: first item", "first three"], by_word),
+            markdown_table(Table(["", "tested", "moral", "share", "permuted", "replicated", "held-out r"], by_rule)),
+            markdown_table(Table(["dimension", *strongest, "its token"], by_dimension)),
+            markdown_table(
+                Table(["layer", "moral: first item", "first three", "others: first item", "first three"], by_word)
+            ),
         ]
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "words.md").write_text(text + "\n", encoding="utf8")
+    write_text(arguments.out / "words.md", f"{text}\n")
     print(text)
 
 

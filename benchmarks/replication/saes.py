@@ -29,7 +29,10 @@ from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
 from sae_moral import load_data, load_model
+from sae_moral.io import staged, write_text
+from sae_moral.report.tables import Table, markdown_table
 from sae_moral.sae import TrainedSaes, TrainSettings, train_saes
+from sae_moral.sae.train_layer import TrainedSae
 
 GRANULARITIES = ("token", "scenario")
 ARCHITECTURES = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard"]
@@ -68,16 +71,16 @@ def same_when_loaded_again(folders: list[Path], scratch: Path) -> dict[Path, boo
     return {folder: torch.equal(tensors["here"], tensors["again"]) for folder, tensors in found.items()}
 
 
-def cells(result: dict[str, Any], same: bool) -> list[str]:
+def cells(result: TrainedSae, same: bool) -> list[str]:
     """One row of the tables."""
-    held, recovered = result["held_out"], (result.get("loss_recovered") or {}).get("recovered")
+    train, held, spliced = result["train"], result["held_out"], result["loss_recovered"]
     return [
-        f"{held['explained_variance']:.3f}",
-        f"{result['train']['explained_variance']:.3f}",
-        f"{held['explained_variance_per_dimension']:.3f}",
+        number(held["explained_variance"]),
+        number(train["explained_variance"]),
+        number(held["explained_variance_per_dimension"]),
         f"{held['l0']:.1f}",
         f"{result['dead_share']:.1%}",
-        "–" if recovered is None else f"{recovered:.3f}",
+        number(None if spliced is None else spliced["recovered"]),
         f"{result['vectors_per_latent']:.2f}",
         f"{result['provenance']['settings']['steps']:,}",
         f"{result['seconds']:.0f}",
@@ -85,14 +88,11 @@ def cells(result: dict[str, Any], same: bool) -> list[str]:
     ]
 
 
-def table(rows: dict[tuple[str, ...], list[str]], names: tuple[str, ...]) -> str:
-    """As Markdown."""
-    header = [*names, *COLUMNS]
-    body = [f"| {' | '.join([*key, *row])} |" for key, row in rows.items()]
-    return "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *body])
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
-def figure(kinds: dict[tuple[str, str], dict[str, Any]], architectures: list[str]) -> Figure:
+def figure(kinds: dict[tuple[str, ...], TrainedSae], architectures: list[str]) -> Figure:
     """Explained variance of train and held-out vectors over the steps, a panel per granularity."""
     drawn = Figure(figsize=(9, 3.4), layout="constrained")
     for panel, granularity in zip(drawn.subplots(1, 2, sharey=True), GRANULARITIES, strict=True):
@@ -108,7 +108,7 @@ def figure(kinds: dict[tuple[str, str], dict[str, Any]], architectures: list[str
     return drawn
 
 
-Trained = tuple[Path, dict[str, Any]]
+Trained = tuple[Path, TrainedSae]
 """The folder of an SAE and what its training found."""
 
 
@@ -116,7 +116,8 @@ def page(trained: dict[tuple[str, ...], Trained], names: tuple[str, ...], about:
     """What was run, and a row per SAE."""
     same = same_when_loaded_again([folder for folder, _ in trained.values()], scratch)
     rows = {key: cells(result, same[folder]) for key, (folder, result) in trained.items()}
-    return f"{about}\n\n{table(rows, names)}\n"
+    made = Table([*names, *COLUMNS], [[*key, *row] for key, row in rows.items()], len(names))
+    return f"{about}\n\n{markdown_table(made)}\n"
 
 
 def arguments_of() -> argparse.Namespace:
@@ -155,7 +156,7 @@ def main() -> None:
         many = trained("layers", arguments.layers)
         rows = {(str(layer),): (many.path(layer), result) for layer, result in many.results.items()}
         text = page(rows, ("layer",), about, out / "compared")
-        (out / "layers.md").write_text(text, encoding="utf8")
+        write_text(out / "layers.md", text)
         print(text)
     if arguments.architectures:
         rows = {}
@@ -165,8 +166,9 @@ def main() -> None:
                 rows[g, a] = one.path(arguments.layer), one.results[arguments.layer]
         text = page(rows, ("granularity", "architecture"), f"{about} Layer {arguments.layer}.", out / "compared")
         drawn = figure({key: result for key, (_, result) in rows.items()}, arguments.architectures)
-        drawn.savefig(out / "kinds.png", dpi=130)
-        (out / "kinds.md").write_text(f"{text}\n![Explained variance by step](kinds.png)\n", encoding="utf8")
+        with staged(out / "kinds.png") as temporary:
+            drawn.savefig(temporary, dpi=130)
+        write_text(out / "kinds.md", f"{text}\n![Explained variance by step](kinds.png)\n")
         print(text)
 
 

@@ -1,4 +1,4 @@
-"""Latents read a few columns at a time, so that n scenarios × 65,536 latents never stand in memory at once."""
+"""Latents read a few columns at a time, so that n scenarios × 65,536 latents are never in memory at once."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from sae_moral.errors import SaeMoralWarning
+from sae_moral.provenance import HookedModel
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ CHAT_UNLESS_BASE = ("qwen3", "smollm3", "gpt-oss")
 NOT_OF_THE_FAMILY = CHAT | BASE | {"hf", "meta", "gguf", "bnb", "4bit", "8bit", "fp8", "awq", "gptq", "bf16"}
 
 
-def model_name(model: Any) -> str:
+def model_name(model: HookedModel) -> str:
     """The name a model goes by: the one it was loaded under, else its configuration's."""
     return str(getattr(model.cfg, "sae_moral_name", None) or model.cfg.model_name)
 
@@ -202,7 +203,7 @@ class CommunityRelease:
     same_variant: bool
 
 
-def community_saes(model: Any, *, kind: str | None = "residual") -> list[CommunityRelease]:
+def community_saes(model: HookedModel | str, *, kind: str | None = "residual") -> list[CommunityRelease]:
     """Releases for a model, those of its own variant (base or chat) first; nothing is downloaded.
 
     Args:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sae_moral.errors import DataError, SaeMoralWarning, unknown
 from sae_moral.io import check_files, read_json, read_record
+from sae_moral.provenance import HookedModel
 from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
 
 RECORDS = {"sae_moral.json": "trained_sae", "surgery.json": "surgery"}
@@ -165,7 +166,7 @@ def encode(sae: Any, x: Float[Tensor, "*rows d"], name: str = "the SAE") -> Floa
 def load_sae(
     source: SaeLike,
     *,
-    model: Any = None,
+    model: HookedModel | None = None,
     layer: int | None = None,
     loader: str | None = None,
     dtype: str = "float32",
@@ -250,7 +251,7 @@ def _layer_of(sae: Any, name: str, layer: int | None) -> int:
 # Does it belong to a model?
 
 
-def check_fit(sae: LoadedSae, model: Any, *, any_model: bool = False) -> None:
+def check_fit(sae: LoadedSae, model: HookedModel, *, any_model: bool = False) -> None:
     """Refuse an SAE that is not of this model; warn where it is of the base model and this one is the chat model.
 
     Args:

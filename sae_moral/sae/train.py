@@ -24,6 +24,8 @@ from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
 from sae_moral.io import check_claim, check_files, claim, jsonable, key, locked, read_typed, write_record
 from sae_moral.provenance import HookedModel, describe_model, versions
+from sae_moral.report.tables import text_table
+from sae_moral.report.words import MISSING
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import LossRecovered, loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
@@ -86,7 +88,8 @@ class TrainedSaes:
 
     def summary(self) -> str:
         """The table as text."""
-        return self.table().to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        rows = [_row(result) for result in self.results.values()]
+        return text_table([list(COLUMNS), *([_cell(value) for value in row.values()] for row in rows)])
 
 
 def train_saes(
@@ -255,6 +258,10 @@ def _row(result: TrainedSae) -> dict[str, float | None]:
         result["seconds"],
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _cell(value: float | None) -> str:
+    return MISSING if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _about(activations: Activations, settings: TrainSettings, config: SAELensConfig, layer: int) -> dict[str, Any]:

@@ -38,6 +38,8 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import Split
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VIRTUE
 from sae_moral.metrics.ranks import auroc, spearman
+from sae_moral.report.tables import text_table
+from sae_moral.report.words import MISSING
 from sae_moral.results import OVERALL
 from sae_moral.sae.columns import ROWS
 from sae_moral.sae.load import LoadedSae
@@ -226,17 +228,17 @@ def random_latents(
 def summary(operation: Operation) -> str:
     """What changed on the third part, as text: the overall rows with their intervals."""
     record = operation.record
-    lines = [
+    about = (
         f"{operation.name}: {len(operation.latents)} latents, {record.weights['share_changed']:.2%} of the weights "
-        f"changed, {record.parts['test']} test scenarios",
-        f"{'statistic':<34}{'before':>9}{'after':>9}{'change':>9}   95 % interval",
-    ]
+        f"changed, {record.parts['test']} test scenarios"
+    )
+    rows = [["statistic", "before", "after", "change", "95 % interval"]]
     for row in record.table:
         if row["group"] == OVERALL:
-            numbers = "".join(_number(row[key], 9) for key in ("before", "after", "change"))
-            lines.append(f"{row['statistic']:<34}{numbers}   {_number(row['ci_low'])} … {_number(row['ci_high'])}")
-    return "\n".join(lines)
+            numbers = [_number(value) for value in (row["before"], row["after"], row["change"])]
+            rows.append([row["statistic"], *numbers, f"{_number(row['ci_low'])} … {_number(row['ci_high'])}"])
+    return f"{about}\n{text_table(rows)}"
 
 
-def _number(value: float | None, width: int = 0) -> str:
-    return ("–" if value is None else f"{value:.4g}").rjust(width)
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"

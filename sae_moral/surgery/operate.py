@@ -180,7 +180,7 @@ def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -
 
 
 def _check_found(latents: MoralLatents, sae: LoadedSae, data: MoralData, split: Split) -> None:
-    """Latents must be this SAE's, and must not have been selected on what training stops by or is judged on."""
+    """Latents must be this SAE's, and must not have been selected on what training stops by or on what is reported."""
     if latents.sae["sha256"] != sae.sha256:
         raise ValueError(
             f"these are latents of {latents.sae['source']} (sha256 {latents.sae['sha256'][:12]}), and the SAE is "

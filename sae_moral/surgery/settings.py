@@ -15,27 +15,28 @@ FORMS = ("relative", "paper")
 
 @dataclass(frozen=True)
 class SurgerySettings:
-    """Attributes:
-    name: what the record calls them.
-    reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the `TERMS`.
-    polarity_margin, prototype_margin: in the units of the activations.
-    form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
-        surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
-    leak: share of a gradient that reaches a latent where it is silent; 0: none, as of a ReLU. It changes no value.
-    keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
-        its row as much, and margins would be met without a change to what is written back.
-    rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension
-        (eight leave 99 % of a 16× SAE of 576 dimensions untouched; the paper's 20 do, of 65,536).
-    outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as they
-        did not in the SAE's training (`sae.train_input.within`); None: all count.
-    lr: Adam's step; under `relative` in units of each parameter's own size.
-    batch: distinct prompts per step.
-    epochs: at most so many passes over the training prompts.
-    patience: epochs without a lower validation loss before training stops.
-    tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
-        before surgery; None: any.
-    early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control that
-        is to train exactly as long as what it is compared with.
+    """What shapes a surgery; why these values: docs/design/surgery.md.
+
+    Attributes:
+        name: what the record calls them.
+        reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the `TERMS`.
+        polarity_margin, prototype_margin: in the units of the activations.
+        form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
+            surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
+        leak: share of a gradient that reaches a latent where it is silent; 0: none, as of a ReLU. It changes no value.
+        keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
+            its row as much, and margins would be met without a change to what is written back.
+        rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension.
+        outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as they
+            did not in the SAE's training (`sae.train_input.within`); None: all count.
+        lr: Adam's step; under `relative` in units of each parameter's own size.
+        batch: distinct prompts per step.
+        epochs: at most so many passes over the training prompts.
+        patience: epochs without a lower validation loss before training stops.
+        tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
+            before surgery; None: any.
+        early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control that
+            is to train exactly as long as what it is compared with.
     """
 
     name: str = "default"

@@ -59,7 +59,7 @@ def ranges(start: Int[Tensor, "t"], count: Int[Tensor, "t"]) -> Int[Tensor, "r"]
 
 
 def pooled(values: Float[Tensor, "r k"], count: Int[Tensor, "t"]) -> Float[Tensor, "t k"]:
-    """Mean over each prompt's vectors, which stand one after the other."""
+    """Mean over each prompt's vectors, one prompt after the other."""
     return torch.segment_reduce(values, "mean", lengths=count.to(values.device), axis=0)
 
 
