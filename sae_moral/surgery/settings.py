@@ -27,16 +27,16 @@ class SurgerySettings:
         keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
             its row as much, and margins would be met without a change to what is written back.
         rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension.
-        outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as they
-            did not in the SAE's training (`sae.train_input.within`); None: all count.
+        outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as in
+            the SAE's training (`sae.train_input.within`); None: all count.
         lr: Adam's step; under `relative` in units of each parameter's own size.
         batch: distinct prompts per step.
         epochs: at most so many passes over the training prompts.
         patience: epochs without a lower validation loss before training stops.
         tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
             before surgery; None: any.
-        early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control that
-            is to train exactly as long as what it is compared with.
+        early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control
+            that is to train exactly as long as what it is compared with.
     """
 
     name: str = "default"
