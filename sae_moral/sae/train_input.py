@@ -90,7 +90,7 @@ def within(
 ) -> Bool[np.ndarray, "n"]:
     """Which of the rows are no outliers: not further from the mean of the training vectors than `limit` times their
     median distance. One token in a thousand can carry a massive activation of a hundred times the usual norm and with
-    it four fifths of the variance, and an SAE would be trained, and measured, on those alone. All where `limit` is None.
+    it four fifths of the variance, and an SAE would be trained and measured on those alone. All where `limit` is None.
     """
     if limit is None:
         return np.ones(len(rows), dtype=bool)
