@@ -40,8 +40,8 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
     sweep = commands.add_parser(
         "sweep",
         help="effect and damage of operations over strengths, beside directions of the same norm",
-        description="Measure operations at every strength beside dense and random directions; writes sweep.md, "
-        "sweep.json and sweep.png. Run again after a crash, it goes on where it was.",
+        description="Measure operations at every strength beside dense and random directions; writes sweep.html "
+        "and sweep.json. Run again after a crash, it goes on where it was.",
     )
     sweep.set_defaults(run=_sweep)
     add_scenarios(sweep)
@@ -61,6 +61,7 @@ def add_steering(commands: argparse._SubParsersAction) -> None:
         help="how many of them take all measures (default: 3)",
     )
     add_shares(sweep)
+    sweep.add_argument("--overwrite", action="store_true", help="take over a folder that holds another sweep")
     sweep.add_argument("--downstream", type=int, metavar="LAYER", help="where the audited measures are taken")
     sweep.add_argument("--neutral", type=Path, metavar="FILE", help="neutral texts, one a line (default: our own)")
     sweep.add_argument(
@@ -141,9 +142,10 @@ def _sweep(arguments: argparse.Namespace) -> int:
         downstream=arguments.downstream,
         settings=MeasureSettings(**given),
         limit=arguments.limit,
+        overwrite=arguments.overwrite,
     )
     path = found.save(out)
-    print(path.read_text(encoding="utf8"))
+    print(found.summary())
     print(path)
     return 0
 

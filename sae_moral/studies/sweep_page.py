@@ -1,43 +1,141 @@
-"""A sweep as a figure (gain against damage, with the Pareto front) and as a small Markdown page."""
+"""A sweep on a page and on the terminal: where operations beat random directions, gain against damage, every arm."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sae_moral.report.palette import FAINT, INK
-from sae_moral.studies.sweep_results import Sweep, SweepRow
+from sae_moral.report.page import (
+    Section,
+    bullets,
+    data_table,
+    figure,
+    folded_table,
+    joined,
+    pairs,
+    paragraph,
+    render_page,
+    tree,
+)
+from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, plain
+from sae_moral.report.tables import table, text_table
+from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
+from sae_moral.studies.sweep_results import ARMS, Sweep, SweepRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "operated": "#D55E00",
-    "shuffled": "#CC79A7",
-    "dense": "#0072B2",
-    "random": "#6b7280",
-    "pretrained": "#E69F00",
-}
-MARKS = {"operated": "o", "shuffled": "s", "dense": "^", "random": "x", "pretrained": "D"}
+COLOURS = dict(zip(ARMS, ("#D55E00", "#CC79A7", "#0072B2", "#6b7280", "#E69F00"), strict=True))
+MARKS = dict(zip(ARMS, "os^xD", strict=True))
 PANELS = (
     ("gain", "gap of the acceptability margin, change (nats)"),
     ("categorical_change", "categorical (audited, downstream), change"),
     ("gradient_change", "gradient (audited, downstream), change"),
 )
-COLUMNS = (
-    *("layer", "form", "alpha", "arm", "gain", "over_random", "p_random", "over_shuffled"),
-    *("categorical_change", "gradient_change", "kl", "perplexity_ratio", "top_agreement", "norm_share"),
-    *("distinct_2", "repetition", "front"),
+Words = Callable[[SweepRow], str]
+PLACE: dict[str, Words] = {
+    "layer": lambda row: str(row.layer),
+    "form": lambda row: row.form,
+    "α": lambda row: f"{row.alpha:g}",
+}
+KEYS: dict[str, Words] = {
+    **PLACE,
+    "arm": lambda row: row.arm if row.seed is None else f"{row.arm} {row.seed}",
+}
+EFFECTS: dict[str, Words] = {
+    "gain": lambda row: _interval(row, "gain"),
+    "over random": lambda row: _interval(row, "over_random"),
+    "p random": lambda row: p_value(row.p_random),
+    "over shuffled": lambda row: _interval(row, "over_shuffled"),
+}
+HEADLINES: dict[str, Words] = {
+    "categorical": lambda row: signed(row.categorical_change),
+    "p categorical": lambda row: p_value(row.p_categorical),
+    "gradient": lambda row: signed(row.gradient_change),
+    "p gradient": lambda row: p_value(row.p_gradient),
+}
+DAMAGE: dict[str, Words] = {
+    "KL": lambda row: number(row.kl),
+    "perplexity ratio": lambda row: number(row.perplexity_ratio),
+    "top agreement": lambda row: number(row.top_agreement),
+    "norm share": lambda row: number(row.norm_share),
+    "distinct-2": lambda row: number(row.distinct_2),
+    "repetition": lambda row: number(row.repetition),
+}
+ENDS: dict[str, Words] = {
+    "front": lambda row: "yes" if row.front else MISSING,
+    "error": lambda row: "not finite" if row.error else MISSING,
+}
+EVERYTHING = {**EFFECTS, **HEADLINES, **DAMAGE, **ENDS}
+MEANINGS = (
+    ("gain", "change of the gap between virtuous and vicious scenarios, in nats, with its interval over texts"),
+    ("over random", "gap above the mean of random directions that have, at every token, the operated arm's norm"),
+    ("p random", "of the arm's best strength among theirs, the number of strengths allowed for"),
+    ("over shuffled", "gap above the operation on shuffled labels at the same strength"),
+    (
+        "categorical, gradient",
+        "change of the audited headline behind the edit; p as for the gain, where measured",
+    ),
+    ("KL, perplexity ratio, top agreement, norm share", "on neutral text, against the unsteered model"),
+    ("distinct-2, repetition", "of greedy continuations"),
+    ("front", "no other row, nor the unsteered model, has more gain and less KL"),
 )
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """The page: sentences first, then the figure, the tables, and what shaped it."""
+    about, base = sweep.provenance, sweep.unsteered
+    behind = "; ".join(
+        f"{', '.join(map(str, to)) or 'none'} for edits after {layer}" for layer, to in about["downstream"].items()
+    )
+    alike = f"{number(base.gap)} [{number(base.gap_low)}, {number(base.gap_high)}] nats"
+    notes = (
+        f"Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
+        f"({len(sweep.rows)}). Of the random directions the best and the worst are shown."
+    )
+    drawn = figure(
+        pareto_figure(sweep),
+        prefix="sweep",
+        label="Three effects against damage on neutral text, one point per arm and strength",
+        caption="Three effects against KL on neutral text; the line joins the rows that no other row dominates.",
+    )
+    shown = data_table(table(_without_middle(sweep.rows), KEYS, EVERYTHING), "", tall=True)
+    every = table(sweep.rows, {"operation": lambda row: row.operation, **KEYS}, EVERYTHING)
+    sections = [
+        Section(
+            "Does an operation do more than a random direction?",
+            joined([bullets(verdicts(sweep.rows)), paragraph(f"Unsteered gap of the acceptability margin: {alike}.")]),
+            short="Verdicts",
+        ),
+        Section("Effect against damage", drawn),
+        Section(
+            "Arms and strengths",
+            joined([shown, paragraph(notes, "under"), folded_table(every, "All rows", "Every arm at every strength")]),
+        ),
+        Section("How to read it", pairs(MEANINGS, "meanings")),
+        Section("What shaped it", tree(about), short="Provenance"),
+    ]
+    facts = [
+        ("scenarios", f"{about['n']} held out of {about['source']}"),
+        ("units of α", about["units"]),
+        ("steered tokens", about["positions"]),
+        ("audited headlines after block", behind),
+    ]
+    return render_page(about["model"]["name"], sections, kicker="Steering sweep", facts=facts)
+
+
+def sweep_summary(sweep: Sweep) -> str:
+    """The sentences and a table of the operated arms, for the terminal."""
+    lines = [line for sentence in verdicts(sweep.rows) for line in wrapped("- ", sentence)]
+    operated = [row for row in sweep.rows if row.arm == "operated"]
+    made = table(operated, {"operation": lambda row: row.operation, **PLACE}, {**EFFECTS, "KL": DAMAGE["KL"], **ENDS})
+    return "\n".join([*lines, "", text_table([made.header, *made.rows])])
 
 
 def pareto_figure(sweep: Sweep) -> Figure:
     """Three effects against KL on neutral text; the front of gain and KL as a line, each operated point with its α."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for axes, (effect, label) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    drawn = blank_figure(13, 4.2)
+    for axes, (effect, label) in zip(grid_of(drawn, len(PANELS), len(PANELS)), PANELS, strict=True):
         for arm, colour in COLOURS.items():
             rows = [row for row in sweep.rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
             x, y = [row.kl for row in rows], [getattr(row, effect) for row in rows]
@@ -45,7 +143,7 @@ def pareto_figure(sweep: Sweep) -> Figure:
             if effect == "gain" and arm == "operated":
                 axes.errorbar(x, y, yerr=gain_error(rows), fmt="none", ecolor=colour, linewidth=0.8)
             for row, *place in zip(rows, x, y, strict=True) if arm == "operated" else ():
-                axes.annotate(f"L{row.layer} α {row.alpha:g}", place, fontsize=6, color=INK)
+                axes.annotate(plain(f"L{row.layer} α {row.alpha:g}"), place, fontsize=6, color=INK)
         if effect == "gain":
             front = sorted((row.kl, row.gain) for row in sweep.rows if row.front)
             axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")
@@ -54,54 +152,14 @@ def pareto_figure(sweep: Sweep) -> Figure:
         axes.set_xlim(left=0)
         axes.set_xlabel("KL(unsteered ‖ steered) on neutral text, nats per token")
         axes.set_ylabel(label)
-    figure.axes[0].legend(fontsize=7, frameon=False)
-    return figure
-
-
-def png(sweep: Sweep) -> bytes:
-    """The figure as a PNG file."""
-    file = io.BytesIO()
-    pareto_figure(sweep).savefig(file, format="png", dpi=150)
-    return file.getvalue()
+    drawn.axes[0].legend(fontsize=7, frameon=False)
+    return drawn
 
 
 def gain_error(rows: Sequence[SweepRow]) -> list[list[float]]:
     """How far the intervals of the gains reach below and above, of rows that have one."""
     known = [interval for row in rows if (interval := row.interval("gain")) is not None]
     return [[value - low for value, low, _ in known], [high - value for value, _, high in known]]
-
-
-def page(sweep: Sweep) -> str:
-    """Verdicts first, then the figure, the table, and what shaped it."""
-    about, base = sweep.provenance, sweep.unsteered
-    lines = [
-        f"# Steering sweep: {about['model']['name']}",
-        "",
-        f"{about['n']} held-out scenarios of {about['source']}. Unsteered: gap of the acceptability margin "
-        f"{base.gap:.3f} [{base.gap_low:.3f}, {base.gap_high:.3f}] nats.",
-        "",
-        *verdicts(sweep.rows),
-        "",
-        "![effect against damage](sweep.png)",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(_shown(row, name) for name in COLUMNS) + " |" for row in _tabled(sweep.rows)),
-        "",
-        f"Units of α: {about['units']}; steered tokens: {about['positions']}. Audited measures after block: "
-        + "; ".join(f"{to or 'none'} for edits after {layer}" for layer, to in about["downstream"].items())
-        + f". Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
-        f"({len(sweep.rows)}).",
-        "",
-        "gain: change of the gap between virtuous and vicious scenarios. over_random: the same against random "
-        "directions that have, at every token, the operated arm's norm; p_random: of the arm's best strength among "
-        "theirs, the number of strengths allowed for. over_shuffled: against the operation on shuffled labels at the "
-        "same strength. Of the random directions the best and the worst are shown. "
-        "front: no other row, nor the unsteered model, has more gain and less KL. kl, perplexity_ratio, "
-        "top_agreement, norm_share: neutral text. distinct_2, repetition: greedy continuations.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def verdicts(rows: Iterable[SweepRow], alpha: float = 0.05) -> list[str]:
@@ -112,30 +170,30 @@ def verdicts(rows: Iterable[SweepRow], alpha: float = 0.05) -> list[str]:
     for row in rows:
         if row.arm == "operated":
             found.setdefault((row.operation, row.layer, row.form), []).append(row)
-    return [_verdict(f"- {op}, layer {layer}, form {form}: ", own, alpha) for (op, layer, form), own in found.items()]
+    return [_verdict(f"{op}, layer {layer}, form {form}: ", own, alpha) for (op, layer, form), own in found.items()]
 
 
 def _verdict(what: str, own: list[SweepRow], alpha: float) -> str:
     compared = [(row, over) for row in own if (over := row.interval("over_random")) is not None]
     below = sum(high < 0 for _, (_, _, high) in compared)
     beats = [(row, value) for row, (value, low, _) in compared if low > 0]
-    where = ", ".join(f"{row.alpha:g} (+{value:.3f} nats, KL {_number(row.kl)})" for row, value in beats)
+    at = ", ".join(f"{row.alpha:g} (+{value:.3f} nats, KL {_short(row.kl)})" for row, value in beats)
     p = next((row.p_random for row, _ in compared if row.p_random is not None), None)
     if not compared:
         what += "not comparable with random directions (none was measured)"
     elif not beats:
         what += f"beats random directions of its norm at none of the {len(compared)} strengths"
     elif p is None or p > alpha:
-        what += f"is above the mean of random directions of its norm at α = {where}, but "
-        what += "their spread is not known" if p is None else f"as many of them gain as much that p = {_number(p)}"
+        what += f"is above the mean of random directions of its norm at α = {at}, but "
+        what += "their spread is not known" if p is None else f"as many of them gain as much that p = {_short(p)}"
     else:
-        what += f"beats random directions of its norm (p = {_number(p)}) at α = {where}"
+        what += f"beats random directions of its norm (p = {_short(p)}) at α = {at}"
     what += f"; is below their mean at {below}" if below else ""
     failed = sum(row.error is not None for row in own)
-    return what + (f"; {failed} strengths gave values that are not finite" if failed else "") + "."
+    return what + (f"; values were not finite at {failed} of {len(own)} strengths" if failed else "") + "."
 
 
-def _tabled(rows: list[SweepRow]) -> list[SweepRow]:
+def _without_middle(rows: Sequence[SweepRow]) -> list[SweepRow]:
     """All but the random directions in the middle of their place."""
     gains: dict[tuple[str, str, float], list[float]] = {}
     for row in rows:
@@ -150,16 +208,13 @@ def _tabled(rows: list[SweepRow]) -> list[SweepRow]:
     return [row for row in rows if shown(row)]
 
 
-def _shown(row: SweepRow, name: str) -> str:
-    value = getattr(row, name)
-    if name in ("gain", "over_random", "over_shuffled") and (interval := row.interval(name)) is not None:
-        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
-    if name == "arm" and row.seed is not None:
-        return f"{value} {row.seed}"
-    if name == "alpha":
-        return f"{value:g}"
-    return ("yes" if value else "") if isinstance(value, bool) else value if isinstance(value, str) else _number(value)
+def _interval(row: SweepRow, name: str) -> str:
+    interval = row.interval(name)
+    if interval is None:
+        return MISSING
+    value, low, high = map(signed, interval)
+    return f"{value} [{low}, {high}]"
 
 
-def _number(value: float | int | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"

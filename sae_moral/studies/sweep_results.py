@@ -138,7 +138,7 @@ class Sweep:
     unsteered: Unsteered
     provenance: SweepProvenance
 
-    FILES: ClassVar[tuple[str, ...]] = ("sweep.json", "sweep.md", "sweep.png")
+    FILES: ClassVar[tuple[str, ...]] = ("sweep.json", "sweep.html")
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -148,15 +148,21 @@ class Sweep:
         columns = [field.name for field in dataclasses.fields(SweepRow)]
         return pd.DataFrame([dataclasses.asdict(row) for row in self.rows], columns=columns)
 
+    def summary(self) -> str:
+        """Where operations beat random directions, and a table of the operated arms, for the terminal."""
+        from sae_moral.studies.sweep_page import sweep_summary
+
+        return sweep_summary(self)
+
     def save(self, folder: str | Path) -> Path:
-        """Write sweep.json, sweep.png and sweep.md together; returns the page's path."""
-        from sae_moral.studies.sweep_page import page, png
+        """Write sweep.json and sweep.html together; returns the page's path."""
+        from sae_moral.studies.sweep_page import sweep_page
 
         content = {"provenance": self.provenance, "unsteered": self.unsteered, "results": self.rows}
-        written = (record("sweep", SCHEMA_VERSION, content), page(self), png(self))
+        written = (record("sweep", SCHEMA_VERSION, content), sweep_page(self))
         with locked(folder, wait=True):
             write_together(folder, dict(zip(self.FILES, written, strict=True)))
-        return Path(folder) / "sweep.md"
+        return Path(folder) / "sweep.html"
 
     @classmethod
     def load(cls, path: str | Path) -> Sweep:

@@ -51,6 +51,8 @@ from sae_moral.surgery.operation import digests
 
 METHOD = "sweep/2"
 """Part of every cell's key: raise its number when what is measured changes."""
+FILES = (*Sweep.FILES, "sweep.md", "cells.jsonl")
+"""What a folder of sweeps holds, those of version 0.1 included."""
 RANDOM = tuple(range(19))
 """Seeds of the random directions: with 19, beating all of them is p = 0.05."""
 FULL_MEASURES = 3
@@ -142,7 +144,7 @@ def sweep(
         "full_measures": full_measures,
     }
     with locked(out, wait=True):
-        claim(out, "sweep", {**provenance, **others}, files=(*Sweep.FILES, "cells.jsonl"), overwrite=overwrite)
+        claim(out, "sweep", {**provenance, **others}, files=FILES, overwrite=overwrite)
     study = Study(out, METHOD)
     measure = Measurement(model, provenance["model"], held_out, settings, any_model)
     dense = _dense(model, provenance["model"], train, sorted(at), study)

@@ -9,6 +9,7 @@ import pytest
 from sae_moral._cli_steering import marked
 from sae_moral.cli import main
 from sae_moral.data import write_parquet
+from sae_moral.studies import Sweep
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
 
@@ -71,5 +72,5 @@ def test_sweep(tiny_folder: Path, operation: str, tmp_path: Path, capsys: pytest
     options = ["--neutral", str(tmp_path / "neutral.txt"), "--random", "1", "--limit", "20", "--out", str(out)]
     options += ["--pairs", "helping/hitting,feeding/robbing"]
     assert main(["sweep", str(tiny_folder), operation, "--data", str(table), "--alphas", "1", *options]) == 0
-    assert (out / "sweep.md").read_text(encoding="utf8") in capsys.readouterr().out
+    assert Sweep.load(out).summary() in capsys.readouterr().out
     assert len(list((out / "cells").iterdir())) == 1 + 1 + 4  # dense directions, unsteered, four arms

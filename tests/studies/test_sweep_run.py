@@ -71,7 +71,6 @@ def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
     assert "operated-1, layer 0, form edit" in page.read_text(encoding="utf8")
     loaded = Sweep.load(page.parent)
     assert (loaded.rows, loaded.unsteered, loaded.provenance) == (found.rows, found.unsteered, found.provenance)
-    assert (page.parent / "sweep.png").stat().st_size > 10_000
     assert len(found.frame) == len(found.rows)
     # With two directions beside it the best an arm can do is to be first of three.
     assert {row.p_random for row in found.rows if row.arm in ("operated", "dense")} <= {1 / 3, 2 / 3, 1.0}
@@ -220,7 +219,7 @@ def test_processes_share_a_folder(tiny: Any, tmp_path: Path, monkeypatch: pytest
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert len(log.read_text().splitlines()) == 1 + len(once.rows)  # nothing was measured twice
-    for name in Sweep.FILES[:2]:
+    for name in Sweep.FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
     assert left_over(tmp_path / "out") == set()
 
