@@ -220,7 +220,7 @@ def side_effects(
         shares.append(norm(steered - plain, dim=-1) / norm(plain, dim=-1))
 
     last = max((one.what.layer for one in chosen), default=0)
-    watch = [(resolve_hooks(model, [last])[last], compare_halves)]
+    watch: list[Any] = [(resolve_hooks(model, [last])[last], compare_halves)]
     with torch.inference_mode(), steer(model, chosen, any_model=any_model) as start, model.hooks(fwd_hooks=watch):
         for first in range(0, len(ids), batch_size):
             rows = ids[first : first + batch_size]

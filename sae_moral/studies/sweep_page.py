@@ -17,7 +17,7 @@ from sae_moral.report.page import (
     render_page,
     tree,
 )
-from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, plain
+from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
 from sae_moral.report.tables import table, text_table
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
 from sae_moral.studies.sweep_results import ARMS, Sweep, SweepRow
@@ -25,8 +25,8 @@ from sae_moral.studies.sweep_results import ARMS, Sweep, SweepRow
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = dict(zip(ARMS, ("#D55E00", "#CC79A7", "#0072B2", "#6b7280", "#E69F00"), strict=True))
-MARKS = dict(zip(ARMS, "os^xD", strict=True))
+COLOURS: dict[str, str] = dict(zip(ARMS, ("#D55E00", "#CC79A7", "#0072B2", "#6b7280", "#E69F00"), strict=True))
+MARKS: dict[str, str] = dict(zip(ARMS, "os^xD", strict=True))
 PANELS = (
     ("gain", "gap of the acceptability margin, change (nats)"),
     ("categorical_change", "categorical (audited, downstream), change"),
@@ -138,12 +138,12 @@ def pareto_figure(sweep: Sweep) -> Figure:
     for axes, (effect, label) in zip(grid_of(drawn, len(PANELS), len(PANELS)), PANELS, strict=True):
         for arm, colour in COLOURS.items():
             rows = [row for row in sweep.rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
-            x, y = [row.kl for row in rows], [getattr(row, effect) for row in rows]
+            x, y = numbers(row.kl for row in rows), numbers(getattr(row, effect) for row in rows)
             axes.scatter(x, y, s=22, color=colour, marker=MARKS[arm], label=f"{arm} ({len(rows)})")
             if effect == "gain" and arm == "operated":
                 axes.errorbar(x, y, yerr=gain_error(rows), fmt="none", ecolor=colour, linewidth=0.8)
-            for row, *place in zip(rows, x, y, strict=True) if arm == "operated" else ():
-                axes.annotate(plain(f"L{row.layer} α {row.alpha:g}"), place, fontsize=6, color=INK)
+            for row, across, up in zip(rows, x, y, strict=True) if arm == "operated" else ():
+                axes.annotate(f"L{row.layer} α {row.alpha:g}", (across, up), fontsize=6, color=INK)
         if effect == "gain":
             front = sorted((row.kl, row.gain) for row in sweep.rows if row.front)
             axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")

@@ -75,7 +75,7 @@ def test_logits_agree(tiny: Any, positions: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_unsteered_is_hugging_face(tiny: Any, tiny_folder: Path, batch_size: int) -> None:
     found = generate(tiny, PROMPTS, max_new_tokens=12, batch_size=batch_size)
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_folder)
     for generation in found:
         ids = torch.tensor([generation.prompt_ids])
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
@@ -87,7 +87,7 @@ def test_unsteered_is_hugging_face(tiny: Any, tiny_folder: Path, batch_size: int
 def tiny_hooked(folder: Path) -> Any:
     """The tiny model's architecture and weights as a HookedTransformer."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+    from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 
     hf: Any = LlamaForCausalLM.from_pretrained(folder)
     config = HookedTransformerConfig(

@@ -231,7 +231,7 @@ def test_values_that_are_not_finite_are_an_error(tiny: Any) -> None:
 def test_an_sae_variant_of_the_model(tiny_folder: Path, tiny: Any) -> None:
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
-    model = SAETransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
+    model: Any = SAETransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
     hooks = [Steering(operated(random_sae()), 1.0)]
     with torch.inference_mode():
         found = model.run_with_hooks(IDS, fwd_hooks=steering_hooks(model, hooks))

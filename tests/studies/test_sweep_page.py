@@ -13,7 +13,7 @@ OLD = Path(__file__).resolve().parents[1] / "data_files" / "v0.1" / "sweep.json"
 
 def test_verdicts() -> None:
     def row(alpha: float, low: float | None, high: float | None, p: float | None = 0.05) -> SweepRow:
-        over = None if low is None else (low + high) / 2  # pyright: ignore[reportOptionalOperand]
+        over = None if low is None or high is None else (low + high) / 2
         ends = {"over_random": over, "over_random_low": low, "over_random_high": high}
         return SweepRow("op", 3, "edit", alpha, "operated", kl=0.5, p_random=p, **ends)
 

@@ -32,7 +32,7 @@ SETTINGS = MeasureSettings(
 )
 
 
-def run(model: Any, out: Path, **options: Any) -> Sweep:
+def run(model: Any, out: Path, **options: Any) -> Any:
     given: dict[str, Any] = {
         "alphas": [2.0],
         "settings": SETTINGS,
