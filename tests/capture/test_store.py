@@ -247,6 +247,35 @@ def test_short_writes_never_leave_a_store_with_other_content(
         assert torch.equal(memory[layer], disk[layer])
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_and_empties_again(tiny: Any, small_disk: Path) -> None:
+    text = scenarios(100).text
+    memory, ballast = capture(tiny, text), small_disk / "ballast"
+    ballast.write_bytes(bytes(50_000))
+    with pytest.raises(OSError, match=r"0\.00 GB free and 0\.00 GB needed"):
+        capture(tiny, text, store=small_disk / "stores")
+    assert not list(small_disk.rglob("*.safetensors")) and not list(small_disk.rglob("store.json"))
+    ballast.unlink()
+    disk = capture(tiny, text, store=small_disk / "stores")
+    for layer in memory.layers:
+        assert torch.equal(memory[layer], disk[layer].clone())
+    del disk
+
+
 def test_writes_that_the_disk_lost_are_noticed(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that says it succeeded and did not: the rows stay zero, as a file with a hole reads."""
     from sae_moral.capture import store
