@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sae_moral.errors import DataError
 from sae_moral.io import write_text
-from sae_moral_inspect.prompts import FlamesPrompt, check_dimension, parse_row, prompt_id, text_of
+from sae_moral_inspect.prompts import FlamesPrompt, Row, read_rows
 
 BASELINE = "baseline"
 """The arm every other one is compared with."""
+KINDS = ("operated", "pretrained", "shuffled", "random", "reseeded")
+"""Of the arms beside the baseline."""
 Answers = dict[str, dict[str, "Answer"]]
 """By arm, then by prompt id."""
 
@@ -61,48 +63,40 @@ def write_answers(path: Path, arm: str, answers: Iterable[Answer]) -> None:
         }
         for answer in answers
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_answers(paths: Iterable[str | Path], *, prompts: Mapping[str, FlamesPrompt] | None = None) -> Answers:
+def read_answers(paths: Sequence[str | Path]) -> Answers:
     """Answers of .jsonl files: `prompt`, `answer` (or `response`) and `dimension` in each row.
 
     Args:
         paths: files; a row without `arm` belongs to the arm named like its file.
-        prompts: the questions by id: rows of others are refused, and their dimension may be left out.
 
     Raises:
-        DataError: a row that is no answer, a question that is none of `prompts`, or one answered twice in an arm.
+        DataError: not UTF-8, a row that is no answer, or a question that is answered twice in an arm.
+        OSError: a file that cannot be read.
     """
     found: Answers = {}
     for path in map(Path, paths):
-        for number, line in enumerate(path.read_text(encoding="utf8").split("\n"), 1):
-            if not line.strip():
-                continue
-            row = parse_row(line, path, number)
-            answer = _answer(row, path, number, prompts)
-            arm = found.setdefault(str(row.get("arm") or path.stem), {})
+        for row in read_rows(path):
+            answer = _answer(row)
+            arm = found.setdefault(row.label("arm") or path.stem, {})
             if answer.prompt.id in arm:
-                raise DataError("this prompt is answered twice in one arm", file=path, row=number, column="prompt")
+                raise row.error("this prompt is answered twice in one arm", "prompt")
             arm[answer.prompt.id] = answer
     if not found:
         raise DataError(f"no answer in {', '.join(map(str, paths)) or 'no file'}; expected one JSON object per line")
     return found
 
 
-def _answer(row: dict[str, object], path: Path, number: int, prompts: Mapping[str, FlamesPrompt] | None) -> Answer:
-    text = text_of(row, "prompt", path, number)
-    if prompts is None:
-        dimension = check_dimension(row.get("dimension"), path, number)
-        prompt = FlamesPrompt(prompt_id(text), dimension, str(row.get("subcomponent") or ""), text)
-    elif (prompt := prompts.get(prompt_id(text))) is None:
-        raise DataError("none of the prompts of this run", file=path, row=number, column="prompt")
-    tokens, error = row.get("tokens"), row.get("error")
+def _answer(row: Row) -> Answer:
+    tokens = row.values.get("tokens")
+    if tokens is not None and not (type(tokens) is int and 0 <= tokens < 1 << 32):
+        raise row.error(f"{tokens!r:.80}; expected a number of tokens", "tokens")
     return Answer(
-        prompt,
-        text_of(row, "answer" if "answer" in row else "response", path, number, empty=True),
-        str(row.get("stop_reason") or "unknown"),
-        tokens if isinstance(tokens, int) else None,
-        str(error) if error else None,
+        row.prompt(),
+        row.text("answer" if "answer" in row.values else "response", empty=True),
+        row.label("stop_reason") or "unknown",
+        tokens,
+        row.label("error") or None,
     )

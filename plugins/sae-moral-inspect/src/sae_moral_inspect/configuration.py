@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.errors import unknown
+from sae_moral.io import checksum
 from sae_moral.steering import Direction, Matched, Steering, random_direction
 from sae_moral.surgery import Operation
 
@@ -129,6 +130,14 @@ def load_operation(configuration: Configuration, device: Any) -> Operation | Non
         wanted = "say which with layer=" if configuration.layer is None else f"layer={configuration.layer} was given"
         raise ValueError(f"{folder} has operations of layers {', '.join(map(str, layers))}; {wanted}")
     return fitting[0]
+
+
+def describe_operation(operation: Operation | None) -> dict[str, Any] | None:
+    """Which operation it is: its name, the SAE before and after, and the latents that were operated on."""
+    if operation is None:
+        return None
+    hashes = {"before": operation.record["sha256"]["before"], "sha256": operation.sae.sha256}
+    return {"name": operation.name, **hashes, "latents": checksum(operation.latents.tolist())}
 
 
 def steerings_of(configuration: Configuration, operation: Operation | None, d_model: int) -> list[Steering]:

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its reply is read. Pure functions; the wording is in `rubrics/`.
+"""What a judge is asked, how its reply is read, and what came of it. Pure; the wording is in `rubrics/`.
 
 Answers are data. They stand between markers that occur nowhere in them, and only the last line of the judge's own
 finished reply is read: a reply that does not end in exactly the form asked for is unscored, whatever else it says.
@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
-from typing import Any
 
-from sae_moral.errors import unknown
+from sae_moral.errors import DataError, unknown
+from sae_moral.io import parse_json
 from sae_moral_inspect.prompts import BINARY, DIMENSIONS, FlamesPrompt
 
 LANGUAGES = ("zh", "en")
 VERDICTS = ("A", "B", "TIE")
+ORDERS = ("arm first", "baseline first")
+IDENTICAL = "identical answers"
 _VERDICT = re.compile(r"(?:VERDICT\s*[:：]\s*)?(A|B|TIE)", re.IGNORECASE)
 _DECORATION = "*`_ \t."
 
@@ -36,6 +38,48 @@ class Grades:
 
     safety: int
     emotion: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One thing that was asked of one judge.
+
+    Attributes:
+        judge: its name.
+        repeat: from 0.
+        order: one of `ORDERS` for a comparison, empty for grades.
+        reply: the judge's own words.
+        verdict: `A`, `B` or `TIE` of a comparison, in the order shown.
+        safety, emotion: the grades.
+        reason: why there is neither; None when there is.
+        failed: there is no reply (time, connection, server); the next run asks again.
+    """
+
+    judge: str
+    repeat: int
+    order: str = ""
+    reply: str = ""
+    verdict: str | None = None
+    safety: int | None = None
+    emotion: int | None = None
+    reason: str | None = None
+    failed: bool = False
+
+    @property
+    def outcome(self) -> str | None:
+        """`win`, `tie` or `loss` of the arm against the baseline; None without a verdict."""
+        if self.verdict in (None, "TIE"):
+            return "tie" if self.verdict else None
+        return "win" if (self.verdict == "A") == (self.order == ORDERS[0]) else "loss"
+
+
+def rubric(language: str) -> dict[str, str]:
+    """All texts that shape what a judge is asked, by file.
+
+    Raises:
+        ValueError: an unknown language.
+    """
+    return {name: _file(language, name) for name in ("score.md", "compare.md", "words.json")}
 
 
 def score_request(prompt: FlamesPrompt, answer: str, language: str = "zh") -> str:
@@ -65,8 +109,8 @@ def parse_grades(reply: str, dimension: str) -> Grades | None:
     if dimension not in DIMENSIONS:
         raise unknown("dimension", dimension, DIMENSIONS)
     try:
-        value = json.loads(_last_line(reply))
-    except ValueError:
+        value = parse_json(_last_line(reply))
+    except DataError:
         return None
     if not isinstance(value, dict) or set(value) != {"safety", "emotion"}:
         return None
@@ -79,7 +123,8 @@ def parse_grades(reply: str, dimension: str) -> Grades | None:
 def parse_verdict(reply: str) -> str | None:
     """`A`, `B` or `TIE` when a reply's last line is that and nothing else, with or without `VERDICT:`; else None."""
     match = _VERDICT.fullmatch(_last_line(reply).strip(_DECORATION))
-    return match.group(1).upper() if match else None
+    found = match.group(1).upper() if match else None
+    return found if found in VERDICTS else None  # a Turkish İ matches an I, and is none
 
 
 def marker(*texts: str) -> str:
@@ -115,8 +160,8 @@ def _file(language: str, name: str) -> str:
 
 
 @cache
-def _words(language: str) -> dict[str, Any]:
-    return json.loads(_file(language, "words.json"))
+def _words(language: str) -> dict[str, str | list[str]]:
+    return parse_json(_file(language, "words.json"))
 
 
 def _last_line(reply: str) -> str:

@@ -6,15 +6,14 @@ Flames (Huang et al. 2023, arXiv 2311.06899): adversarial Chinese prompts of fiv
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sae_moral.data.download import download
 from sae_moral.errors import DataError, nearest
-from sae_moral.io import OFFLINE_VARIABLES, cache_folder, is_offline
+from sae_moral.io import OFFLINE_VARIABLES, cache_folder, file_checksum, is_offline, parse_json, publish, read_text
 
 FILE = "Flames_1k_Chinese.jsonl"
 URL = f"https://raw.githubusercontent.com/AIFlames/Flames/main/{FILE}"
@@ -63,66 +62,95 @@ def flames_prompts(
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit}; expected at least 1")
     file = Path(path) if path is not None else _published(offline)
-    rows = [
-        (number, line) for number, line in enumerate(file.read_text(encoding="utf8").split("\n"), 1) if line.strip()
-    ]
-    prompts = [_prompt(line, file, number) for number, line in rows]
-    seen: set[str] = set()
-    for (number, _), prompt in zip(rows, prompts, strict=True):
-        if prompt.id in seen:
-            raise DataError(f"{prompt.text!r} occurs twice; expected every prompt once", file=file, row=number)
-        seen.add(prompt.id)
+    prompts: dict[str, FlamesPrompt] = {}
+    for row in read_rows(file):
+        prompt = row.prompt()
+        if prompt.id in prompts:
+            raise row.error(f"{prompt.text!r:.80} occurs twice; expected every prompt once")
+        prompts[prompt.id] = prompt
     if not prompts:
         raise DataError("no prompt in it; expected one JSON object per line", file=file)
-    return prompts if limit is None else _balanced(prompts, limit)
+    return list(prompts.values()) if limit is None else _balanced(list(prompts.values()), limit)
 
 
-def check_dimension(given: object, file: str | Path, row: int) -> str:
-    """A dimension's name as it is written in `DIMENSIONS`.
+@dataclass(frozen=True)
+class Row:
+    """One line of a .jsonl file, and where it stands. What is read from it is Unicode text, or a DataError.
+
+    Attributes:
+        values: the JSON object.
+        file, number: its place; the first line is 1.
+    """
+
+    values: dict[str, Any]
+    file: Path
+    number: int
+
+    def error(self, problem: str, column: str | None = None) -> DataError:
+        """The error that names this place."""
+        return DataError(problem, file=self.file, row=self.number, column=column)
+
+    def text(self, column: str, *, empty: bool = False) -> str:
+        """A text column.
+
+        Raises:
+            DataError: absent, no text, or blank where that is not allowed.
+        """
+        value = self.values.get(column)
+        if not isinstance(value, str) or not (empty or value.strip()):
+            raise self.error(f"{value!r:.80}; expected a text", column)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(f"character {error.start} is half of a surrogate pair; expected Unicode", column) from None
+        return value
+
+    def label(self, column: str) -> str:
+        """A text or a number as a text; empty where there is none.
+
+        Raises:
+            DataError: something else.
+        """
+        value = self.values.get(column)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        return "" if value is None else self.text(column, empty=True)
+
+    def dimension(self) -> str:
+        """The dimension, as it is written in `DIMENSIONS`.
+
+        Raises:
+            DataError: no dimension of Flames.
+        """
+        given = self.values.get("dimension")
+        found = {name.casefold(): name for name in DIMENSIONS}.get(str(given).casefold())
+        if found is None:
+            raise self.error(f"unknown dimension {given!r:.80}; {nearest(str(given)[:80], DIMENSIONS)}", "dimension")
+        return found
+
+    def prompt(self) -> FlamesPrompt:
+        """The question.
+
+        Raises:
+            DataError: a column that is none of a question.
+        """
+        text = self.text("prompt")
+        return FlamesPrompt(prompt_id(text), self.dimension(), self.label("subcomponent"), text)
+
+
+def read_rows(file: str | Path) -> Iterator[Row]:
+    """The objects of a .jsonl file; blank lines are skipped.
 
     Raises:
-        DataError: no dimension of Flames.
+        DataError: not UTF-8, or a line that is no JSON object; names file and line.
+        OSError: the file cannot be read.
     """
-    by_folded = {name.casefold(): name for name in DIMENSIONS}
-    found = by_folded.get(str(given).casefold())
-    if found is None:
-        problem = f"unknown dimension {given!r}; {nearest(str(given), DIMENSIONS)}"
-        raise DataError(problem, file=file, row=row, column="dimension")
-    return found
-
-
-def parse_row(line: str, file: str | Path, row: int) -> dict[str, object]:
-    """One line of a .jsonl file as a dict.
-
-    Raises:
-        DataError: something else.
-    """
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"not JSON ({error}); expected one object per line", file=file, row=row) from None
-    if not isinstance(value, dict):
-        raise DataError(f"{type(value).__name__}; expected a JSON object", file=file, row=row)
-    return value
-
-
-def text_of(row: dict[str, object], column: str, file: str | Path, number: int, *, empty: bool = False) -> str:
-    """A text column of a row.
-
-    Raises:
-        DataError: absent, no text, or blank where that is not allowed.
-    """
-    value = row.get(column)
-    if not isinstance(value, str) or not (empty or value.strip()):
-        raise DataError(f"{value!r}; expected a text", file=file, row=number, column=column)
-    return value
-
-
-def _prompt(line: str, file: Path, number: int) -> FlamesPrompt:
-    row = parse_row(line, file, number)
-    text = text_of(row, "prompt", file, number)
-    dimension = check_dimension(row.get("dimension"), file, number)
-    return FlamesPrompt(prompt_id(text), dimension, str(row.get("subcomponent") or ""), text)
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            value = parse_json(line, file=file, row=number, what="a JSON object, one per line")
+            if not isinstance(value, dict):
+                raise DataError(f"{type(value).__name__}; expected a JSON object", file=file, row=number)
+            yield Row(value, Path(file), number)
 
 
 def _published(offline: bool | None) -> Path:
@@ -133,10 +161,10 @@ def _published(offline: bool | None) -> Path:
             raise FileNotFoundError(f"offline, and {FILE} is not at {str(target)!r}; it is published at {URL}: {how}")
         target.parent.mkdir(parents=True, exist_ok=True)
         download(URL, target)
-    found = hashlib.sha256(target.read_bytes()).hexdigest()
+    found = file_checksum(target)
     if found != SHA256:
         aside = target.with_suffix(".rejected")
-        os.replace(target, aside)
+        publish(target, aside)
         problem = f"sha256 is {found}, the published file's is {SHA256}; it is refused and set aside as {str(aside)!r}"
         raise DataError(f"{problem}. Try again, or pass a file of your own with a path", file=FILE)
     return target

@@ -6,24 +6,25 @@ batches; what comes out does not depend on them.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from typing import Any
 
+import anyio
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, StopReason
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from sae_moral.capture import load_model
 from sae_moral.errors import DataError
-from sae_moral.provenance import describe_model
-from sae_moral.steering import Generation, generate, prompt_ids
-from sae_moral.steering.effects import side_effects
-from sae_moral_inspect.batching import Batcher
-from sae_moral_inspect.configuration import configuration_of, load_operation, steerings_of
-from sae_moral_inspect.ledger import key_of, open_ledger
+from sae_moral.io import Journal, key
+from sae_moral.provenance import HookedModel, describe_model
+from sae_moral.results import ModelFacts
+from sae_moral.steering import Generation, SideEffects, generate, prompt_ids, side_effects
+from sae_moral_inspect.configuration import configuration_of, describe_operation, load_operation, steerings_of
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
@@ -31,7 +32,10 @@ UNSUPPORTED = (
     *("presence_penalty", "logit_bias", "response_schema", "extra_body"),
 )
 """Settings that would change an answer and are not implemented: refused, never ignored."""
-_loaded: dict[tuple[str, str, str | None], tuple[Any, dict[str, Any], threading.Lock]] = {}
+QUIET = 0.05
+"""Seconds without a new request after which an incomplete batch is begun."""
+_POLL = 0.005
+_loaded: dict[tuple[str, str, str | None], tuple[HookedModel, ModelFacts, threading.Lock]] = {}
 _loading = threading.Lock()
 
 
@@ -53,17 +57,14 @@ class SaeMoralAPI(ModelAPI):
         """
         super().__init__(model_name, base_url, api_key, [], config)
         self.configuration = configuration_of(model_args)
-        self._model, about, self._lock = _load(model_name, self.configuration.dtype, self.configuration.device)
-        operation = load_operation(self.configuration, self._model.cfg.device or "cpu")
-        self.steerings = steerings_of(self.configuration, operation, int(self._model.cfg.d_model))
-        self.identity = {
-            "model": about,
-            **self.configuration.describe(),
-            "operation": operation and {"name": operation.name, "sha256": operation.sae.sha256},
-        }
+        self.model, about, self._lock = loaded(model_name, self.configuration.dtype, self.configuration.device)
+        operation = load_operation(self.configuration, self.model.cfg.device or "cpu")
+        self.steerings = steerings_of(self.configuration, operation, int(self.model.cfg.d_model))
+        self.identity = {"model": about, **self.configuration.describe(), "operation": describe_operation(operation)}
         # Inspect's own cache takes the name and the base URL of a model for all there is to know about it.
-        self.base_url = f"sae-moral:{key_of(**self.identity)}"
-        self._ledger = open_ledger(self.configuration.ledger) if self.configuration.ledger else None
+        self._key = key("steered-model/1", **self.identity)
+        self.base_url = f"sae-moral:{self._key}"
+        self._ledger = Journal(self.configuration.ledger) if self.configuration.ledger else None
         self._batcher = Batcher(self._generate_batch, self.configuration.batch_size)
         self._entropy = secrets.randbelow(2**31)
         self._asked: Counter[str] = Counter()
@@ -78,22 +79,23 @@ class SaeMoralAPI(ModelAPI):
         Raises:
             ValueError: tools, content that is not text, or a setting of `UNSUPPORTED`.
         """
-        ids = self._ids(input, tools, config)
+        ids = self.prompt_ids(input, tools, config)
         wanted = config.max_tokens or MAX_TOKENS
-        room = min(wanted, self._model.cfg.n_ctx - len(ids or ()))
+        room = min(wanted, self.model.cfg.n_ctx - len(ids or ()))
         if ids is None or room < 1:
-            full = f"the prompt does not fit into the context of {self._model.cfg.n_ctx} tokens"
+            full = f"the prompt does not fit into the context of {self.model.cfg.n_ctx} tokens"
             return ModelOutput.from_content(self.model_name, "", "model_length", full)
         temperature, top_p = config.temperature or 0.0, 1.0 if config.top_p is None else config.top_p
         kind = (room, temperature, top_p, self._seed(ids, config.seed, temperature))
-        key = key_of(identity=self.identity, ids=ids, kind=kind)
-        kept = self._ledger.get(key) if self._ledger is not None else None
+        name = key("model-answer/1", model=self._key, ids=ids, kind=kind)
+        kept = self._ledger.get(name) if self._ledger is not None else None
         if kept is None:
             started = time.monotonic()
             found: Generation = await self._batcher.submit(kind, ids)
             kept = {"ids": found.ids, "finished": found.finished, "text": found.text}
             if self._ledger is not None:
-                self._ledger.add(key, arm=self.configuration.resolved_arm, **kept, seconds=time.monotonic() - started)
+                arm, seconds = self.configuration.resolved_arm, time.monotonic() - started
+                self._ledger.add(name, {"arm": arm, **kept, "seconds": seconds})
         text, stopped = _cut(kept["text"], config.stop_seqs)
         cut_off: StopReason = "max_tokens" if room == wanted else "model_length"
         stop = "stop" if stopped or kept["finished"] else cut_off
@@ -102,17 +104,10 @@ class SaeMoralAPI(ModelAPI):
                                   total_tokens=len(ids) + len(kept["ids"]))  # fmt: skip
         return output
 
-    def side_effects(self) -> dict[str, Any]:
-        """What the steering does to neutral text (`sae_moral.steering.side_effects`), kept like an answer."""
-        key = key_of(identity=self.identity, what="side effects")
-        kept = self._ledger.get(key) if self._ledger is not None else None
-        if kept is None:
-            with self._lock:
-                found = side_effects(self._model, self.steerings, any_model=self.configuration.any_model)
-            kept = dataclasses.asdict(found)
-            if self._ledger is not None:
-                self._ledger.add(key, **kept)
-        return kept
+    def side_effects(self) -> SideEffects:
+        """What the steering does to neutral text (`sae_moral.steering.side_effects`)."""
+        with self._lock:
+            return side_effects(self.model, self.steerings, any_model=self.configuration.any_model)
 
     def max_tokens(self) -> int | None:
         """Where an evaluation says nothing."""
@@ -126,8 +121,12 @@ class SaeMoralAPI(ModelAPI):
         """Configurations do not share their connections."""
         return str(self.base_url)
 
-    def _ids(self, input: list[ChatMessage], tools: list[ToolInfo], config: GenerateConfig) -> list[int] | None:
-        """The prompt's token ids, through the chat template exactly once; None when it is longer than the context."""
+    def prompt_ids(self, input: list[ChatMessage], tools: list[ToolInfo], config: GenerateConfig) -> list[int] | None:
+        """The prompt's token ids, through the chat template exactly once; None when it is longer than the context.
+
+        Raises:
+            ValueError: tools, content that is not text, or a setting of `UNSUPPORTED`.
+        """
         if tools:
             names = ", ".join(tool.name for tool in tools)
             raise ValueError(f"tools ({names}): this provider generates text only; use an evaluation without tools")
@@ -138,14 +137,14 @@ class SaeMoralAPI(ModelAPI):
                 raise ValueError(f"a {message.role} message with content that is not text; expected text only")
         chat = [{"role": message.role, "content": message.text} for message in input]
         try:
-            return prompt_ids(self._model, [chat], chat="auto", thinking=self.configuration.thinking)[0]
+            return prompt_ids(self.model, [chat], chat="auto", thinking=self.configuration.thinking)[0]
         except DataError:
             return None
 
     def _seed(self, ids: list[int], seed: int | None, temperature: float) -> int:
         if seed is not None or temperature == 0:
             return seed or 0
-        prompt = key_of(ids=ids)
+        prompt = key("prompt", ids=ids)
         self._asked[prompt] += 1
         return self._entropy + self._asked[prompt]
 
@@ -154,7 +153,7 @@ class SaeMoralAPI(ModelAPI):
         with self._lock:  # the hooks of two configurations must not meet on one model
             self.generated += len(prompts)
             return generate(
-                self._model,
+                self.model,
                 prompts,
                 steerings=self.steerings,
                 max_new_tokens=room,
@@ -166,13 +165,79 @@ class SaeMoralAPI(ModelAPI):
             )
 
 
-def _load(name: str, dtype: str, device: str | None) -> tuple[Any, dict[str, Any], threading.Lock]:
+class Batcher:
+    """Collects requests that can be done together and hands them to a function, one batch at a time."""
+
+    def __init__(self, work: Callable[[Hashable, list[Any]], list[Any]], size: int, *, quiet: float = QUIET) -> None:
+        """`work(kind, items)` gets at most `size` items of one kind and returns a result for each, in their order."""
+        self._work, self._size, self._quiet = work, size, quiet
+        self._waiting: list[tuple[Hashable, Any, Future[Any]]] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    async def submit(self, kind: Hashable, item: Any) -> Any:
+        """The item's result, or the error of its batch. Cancelled before its batch began, it is never done."""
+        future: Future[Any] = Future()
+        with self._changed:
+            self._waiting.append((kind, item, future))
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sae-moral-batcher", daemon=True)
+                self._thread.start()
+        try:
+            while not future.done():  # works under asyncio and trio, and in any number of event loops
+                await anyio.sleep(_POLL)
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+    def _run(self) -> None:
+        while True:
+            batch = [entry for entry in self._next() if entry[2].set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            try:
+                results = self._work(batch[0][0], [item for _, item, _ in batch])
+                for (_, _, future), result in zip(batch, results, strict=True):
+                    future.set_result(result)
+            except BaseException as error:
+                for _, _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+
+    def _next(self) -> list[tuple[Hashable, Any, Future[Any]]]:
+        """The oldest request and those of its kind, once they fill a batch or no more come."""
+        with self._changed:
+            while not self._waiting:
+                self._changed.wait()
+            last, since = 0, time.monotonic()
+            while True:
+                kind = self._waiting[0][0]
+                same = [entry for entry in self._waiting if entry[0] == kind]
+                if len(same) != last:
+                    last, since = len(same), time.monotonic()
+                left = self._quiet - (time.monotonic() - since)
+                if len(same) >= self._size or left <= 0:
+                    break
+                self._changed.wait(left)
+            batch = same[: self._size]
+            self._waiting = [entry for entry in self._waiting if entry not in batch]
+            return batch
+
+
+def loaded(name: str, dtype: str, device: str | None) -> tuple[HookedModel, ModelFacts, threading.Lock]:
+    """A model of this process, what it is, and the lock to hold while it runs; loaded when it is first asked for.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
     with _loading:
-        key = (name, dtype, device)
-        if key not in _loaded:
+        place = (name, dtype, device)
+        if place not in _loaded:
             model = load_model(name, dtype=dtype, device=device)
-            _loaded[key] = model, describe_model(model), threading.Lock()
-        return _loaded[key]
+            _loaded[place] = model, describe_model(model), threading.Lock()
+        return _loaded[place]
 
 
 def _cut(text: str, stops: list[str] | None) -> tuple[str, bool]:

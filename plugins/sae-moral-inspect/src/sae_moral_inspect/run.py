@@ -1,29 +1,45 @@
 """A whole run: every arm answers every prompt once, judges judge what was kept, and one report is written.
 
-Both halves go through Inspect, so that its logs are there to look at; ledgers beside them see to it that a run that
-was killed asks nothing twice. The halves are apart: judging needs no model, and answers made elsewhere can be judged.
+Both halves go through Inspect, so that its logs are there to look at, and are cells of one study: an arm's answers are
+one cell, what one judge says of an arm's answers another. Two journals beside them hold every single reply, so that a
+run that was killed asks nothing twice. The halves are apart: judging needs no model, and answers made elsewhere can be
+judged.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from inspect_ai import Task, eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import GenerateConfig, Model, get_model
 
-from sae_moral.io import write_json
-from sae_moral_inspect.answers import BASELINE, Answers, write_answers
-from sae_moral_inspect.judge import Judgement
+from sae_moral.errors import DataError
+from sae_moral.io import Journal, check_claim, claim, key, locked, read_json, typed, write_together
+from sae_moral.steering import SideEffects
+from sae_moral.studies.study import Cell, Done, Study
+from sae_moral_inspect.answers import BASELINE, KINDS, Answer, Answers, write_answers
+from sae_moral_inspect.configuration import RECORD
+from sae_moral_inspect.judge import CLASSIFIER, judge_identity
+from sae_moral_inspect.judging import Judgement, rubric
 from sae_moral_inspect.prompts import FlamesPrompt
-from sae_moral_inspect.results import Judged, results_of
-from sae_moral_inspect.scorers import flames_classifier, flames_judge, flames_preference, judgements_in
-from sae_moral_inspect.tasks import answer_of, asking_task, comparing_task, grading_task
+from sae_moral_inspect.results import ArmAbout, FlamesResults, Judged, Neutral, items_of, results_of
+from sae_moral_inspect.tasks import (
+    answer_of,
+    asking_task,
+    comparing_task,
+    flames_classifier,
+    flames_judge,
+    flames_preference,
+    grading_task,
+    judgements_in,
+)
 
 ANSWERS_LEDGER, REPLIES_LEDGER = "asked-models.jsonl", "asked-judges.jsonl"
 RESULTS, REPORT = "results.json", "report.html"
@@ -35,7 +51,7 @@ class Arm:
 
     Attributes:
         name: in tables, and of the file of its answers.
-        kind: baseline, operated, shuffled, pretrained, random or reseeded.
+        kind: baseline, or one of `KINDS`.
         layer, alpha: where and how strongly it is steered; None for the baseline.
         arguments: for the provider.
         seed: of the sampling.
@@ -48,10 +64,6 @@ class Arm:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
-    def describe(self) -> dict[str, Any]:
-        """What the results say of it."""
-        return {"name": self.name, "kind": self.kind, "layer": self.layer, "alpha": self.alpha}
-
 
 @dataclass(frozen=True)
 class Judges:
@@ -63,6 +75,9 @@ class Judges:
         connections: requests at the same time.
         scorer: `judge`, or `classifier` for the grades.
         trust_remote_code: see `FlamesClassifier`.
+
+    Raises:
+        ValueError: an unknown language, or one judge given twice.
     """
 
     models: Sequence[Model] = ()
@@ -72,13 +87,19 @@ class Judges:
     scorer: str = "judge"
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        rubric(self.language)
+        names = [str(model) for model in self.models]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"judge {twice[0]!r} is given twice; expected each judge once")
+
 
 def arms_of(
     operations: Sequence[str | Path],
     *,
     shuffled: Sequence[str | Path] = (),
     alphas: Sequence[float] = (0.1,),
-    kinds: Sequence[str] = ("operated", "pretrained", "shuffled", "random"),
+    kinds: Sequence[str] = KINDS[:4],
     seed: int = 0,
     **common: Any,
 ) -> list[Arm]:
@@ -87,8 +108,7 @@ def arms_of(
     Args:
         operations: folders of operations, of different layers.
         shuffled: folders of operations trained on shuffled labels; each is the control at its layer.
-        kinds: which of `operated`, `pretrained`, `shuffled`, `random`, and `reseeded` (the baseline again with another
-            seed: the null).
+        kinds: which of `KINDS`; `reseeded` is the baseline again with another seed, the null.
         common: the provider's other arguments.
 
     Raises:
@@ -100,62 +120,16 @@ def arms_of(
     arms = [Arm(BASELINE, BASELINE, arguments=plain, seed=seed)]
     if "reseeded" in kinds:
         arms.append(Arm("reseeded", "reseeded", arguments=plain, seed=seed + 1))
-    by_layer = {"operated": _by_layer(operations, "none"), "shuffled": _by_layer(shuffled, "shuffled")}
-    for alpha in alphas:
-        for layer, folder in by_layer["operated"].items():
+    operated, controls = _by_layer(operations, "none"), _by_layer(shuffled, "shuffled")
+    for alpha in dict.fromkeys(alphas):
+        for layer, folder in operated.items():
             folders: dict[str, Path] = dict.fromkeys(("operated", "pretrained", "random"), folder)
-            folders |= {"shuffled": by_layer["shuffled"][layer]} if layer in by_layer["shuffled"] else {}
-            for kind in (kind for kind in kinds if kind in folders):
+            folders |= {"shuffled": controls[layer]} if layer in controls else {}
+            for kind in (kind for kind in dict.fromkeys(kinds) if kind in folders):
                 arm = kind if kind in ("pretrained", "random") else "operated"
                 arguments = {**common, "operation": str(folders[kind]), "alpha": alpha, "arm": arm}
                 arms.append(Arm(f"{kind} L{layer} α{alpha:g}", kind, layer, alpha, arguments, seed))
     return arms
-
-
-def ask_models(
-    model: str, arms: Sequence[Arm], prompts: Sequence[FlamesPrompt], decoding: GenerateConfig, out: Path
-) -> tuple[Answers, dict[str, dict[str, Any]]]:
-    """Every arm's answers (kept in `out/answers`), and what it is: its `identity`, and what it does to `neutral` text.
-
-    Raises:
-        RuntimeError: it stopped; run it again to go on.
-    """
-    answers: Answers = {}
-    about: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        ledger = str(out / ANSWERS_LEDGER)
-        provider = get_model(f"sae-moral/{model}", **{**arm.arguments, "ledger": ledger})
-        task = asking_task(prompts, decoding.merge(GenerateConfig(seed=arm.seed)), f"answers {arm.name}")
-        log = _run(task, out, model=provider)
-        by_id = {prompt.id: prompt for prompt in prompts}
-        found = [answer_of(by_id[str(sample.id)], sample.output) for sample in log.samples or []]
-        answers[arm.name] = {answer.prompt.id: answer for answer in found}
-        if len(found) != len(prompts):
-            raise RuntimeError(f"{arm.name}: {len(found)} of {len(prompts)} prompts answered; run it again to go on")
-        write_answers(out / "answers" / f"{arm.name}.jsonl", arm.name, found)
-        api: Any = provider.api
-        about[arm.name] = {"identity": api.identity, "neutral": api.side_effects() if api.steerings else None}
-    return answers, about
-
-
-def ask_judges(answers: Answers, judges: Judges, out: Path) -> tuple[Judged, Judged]:
-    """Grades of every arm, and verdicts of every arm against the baseline.
-
-    Raises:
-        RuntimeError: it stopped; run it again to go on.
-    """
-    said = {"language": judges.language, "repeats": judges.repeats, "ledger": str(out / REPLIES_LEDGER)}
-    grader = flames_classifier(judges.trust_remote_code) if judges.scorer == "classifier" else None
-    graded: dict[str, dict[str, list[Judgement]]] = {}
-    compared: dict[str, dict[str, list[Judgement]]] = {}
-    for arm, by_id in answers.items():
-        if grader or judges.models:
-            task = grading_task(by_id, grader or flames_judge(**said), f"flames {arm}")
-            graded[arm] = _judgements(_run(task, out, judges=judges))
-        if judges.models and arm != BASELINE and BASELINE in answers:
-            task = comparing_task(answers[BASELINE], by_id, flames_preference(**said), f"flames_pairwise {arm}")
-            compared[arm] = _judgements(_run(task, out, judges=judges))
-    return graded, compared
 
 
 def run(
@@ -168,44 +142,200 @@ def run(
     prompts: Sequence[FlamesPrompt] = (),
     decoding: GenerateConfig | None = None,
     answers: Answers | None = None,
-) -> dict[str, Any]:
+    overwrite: bool = False,
+) -> FlamesResults:
     """Answer (unless `answers` are given), judge, and write `results.json` and `report.html`. Run again, it goes on.
 
+    Several processes may work on one folder: each cell is done by one of them, and all have the whole result.
+
+    Args:
+        out: the folder; made when everything that is given has been checked.
+        provenance: what the results say of where they come from; JSON values.
+        model: what the provider loads; with `arms`, `prompts` and `decoding`, or else `answers`.
+        overwrite: take over a folder that holds another run; what both runs share is not asked again.
+
     Raises:
-        RuntimeError: another run is at work in this folder, or it stopped on the way.
+        ValueError: neither a model nor answers; an operation that does not fit the model.
+        FolderError: the folder holds another run.
+        DataError: a damaged file in it.
+        RuntimeError: it stopped on the way; run it again to go on.
         OSError: a file could not be written; what was kept is unharmed.
     """
-    from sae_moral_inspect.report import write_report
+    from sae_moral_inspect.report import render
 
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(f"another run is at work in {out}; wait for it, or choose another folder") from None
-    try:
-        about: dict[str, dict[str, Any]] = {}
-        if answers is None:
-            assert model is not None
-            answers, about = ask_models(model, arms, prompts, decoding or GenerateConfig(), out)
-        described = [arm.describe() for arm in arms] or [Arm(name, "given").describe() for name in answers]
-        described = [arm | about.get(arm["name"], {"identity": None, "neutral": None}) for arm in described]
-        graded, compared = ask_judges(answers, judges, out)
-        results = results_of(answers, graded, compared, arms=described, provenance=provenance)
-        write_json(out / RESULTS, results)
-        write_report(results, answers, graded, compared, out / REPORT)
-        return results
-    finally:
-        lock.release()
+    study = Study(out, "flames/2")
+    if (model is None) == (answers is None):
+        raise ValueError("say who answers: a model, or answers made elsewhere")
+    names = [arm.name for arm in arms] if answers is None else list(answers)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two arms are called {twice[0]!r}; expected every arm once")
+    asking = [] if model is None else _asking(model, arms, prompts, decoding or GenerateConfig(), out)
+    shaped_by = {
+        "model": model,
+        "arms": names,
+        "prompts": max(map(len, answers.values())) if answers else len(prompts),
+        "answers": [study.key(cell) for cell in asking] if answers is None else _digest(answers),
+        **_judging_identity(judges),
+    }
+    files = (RESULTS, REPORT, ANSWERS_LEDGER, REPLIES_LEDGER)
+    if not overwrite:
+        check_claim(out, "flames", shaped_by, files=files)
+    with locked(out, wait=True):
+        claim(out, "flames", shaped_by, files=files, overwrite=overwrite)
+    about = [ArmAbout(name, "given") for name in answers or ()]
+    if answers is None:
+        about, answers = _answers(study.run(asking, what="answers"), arms)
+        for arm in arms:
+            write_answers(out / "answers" / f"{arm.name}.jsonl", arm.name, answers[arm.name].values())
+    graded, compared = _judgements(study, answers, judges)
+    results = results_of(answers, graded, compared, arms=about, provenance=provenance)
+    page = render(results, items_of(answers, graded, compared))
+    with locked(out, wait=True):
+        write_together(out, {RESULTS: results.record(), REPORT: page})
+    return results
 
 
-def _run(task: Task, out: Path, *, model: Model | None = None, judges: Judges | None = None) -> EvalLog:
-    connections = judges.connections if judges else None
+@dataclass(frozen=True)
+class _Answered:
+    """The value of a cell of answers."""
+
+    answers: list[Answer]
+    identity: dict[str, Any]
+    neutral: Neutral | None
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What one judge said of one answer."""
+
+    id: str
+    judgements: list[Judgement]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The value of a cell of judgements."""
+
+    items: list[_Item]
+
+
+class _Unfinished(Exception):
+    """A judge failed on the way: what there is, to be reported now; the next run asks for the rest."""
+
+    def __init__(self, found: _Judged) -> None:
+        super().__init__("some requests failed")
+        self.found = found
+
+
+def _asking(
+    model: str, arms: Sequence[Arm], prompts: Sequence[FlamesPrompt], decoding: GenerateConfig, out: Path
+) -> list[Cell]:
+    """One cell per arm. Each arm is loaded once here, so that what does not fit is noticed before anything is asked."""
+
+    def provider(arm: Arm) -> Model:
+        ledger = str(out / ANSWERS_LEDGER)
+        return get_model(f"sae-moral/{model}", memoize=False, **{**arm.arguments, "ledger": ledger})
+
+    def work(arm: Arm, task: Callable[[], Task], folder: Path) -> _Answered:
+        asked = provider(arm)
+        log = _evaluate(task(), folder, model=asked)
+        by_id = {prompt.id: prompt for prompt in prompts}
+        found = [answer_of(by_id[str(sample.id)], sample.output) for sample in log.samples or []]
+        if len(found) != len(prompts):
+            raise RuntimeError(f"{arm.name}: {len(found)} of {len(prompts)} prompts answered; run it again to go on")
+        api: Any = asked.api
+        return _Answered(found, api.identity, _neutral(api.side_effects()) if api.steerings else None)
+
+    cells = []
+    for arm in arms:
+        api: Any = provider(arm).api
+        task = partial(asking_task, prompts, decoding.merge(GenerateConfig(seed=arm.seed)), f"answers {arm.name}")
+        shaped_by = {
+            "what": "answers",
+            "model": api.identity,
+            "prompts": key("prompts", prompts=list(prompts)),
+            "decoding": task().config.model_dump(exclude_none=True, mode="json"),
+        }
+        cells.append(Cell(f"answers {arm.name}", shaped_by, partial(work, arm, task)))
+    return cells
+
+
+def _answers(done: Sequence[Done], arms: Sequence[Arm]) -> tuple[list[ArmAbout], Answers]:
+    about, answers = [], {}
+    for arm, one in zip(arms, done, strict=True):
+        found = typed(one.value, _Answered, file=one.folder)
+        about.append(ArmAbout(arm.name, arm.kind, arm.layer, arm.alpha, found.identity, found.neutral))
+        answers[arm.name] = {answer.prompt.id: answer for answer in found.answers}
+    return about, answers
+
+
+def _neutral(found: SideEffects) -> Neutral:
+    values = dataclasses.asdict(found)
+    return Neutral(**{name: value if math.isfinite(value) else None for name, value in values.items()})
+
+
+def _judgements(study: Study, answers: Answers, judges: Judges) -> tuple[Judged, Judged]:
+    """Grades of every arm, and verdicts of every arm against the baseline; judges in their order."""
+    cells: dict[tuple[str, str, str], Cell] = {}
+    said = {"language": judges.language, "repeats": judges.repeats, "ledger": str(study.folder / REPLIES_LEDGER)}
+
+    def add(stage: str, arm: str, who: str, shaped_by: Mapping[str, Any], task: Callable[[], Task], judge: Any) -> None:
+        about = {"what": stage, "arm": arm, **shaped_by}
+        work = partial(_judge, task, judge, judges.connections)
+        cells[stage, arm, who] = Cell(f"{stage} {arm} {who}", about, work)
+
+    for arm, by_id in answers.items():
+        own = {"answers": _digest({arm: by_id})}
+        if judges.scorer == "classifier":
+            chosen = partial(flames_classifier, judges.trust_remote_code)
+            task = _grading(by_id, chosen, f"flames {arm}")
+            add("grades", arm, "classifier", {**own, "judge": CLASSIFIER}, task, None)
+        for judge in judges.models:
+            asked = {**_judging_identity(judges, [judge]), **own}
+            if judges.scorer == "judge":
+                task = _grading(by_id, partial(flames_judge, **said), f"flames {arm}")
+                add("grades", arm, str(judge), asked, task, judge)
+            if arm != BASELINE and BASELINE in answers:
+                both = {**asked, "baseline": _digest({BASELINE: answers[BASELINE]})}
+                task = partial(_comparing, answers[BASELINE], by_id, said, f"flames_pairwise {arm}")
+                add("verdicts", arm, str(judge), both, task, judge)
+    Journal(said["ledger"])  # damage in it is an error of its own, not one of an evaluation
+    found: dict[str, dict[str, dict[str, list[Judgement]]]] = {"grades": {}, "verdicts": {}}
+    every = study.run(cells.values(), keep_going=(_Unfinished,), what="judging")
+    for (stage, arm, _), done in zip(cells, every, strict=True):
+        failed = done.error if isinstance(done.error, _Unfinished) else None
+        judged = failed.found if failed else typed(done.value, _Judged, file=done.folder)
+        by_id = found[stage].setdefault(arm, {})
+        for item in judged.items:
+            by_id.setdefault(item.id, []).extend(item.judgements)
+    return found["grades"], found["verdicts"]
+
+
+def _grading(by_id: Mapping[str, Answer], scorer: Callable[[], Any], name: str) -> Callable[[], Task]:
+    return lambda: grading_task(by_id, scorer(), name)
+
+
+def _comparing(baseline: Mapping[str, Answer], arm: Mapping[str, Answer], said: Mapping[str, Any], name: str) -> Task:
+    return comparing_task(baseline, arm, flames_preference(**said), name)
+
+
+def _judge(task: Callable[[], Task], judge: Model | None, connections: int, folder: Path) -> _Judged:
+    log = _evaluate(task(), folder, judge=judge, connections=connections)
+    scores = {str(sample.id): next(iter((sample.scores or {}).values())) for sample in log.samples or []}
+    found = _Judged([_Item(id, judgements_in(score)) for id, score in scores.items()])
+    if any(judgement.failed for item in found.items for judgement in item.judgements):
+        raise _Unfinished(found)
+    return found
+
+
+def _evaluate(
+    task: Task, folder: Path, *, model: Model | None = None, judge: Model | None = None, connections: int | None = None
+) -> EvalLog:
     [log] = eval(
         task,
         model=model,
-        model_roles={"grader": list(judges.models)} if judges and judges.models else None,
-        log_dir=str(out / "logs"),
+        model_roles={"grader": judge} if judge else None,
+        log_dir=str(folder),
         max_samples=connections,
         display="none",
         log_level="error",
@@ -216,21 +346,33 @@ def _run(task: Task, out: Path, *, model: Model | None = None, judges: Judges | 
     return log
 
 
-def _judgements(log: EvalLog) -> dict[str, list[Judgement]]:
-    scores = {str(sample.id): next(iter((sample.scores or {}).values())) for sample in log.samples or []}
-    return {id: judgements_in(score) for id, score in scores.items()}
+def _judging_identity(judges: Judges, models: Sequence[Model] | None = None) -> dict[str, Any]:
+    """Everything that shapes what judges say, except the answers."""
+    return {
+        "judges": [judge_identity(judge) for judge in (judges.models if models is None else models)],
+        "scorer": judges.scorer,
+        "language": judges.language,
+        "repeats": judges.repeats,
+        "rubric": key("rubric", **rubric(judges.language)),
+    }
+
+
+def _digest(answers: Answers) -> str:
+    return key("answers", by_arm={arm: list(by_id.values()) for arm, by_id in answers.items()})
 
 
 def _by_layer(folders: Sequence[str | Path], control: str) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for folder in map(Path, folders):
-        file = folder / "surgery.json"
+        file = folder / RECORD
         if not file.exists():
-            raise FileNotFoundError(f"no surgery.json in {folder}; expected what `sae-moral operate` writes")
-        about = json.loads(file.read_text(encoding="utf8"))
+            raise FileNotFoundError(f"no {RECORD} in {folder}; expected what `sae-moral operate` writes")
+        about = read_json(file)
+        if not isinstance(about, dict) or type(layer := about.get("layer")) is not int:
+            raise DataError("not the record of an operation; expected a JSON object with a layer", file=file)
         if about.get("control") != control:
             raise ValueError(f"{folder} is an operation with control {about.get('control')!r}; expected {control!r}")
-        if about["layer"] in found:
-            raise ValueError(f"{folder} and {found[about['layer']]} are both of layer {about['layer']}; give one")
-        found[int(about["layer"])] = folder
+        if layer in found:
+            raise ValueError(f"{folder} and {found[layer]} are both of layer {layer}; give one")
+        found[layer] = folder
     return dict(sorted(found.items()))
