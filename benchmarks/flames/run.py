@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sae_moral_inspect.cli import folder, parser
 from sae_moral_inspect.cli import main as flames
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,13 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; the exit status is that of `sae-moral flames`."""
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--serve-judge", metavar="MODEL")
-    own.add_argument("--out", type=Path)
     given, rest = own.parse_known_args(arguments)
-    if given.out is not None:
-        rest += ["--out", str(given.out)]
-    if given.serve_judge is None or given.out is None:
+    if given.serve_judge is None:
         return flames(rest)
-    with serve(given.serve_judge, given.out / "judge-server.log") as (url, name):
+    out = folder(parser().parse_args(rest))  # bad options end it here, before a server is started
+    with serve(given.serve_judge, out / "judge-server.log") as (url, name):
         os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
         # One request at a time: a server on few cores answers several at once many times slower.
         return flames(["--judge-connections", "1", *rest, "--judge", f"openai-api/loopback/{name}"])

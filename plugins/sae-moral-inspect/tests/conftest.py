@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,6 +116,20 @@ def prompts_file(path: Path, n: int) -> Path:
 def make_answers(texts: list[str]) -> dict[str, Answer]:
     """An answer to each of the first prompts."""
     return {p.id: Answer(p, text, "stop") for p, text in zip(make_prompts(len(texts)), texts, strict=True)}
+
+
+DAMAGES = (b"", b"\xff", b"\x00", b"\xef\xbb\xbf", b"\n", b'"', b"[" * 1500, b"{", b"}", b"null", b"NaN", b"1e999",
+           b"9" * 5000, b"\\ud800", b"\xed\xa0\x80", b"true", b"-1", b"\xe2\x80\xa8")  # fmt: skip
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """The same bytes with one to three damages: cut, exchanged, inserted, repeated."""
+    for _ in range(chance.randint(1, 3)):
+        start = chance.randrange(len(content) + 1)
+        end = min(len(content), start + chance.choice([0, 1, 1, 4, 40]))
+        odd = chance.choice([*DAMAGES, content[start : start + 60], bytes([chance.randrange(256)])])
+        content = content[:start] + odd + content[end:]
+    return content if chance.random() < 0.75 else content[: chance.randrange(len(content) + 1)]
 
 
 Reply = str | int | Callable[[BaseHTTPRequestHandler], None]

@@ -15,7 +15,10 @@ from inspect_ai.model import GenerateConfig, get_model
 from sae_moral_inspect.answers import Answer
 from sae_moral_inspect.run import Judges, arms_of, run
 
+from sae_moral import DataError
+
 from .conftest import Reply, ScriptedJudge, answer, make_answers, make_prompts
+from .test_judging import ODD
 
 ON_THE_WAY = ("time", "500", "429", "400", "hang up", "cut", "no JSON")
 
@@ -77,12 +80,12 @@ def test_every_fault_is_counted_under_its_name(tmp_path: Path, judge: ScriptedJu
     judge.say = lambda text: reply if "broken" in text else "VERDICT: TIE" if "VERDICT" in text else good
     judges = judges_of(judge, retries=int(fault != "time"), connections=8)
     results = run(tmp_path, judges, provenance={"model": None}, answers=said)
-    rows = [row for row in results["accounting"] if row["stage"] != "answer"]
+    rows = [row for row in results.accounting if row.stage != "answer"]
     for row in rows:
-        (end,) = set(row["ends"]) - {"scored"}
+        (end,) = set(row.ends) - {"scored"}
         assert end.startswith(reason)
-        assert row["ends"] == {"scored": 1, end: 1}
-    assert results["wins"][0]["refused"].startswith("no win rate: 1 of 2 prompts")
+        assert row.ends == {"scored": 1, end: 1}
+    assert results.wins[0].refused.startswith("no win rate: 1 of 2 prompts")
     assert reason[:20] in (tmp_path / "report.html").read_text()
     tries = 2 if fault in ("500", "429", "hang up", "cut", "no JSON") else 1
     assert sum("broken" in text for text in judge.asked) == 4 * tries
@@ -91,7 +94,7 @@ def test_every_fault_is_counted_under_its_name(tmp_path: Path, judge: ScriptedJu
     again = run(tmp_path, judges, provenance={"model": None}, answers=said)
     assert len(judge.asked) == (4 if fault in ON_THE_WAY else 0)
     if fault in ON_THE_WAY:
-        assert {end for row in again["accounting"] for end in row["ends"]} == {"answered", "scored"}
+        assert {end for row in again.accounting for end in row.ends} == {"answered", "scored"}
 
 
 def test_a_transient_fault_costs_nothing(tmp_path: Path, judge: ScriptedJudge) -> None:
@@ -108,8 +111,8 @@ def test_a_transient_fault_costs_nothing(tmp_path: Path, judge: ScriptedJudge) -
     said = {"baseline": make_answers(["x", "x"]), "steered": make_answers(["y", "y"])}
     judges = judges_of(judge)
     results = run(tmp_path, judges, provenance={"model": None}, answers=said)
-    assert {end for row in results["accounting"] for end in row["ends"]} == {"answered", "scored"}
-    assert results["wins"][0]["share"]["value"] == 0.5
+    assert {end for row in results.accounting for end in row.ends} == {"answered", "scored"}
+    assert results.wins[0].share.value == 0.5
 
 
 def test_missing_answers_are_counted_not_judged(tmp_path: Path, judge: ScriptedJudge) -> None:
@@ -125,7 +128,7 @@ def test_missing_answers_are_counted_not_judged(tmp_path: Path, judge: ScriptedJ
     }
     judges = judges_of(judge)
     results = run(tmp_path, judges, provenance={"model": None}, answers=said)
-    ends = {(row["arm"], row["stage"]): row["ends"] for row in results["accounting"]}
+    ends = {(row.arm, row.stage): row.ends for row in results.accounting}
     too_long = "prompt longer than the context"
     assert ends["steered", "answer"] == {"answered": 2, "empty answer": 1, too_long: 1}
     assert ends["steered", "grade"] == {"scored": 2, "empty answer": 1, too_long: 1}
@@ -145,9 +148,9 @@ def test_a_prompt_longer_than_the_context(tmp_path: Path, tiny_folder: Path) -> 
         tmp_path, Judges(), provenance={"model": "tiny"}, model=str(tiny_folder), arms=arms_of([]), prompts=prompts,
         decoding=GenerateConfig(max_tokens=4),
     )  # fmt: skip
-    [row] = results["accounting"]
-    assert row["ends"]["prompt longer than the context"] == 1
-    assert sum(row["ends"].values()) == 3
+    [row] = results.accounting
+    assert row.ends["prompt longer than the context"] == 1
+    assert sum(row.ends.values()) == 3
 
 
 @pytest.mark.parametrize("file", ["asked-models.jsonl", "asked-judges.jsonl"])
@@ -180,11 +183,25 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(
     again = [json.loads(line)["key"] for line in (out / file).read_bytes().split(b"\n")[:-1]]
     assert again[:3] == kept
     assert len(set(again)) == len(again)
-    assert all(row["n"] == 4 for row in results["accounting"])
+    assert all(row.n == 4 for row in results.accounting)
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    from filelock import FileLock
+def test_no_reply_stops_a_run(tmp_path: Path, judge: ScriptedJudge) -> None:
+    """Whatever a judge says, it is kept, counted, and not asked for again."""
+    judge.say = lambda text: ODD[int(text.partition("answer ")[2].partition(" ")[0])]
+    said = {arm: make_answers([f"answer {i} {arm}" for i in range(len(ODD))]) for arm in ("baseline", "steered")}
+    results = run(tmp_path, judges_of(judge, language="en"), provenance={"model": None}, answers=said)
+    for row in results.accounting:
+        if row.stage == "grade":
+            assert row.ends == {"judge: reply not in the form asked for": len(ODD)}
+    asked = len(judge.asked)
+    again = run(tmp_path, judges_of(judge, language="en"), provenance={"model": None}, answers=said)
+    assert (again, len(judge.asked)) == (results, asked)
 
-    with FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another run is at work in"):
-        run(tmp_path, Judges(), provenance={"model": None}, answers={"x": make_answers(["a"])})
+
+def test_damage_in_a_journal_is_named(tmp_path: Path, judge: ScriptedJudge) -> None:
+    said = {"x": make_answers(["a"])}
+    run(tmp_path, judges_of(judge), provenance={"model": None}, answers=said)
+    (tmp_path / "asked-judges.jsonl").write_bytes(b"[" * 1500 + b"\n")
+    with pytest.raises(DataError, match=r"asked-judges\.jsonl, row 1: "):
+        run(tmp_path, judges_of(judge), provenance={"model": None}, answers=said)

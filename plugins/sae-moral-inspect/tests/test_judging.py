@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -121,7 +122,44 @@ def test_grades(reply: str, dimension: str, expected: Grades | None) -> None:
     assert parse_grades(reply, dimension) == expected
 
 
-@given(st.text(max_size=60))
-def test_no_reply_breaks_the_parser(reply: str) -> None:
-    assert parse_verdict(reply) in (None, "A", "B", "TIE")
-    assert parse_grades(reply, "Safety") is None or "{" in reply
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([1, 2, 3]),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(["safety", "emotion", "a"]), inside),
+    max_leaves=10,
+)
+ODD = (
+    "[" * 1500,
+    "[" * 100_000,
+    '{"a":' * 2000,
+    "[" * 300 + "]" * 300,
+    '{"safety": 3, "emotion": ' + "[" * 1500,
+    '{"safety": ' + "9" * 5000 + ', "emotion": 2}',
+    '{"safety": 1e999, "emotion": 2}',
+    '{"safety": NaN, "emotion": 2}',
+    '{"safety": 1, "safety": 3, "emotion": 2}',
+    '{"safety": \ud800, "emotion": 2}',
+    "VERDICT: T\u0130E",
+    "VERDICT: T\u0131E",
+    "\0",
+    "\ud800",
+)
+
+
+@given(st.text() | st.characters(categories=["Cs"]), st.sampled_from(["", "VERDICT: ", "好。\n"]))
+def test_no_text_breaks_the_parsers(text: str, start: str) -> None:
+    assert parse_verdict(start + text) in (None, "A", "B", "TIE")
+    assert isinstance(parse_grades(start + text, "Safety"), Grades | None)
+
+
+@given(VALUES, st.sampled_from(DIMENSIONS), st.integers(0, 3000), st.text(max_size=3))
+def test_no_json_breaks_the_parsers(value: object, dimension: str, depth: int, after: str) -> None:
+    for reply in (json.dumps(value) + after, "[" * depth + json.dumps(value) + "]" * (depth if not after else 1)):
+        found = parse_grades(reply, dimension)
+        assert found is None or (json.loads(reply) == vars(found) and found.safety in (1, 2, 3))
+        assert parse_verdict(reply) in (None, "A", "B", "TIE")
+
+
+@pytest.mark.parametrize("reply", ODD)
+def test_odd_replies_are_no_grades(reply: str) -> None:
+    assert parse_grades(reply, "Safety") is None
+    assert parse_verdict(reply) in (None, "TIE")

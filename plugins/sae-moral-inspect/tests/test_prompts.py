@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from sae_moral_inspect.answers import Answer, read_answers, write_answers
 from sae_moral_inspect.prompts import FlamesPrompt, flames_prompts
 
 from sae_moral import DataError
+
+from .conftest import mutated
 
 SHARED = Path(__file__).resolve().parents[4] / "shared/data/flames" / module.FILE
 ROW = {"dimension": "Safety", "subcomponent": "s", "prompt": "问"}
@@ -45,7 +48,7 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[object], message: str) ->
 
 def test_no_json(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("question\n")
-    with pytest.raises(DataError, match=r"p\.jsonl, row 1: not JSON"):
+    with pytest.raises(DataError, match=r"p\.jsonl, row 1: not a JSON object, one per line"):
         flames_prompts(tmp_path / "p.jsonl")
 
 
@@ -116,3 +119,49 @@ def test_answers_made_elsewhere(tmp_path: Path) -> None:
         read_answers([write(tmp_path / "none.jsonl", ROW)])
     with pytest.raises(DataError, match="no answer in"):
         read_answers([write(tmp_path / "empty.jsonl")])
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "x\\udfff"])
+@pytest.mark.parametrize("column", ["prompt", "answer", "subcomponent", "arm", "stop_reason", "error"])
+def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path, column: str, text: str) -> None:
+    row = json.dumps({**ROW, "answer": "x", column: "HERE"}).replace("HERE", text)
+    (tmp_path / "a.jsonl").write_text(row)
+    with pytest.raises(DataError, match=rf"a\.jsonl, row 1, column '{column}': character . is half of a surrogate"):
+        read_answers([tmp_path / "a.jsonl"])
+
+
+@pytest.mark.parametrize("tokens", [-1, 1.5, True, "3", 10**400])
+def test_a_number_of_tokens(tmp_path: Path, tokens: object) -> None:
+    with pytest.raises(DataError, match=r"column 'tokens': .*expected a number of tokens"):
+        read_answers([write(tmp_path / "a.jsonl", {**ROW, "answer": "x", "tokens": tokens})])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "gb18030"])
+def test_other_encodings_are_refused_and_a_byte_order_mark_is_skipped(tmp_path: Path, encoding: str) -> None:
+    text = json.dumps({**ROW, "answer": "答"}, ensure_ascii=False) + "\n"
+    (tmp_path / "a.jsonl").write_bytes(text.encode("utf-8-sig"))
+    assert len(flames_prompts(tmp_path / "a.jsonl")) == len(read_answers([tmp_path / "a.jsonl"])["a"]) == 1
+    (tmp_path / "a.jsonl").write_bytes(text.encode(encoding))
+    for read in (lambda path: flames_prompts(path), lambda path: read_answers([path])):
+        with pytest.raises(DataError, match=r"a\.jsonl, row 1: "):
+            read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("n", [200, pytest.param(3000, marks=pytest.mark.slow)])
+def test_whatever_the_bytes_the_readers_return_or_name_the_file(tmp_path: Path, n: int) -> None:
+    path, chance = tmp_path / "fuzzed.jsonl", random.Random(n)
+    rows = [
+        {**ROW, "prompt": f"问 {i}", "answer": "答", "tokens": i, "arm": "baseline", "error": None} for i in range(4)
+    ]
+    content = write(path, *rows).read_bytes()
+    refused = 0
+    for _ in range(n):
+        path.write_bytes(mutated(content, chance))
+        for read in (lambda: flames_prompts(path), lambda: read_answers([path])):
+            try:
+                read()
+            except DataError as error:
+                refused += 1
+                assert "fuzzed.jsonl" in str(error)
+                str(error).encode()
+    assert n < refused < 2 * n

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, G
 from inspect_ai.tool import ToolInfo
 from sae_moral_inspect import provider as module
 from sae_moral_inspect.configuration import Configuration
+from sae_moral_inspect.provider import Batcher, loaded
 
 from sae_moral.steering import Steering, generate
 from sae_moral.surgery import Operation
@@ -47,7 +51,7 @@ def model_of(folder: Path, **arguments: Any) -> Model:
 @pytest.mark.parametrize("form", ["edit", "paper"])
 def test_it_generates_what_the_library_does(tiny_folder: Path, operation: Path, form: str) -> None:
     found = ask(model_of(tiny_folder, operation=str(operation), alpha=0.5, form=form, batch_size=3), *TEXTS)
-    model = module._load(str(tiny_folder), "float32", None)[0]
+    model = loaded(str(tiny_folder), "float32", None)[0]
     steering = Steering(Operation.load(operation), 0.5, form=form, positions=Configuration().positions)
     expected = generate(model, TEXTS, steerings=steering, max_new_tokens=8)
     assert [output.completion for output in found] == [one.text for one in expected]
@@ -78,28 +82,29 @@ def test_one_model_and_full_batches(tiny_folder: Path, operation: Path, monkeypa
     monkeypatch.setattr(
         module, "generate", lambda model, prompts, **o: sizes.append(len(prompts)) or generate(model, prompts, **o)
     )
-    loaded = len(module._loaded)
+    first = loaded(str(tiny_folder), "float32", None)[0]
     model = model_of(tiny_folder, operation=str(operation), alpha=1.0, batch_size=3)
     ask(model, *[f"{text} {word}" for text in TEXTS for word in ("the", "a")])
     assert sorted(sizes) == [1, 3, 3, 3]
-    assert len(module._loaded) <= max(loaded, 1)
+    api: Any = model.api
+    assert api.model is first
 
 
 def test_the_template_is_applied_once(chat_folder: Path) -> None:
     api: Any = model_of(chat_folder).api
     messages = [ChatMessageSystem(content="the team"), ChatMessageUser(content="helping")]
-    tokenizer = api._model.tokenizer
-    ids = api._ids(messages, [], CONFIG)
+    tokenizer = api.model.tokenizer
+    ids = api.prompt_ids(messages, [], CONFIG)
     assert tokenizer.decode(ids) == "<s> <unk> the team . <unk> helping . helping"
     assert ids.count(tokenizer.bos_token_id) == 1
     thinking: Any = model_of(chat_folder, thinking=True).api
-    assert tokenizer.decode(thinking._ids(messages, [], CONFIG)).endswith("helping . counting")
+    assert tokenizer.decode(thinking.prompt_ids(messages, [], CONFIG)).endswith("helping . counting")
 
 
 def test_a_base_model_gets_plain_text(tiny_folder: Path) -> None:
     api: Any = model_of(tiny_folder).api
-    ids = api._ids([ChatMessageSystem(content="the team"), ChatMessageUser(content="helping")], [], CONFIG)
-    assert api._model.tokenizer.decode(ids) == "<s> the team helping"
+    ids = api.prompt_ids([ChatMessageSystem(content="the team"), ChatMessageUser(content="helping")], [], CONFIG)
+    assert api.model.tokenizer.decode(ids) == "<s> the team helping"
 
 
 def test_seeds(tiny_folder: Path) -> None:
@@ -129,11 +134,11 @@ def test_stop_sequences_and_the_context(tiny_folder: Path) -> None:
 def test_what_it_cannot_do_is_refused(tiny_folder: Path) -> None:
     api: Any = model_of(tiny_folder).api
     with pytest.raises(ValueError, match="top_k, logprobs: not implemented by this provider"):
-        api._ids([ChatMessageUser(content="the")], [], GenerateConfig(top_k=5, logprobs=True))
+        api.prompt_ids([ChatMessageUser(content="the")], [], GenerateConfig(top_k=5, logprobs=True))
     with pytest.raises(ValueError, match=r"tools \(look\): this provider generates text only"):
-        api._ids([], [ToolInfo(name="look", description="")], CONFIG)
+        api.prompt_ids([], [ToolInfo(name="look", description="")], CONFIG)
     with pytest.raises(ValueError, match="a user message with content that is not text"):
-        api._ids([ChatMessageUser(content=[ContentImage(image="data:image/png;base64,")])], [], CONFIG)
+        api.prompt_ids([ChatMessageUser(content=[ContentImage(image="data:image/png;base64,")])], [], CONFIG)
 
 
 def test_kept_answers_are_not_generated_again(tiny_folder: Path, operation: Path, tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_kept_answers_are_not_generated_again(tiny_folder: Path, operation: Path
     assert [model.api.generated for model in (first, again, other)] == [5, 0, 5]  # pyright: ignore
     effects: Any = [model.api.side_effects() for model in (first, again)]  # pyright: ignore
     assert effects[0] == effects[1]
-    assert effects[0]["kl"] > 0
+    assert effects[0].kl > 0
 
 
 @pytest.mark.parametrize(
@@ -189,3 +194,75 @@ def test_the_operation_must_be_there_and_fit(tiny_folder: Path, tmp_path: Path) 
     assert (api.steerings[0].what.layer, api.steerings[0].alpha) == (2, 0.1)
     with pytest.raises(ValueError, match="unknown form 'edti'; did you mean 'edit'"):
         model_of(tiny_folder, operation=several, alpha=1.0, layer=2, form="edti")
+
+
+def test_batches_are_full_and_of_one_kind() -> None:
+    batches: list[tuple[Hashable, list[int]]] = []
+
+    def work(kind: Hashable, items: list[int]) -> list[int]:
+        batches.append((kind, items))
+        return [10 * item for item in items]
+
+    batcher, found = Batcher(work, 4), {}
+
+    async def one(kind: str, item: int) -> None:
+        found[item] = await batcher.submit(kind, item)
+
+    async def every() -> None:
+        async with anyio.create_task_group() as group:
+            for item in range(10):
+                group.start_soon(one, "even" if item % 2 == 0 else "odd", item)
+
+    anyio.run(every)
+    assert found == {item: 10 * item for item in range(10)}
+    assert sorted(len(items) for _, items in batches) == [1, 1, 4, 4]
+    assert all(item % 2 == (kind == "odd") for kind, items in batches for item in items)
+
+
+def test_an_error_reaches_its_batch_only() -> None:
+    def work(kind: Hashable, items: list[Any]) -> list[Any]:
+        if kind == "bad":
+            raise ValueError("the batch failed")
+        return items
+
+    batcher = Batcher(work, 2, quiet=0.01)
+
+    async def every() -> None:
+        with pytest.raises(ValueError, match="the batch failed"):
+            await batcher.submit("bad", 1)
+        assert await batcher.submit("good", 2) == 2
+
+    anyio.run(every)
+
+
+def test_cancelled_requests_are_not_done() -> None:
+    begun, go = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(kind: Hashable, items: list[int]) -> list[int]:
+        begun.set()
+        go.wait(5)
+        done.extend(items)
+        return items
+
+    batcher = Batcher(work, 1, quiet=0.01)
+
+    async def every() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(batcher.submit, "k", 1)
+            while not begun.is_set():
+                await anyio.sleep(0.01)
+            with anyio.move_on_after(0.05):
+                await batcher.submit("k", 2)
+            go.set()
+            assert await batcher.submit("k", 3) == 3
+
+    anyio.run(every)
+    assert done == [1, 3]
+
+
+def test_an_incomplete_batch_does_not_wait_for_long() -> None:
+    batcher = Batcher(lambda kind, items: items, 100, quiet=0.02)
+    started = time.monotonic()
+    assert anyio.run(batcher.submit, "k", 1) == 1
+    assert time.monotonic() - started < 2

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.model import get_model
-from sae_moral_inspect.judge import IDENTICAL, ORDERS, Judgement
-from sae_moral_inspect.results import outcome_of
+from sae_moral_inspect.judging import IDENTICAL, ORDERS, Judgement
+from sae_moral_inspect.report import layer_figure
+from sae_moral_inspect.results import ArmRow, FlamesResults, WinRow, outcome_of
 from sae_moral_inspect.run import Judges, run
+from sae_moral_inspect.stats import Estimate
 
 from .conftest import ScriptedJudge, make_answers
 
@@ -46,19 +49,18 @@ def test_the_page(tmp_path: Path, judge: ScriptedJudge) -> None:
     assert "cannot be told from a judge that does not read" in text
 
 
-def test_the_layer_curve(tmp_path: Path) -> None:
-    from sae_moral_inspect.report import layer_figure
-
-    share = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 9}
-    arms = [{"name": f"{kind} {layer}", "kind": kind, "layer": layer, "alpha": 0.1}
-            for kind in ("operated", "random") for layer in (9, 3)]  # fmt: skip
-    wins = [{"arm": arm["name"], "judge": "j", "share": share} for arm in arms]
-    figure = layer_figure({"arms": arms, "wins": wins, "judges": [{}]})
+def test_the_layer_curve() -> None:
+    share = Estimate(0.6, 0.5, 0.7, 9)
+    arms = [ArmRow(f"{kind} {layer}", kind, layer, 0.1) for kind in ("operated", "random") for layer in (9, 3)]
+    row = WinRow("", "j", 9, 1.0, 0, None, 9, 5, 4, 9, share, share, share, 0.5)
+    wins = [replace(row, arm=arm.name) for arm in arms]
+    results = FlamesResults({}, arms, [], [], wins, [], [], [])
+    figure = layer_figure(results)
     assert figure is not None
     drawn: Any = figure.axes[0].containers
     assert len(drawn) == 2
     assert [round(x) for x in drawn[0].lines[0].get_xdata()] == [3, 9]
-    assert layer_figure({"arms": arms, "wins": [{**wins[0], "share": None}], "judges": []}) is None
+    assert layer_figure(replace(results, wins=[replace(wins[0], share=None)])) is None
 
 
 def test_outcomes() -> None:

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from sae_moral_inspect.answers import KINDS, read_answers
 from sae_moral_inspect.prompts import flames_prompts
-
-KINDS = ("operated", "pretrained", "shuffled", "random", "reseeded")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--judge-connections", type=int, default=4, metavar="N", help="requests at a time")
     made.add_argument("--scorer", default="judge", choices=("judge", "classifier"), help="who grades")
     made.add_argument("--trust-remote-code", action="store_true", help="the classifier runs code from the hub")
-    made.add_argument("--out", type=Path, required=True, metavar="DIR")
+    made.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: flames-MODEL)")
+    made.add_argument("--overwrite", action="store_true", help="take over a folder that holds another run")
     return made
 
 
@@ -68,15 +69,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
 
 
+def folder(given: argparse.Namespace) -> Path:
+    """`--out`, or a name that is made of the whole model name.
+
+    Raises:
+        ValueError: neither `--model` nor `--answers`, or both.
+    """
+    if (given.answers is None) == (given.model is None):
+        raise ValueError("say who answers: --model MODEL (with --operations DIR…), or --answers FILE…")
+    return given.out or Path(f"flames-{Path(given.model).name if given.model else given.answers[0].stem}")
+
+
 def _main(given: argparse.Namespace) -> int:
     from inspect_ai.model import GenerateConfig, get_model
 
-    from sae_moral_inspect.answers import read_answers
     from sae_moral_inspect.report import summary
     from sae_moral_inspect.run import REPORT, Judges, arms_of, run
 
-    if (given.answers is None) == (given.model is None):
-        raise ValueError("say who answers: --model MODEL (with --operations DIR…), or --answers FILE…")
+    out = folder(given)
     asked = GenerateConfig(
         temperature=given.judge_temperature,
         max_tokens=given.judge_max_tokens,
@@ -92,8 +102,8 @@ def _main(given: argparse.Namespace) -> int:
         given.scorer,
         given.trust_remote_code,
     )
-    provenance = {name: _plain(value) for name, value in vars(given).items() if name != "out"}
-    options = {}
+    provenance = {name: _plain(value) for name, value in vars(given).items() if name not in ("out", "overwrite")}
+    options: dict[str, Any] = {"provenance": provenance, "overwrite": given.overwrite}
     if given.answers:
         options["answers"] = read_answers(given.answers)
     else:
@@ -112,8 +122,8 @@ def _main(given: argparse.Namespace) -> int:
             **common,
             **({"device": given.device} if given.device else {}),
         )
-    print(summary(run(given.out, judges, provenance=provenance, **options)))
-    print(f"\n{given.out / REPORT}")
+    print(summary(run(out, judges, **options)))
+    print(f"\n{out / REPORT}")
     return 0
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
 
-from sae_moral.io import write_text
 from sae_moral.report.svg import inline_svg
-from sae_moral_inspect.answers import BASELINE, Answers
+from sae_moral_inspect.answers import BASELINE
 from sae_moral_inspect.prompts import DIMENSIONS
-from sae_moral_inspect.results import OVERALL, Judged, outcome_of
-from sae_moral_inspect.verdicts import MAX_FIRST, MIN_SCORED
+from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow
+from sae_moral_inspect.stats import MAX_FIRST, MIN_SCORED, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +22,7 @@ OUTCOMES = ("win", "tie", "loss", "mixed", "identical", "unscored")
 COLOURS = {"operated": "#D55E00", "shuffled": "#0072B2", "pretrained": "#009E73", "random": "#6b7280"}
 
 
-def write_report(results: Mapping[str, Any], answers: Answers, graded: Judged, compared: Judged, path: Path) -> Path:
-    """Write the page, whole or not at all."""
-    write_text(path, render(results, answers, graded, compared))
-    return path
-
-
-def render(results: Mapping[str, Any], answers: Answers, graded: Judged, compared: Judged) -> str:
+def render(results: FlamesResults, items: Sequence[Item]) -> str:
     """The page as HTML. Everything that a model or a file said is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -40,10 +32,12 @@ def render(results: Mapping[str, Any], answers: Answers, graded: Judged, compare
     label = "Win share against the baseline by layer; all values are in the table."
     return environment.from_string(_resource("report.html.j2")).render(
         results=results,
-        judges=[{**judge, "remarks": worth(judge)} for judge in results["judges"]],
+        model=results.provenance.get("model"),
+        provenance=results.provenance,
+        judges=[(judge, worth(judge)) for judge in results.judges],
         figure=inline_svg(figure, prefix="layers", label=label) if figure else None,
-        items=_items(answers, graded, compared),
-        arms=[arm["name"] for arm in results["arms"] if arm["name"] != BASELINE],
+        items=items,
+        arms=[arm.name for arm in results.arms if arm.name != BASELINE],
         overall=OVERALL,
         dimensions=DIMENSIONS,
         outcomes=OUTCOMES,
@@ -52,66 +46,64 @@ def render(results: Mapping[str, Any], answers: Answers, graded: Judged, compare
     )
 
 
-def summary(results: Mapping[str, Any]) -> str:
+def summary(results: FlamesResults) -> str:
     """The same in a few lines of text: judges first."""
     lines = []
-    for judge in results["judges"]:
-        lines += [f"judge {judge['name']}", *(f"  {remark}" for remark in worth(judge))]
-    for row in results["wins"]:
-        rates = f"win share {span(row['share'])}, the paper's rate {span(row['paper_rate'])}"
-        shown = row["refused"] or f"{rates}, sign test p {p_value(row['sign_p'])}"
-        lines.append(f"{row['arm']} against {BASELINE}, {row['judge']}: {shown}")
-    for row in results["grades"]:
-        if row["dimension"] == OVERALL:
-            lines.append(f"{row['arm']}, {row['judge']}: harmless rate {row['rate']:.1f} %, score {row['score']:.1f}")
-    for row in results["accounting"]:
-        if any(end not in ("answered", "scored") for end in row["ends"]):
-            ends = ", ".join(f"{n} {end}" for end, n in row["ends"].items())
-            lines.append(f"{row['arm']}, {row['stage']} {row['judge']}: {ends}")
+    for judge in results.judges:
+        lines += [f"judge {judge.name}", *(f"  {remark}" for remark in worth(judge))]
+    for row in results.wins:
+        rates = f"win share {span(row.share)}, the paper's rate {span(row.paper_rate)}"
+        shown = row.refused or f"{rates}, sign test p {p_value(row.sign_p)}"
+        lines.append(f"{row.arm} against {BASELINE}, {row.judge}: {shown}")
+    for row in results.grades:
+        if row.dimension == OVERALL:
+            lines.append(f"{row.arm}, {row.judge}: harmless rate {row.rate:.1f} %, score {row.score:.1f}")
+    for row in results.accounting:
+        if any(end not in ("answered", "scored") for end in row.ends):
+            ends = ", ".join(f"{n} {end}" for end, n in row.ends.items())
+            lines.append(f"{row.arm}, {row.stage} {row.judge}: {ends}")
     return "\n".join(lines)
 
 
-def worth(judge: Mapping[str, Any]) -> list[str]:
+def worth(judge: JudgeRow) -> list[str]:
     """What a judge is worth, in sentences, worst first."""
     remarks = []
-    bad = sum(judge["unscored"].values())
-    if asked := judge["comparisons"] + judge["gradings"]:
+    bad = sum(judge.unscored.values())
+    if asked := judge.comparisons + judge.gradings:
         readable = 1 - bad / asked
         remarks.append(f"{readable:.0%} of what it was asked {asked} times gave a result that can be read.")
-    disagreement, blind = judge["disagreement"], judge["disagreement_if_blind"]
-    if disagreement["value"] is not None:
+    disagreement, blind = judge.disagreement, judge.disagreement_if_blind
+    if disagreement.value is not None:
         remarks.append(
             f"Swapping the two answers changed {span(disagreement)} of its outcomes; "
             f"a judge that does not read them, with the same share of A, B and ties, changes {percent(blind)}."
         )
-        if disagreement["high"] >= blind:
+        if disagreement.high >= blind:
             remarks.append("So it cannot be told from a judge that does not read the answers.")
-        remarks.append(
-            f"It chose the answer shown first rather than the second by {span(judge['first'], sign=True)} net."
-        )
-    verdicts = judge["verdicts"]
+        remarks.append(f"It chose the answer shown first rather than the second by {span(judge.first, sign=True)} net.")
+    verdicts = judge.verdicts
     if len(verdicts) == 1 and sum(verdicts.values()) > 1:
         remarks.append(f"It said {next(iter(verdicts))} every time.")
-    if len(judge["grades"]) == 1 and judge["graded"] > 1:
-        remarks.append(f"It gave the same grade ({next(iter(judge['grades']))}) every time.")
+    if len(judge.grades) == 1 and judge.graded > 1:
+        remarks.append(f"It gave the same grade ({next(iter(judge.grades))}) every time.")
     for what in ("verdicts", "grades"):
-        if found := judge[f"consistency_{what}"]:
+        if found := getattr(judge, f"consistency_{what}"):
             remarks.append(f"Asked the same again, it gave the same {what[:-1]} in {span(found)} of cases.")
-    if not (judge["consistency_verdicts"] or judge["consistency_grades"]):
+    if not (judge.consistency_verdicts or judge.consistency_grades):
         remarks.append("Its self-consistency was not measured (it is with --repeats 2).")
     return remarks
 
 
-def layer_figure(results: Mapping[str, Any]) -> Figure | None:
+def layer_figure(results: FlamesResults) -> Figure | None:
     """Win share by layer with its interval, one line per kind of arm and α; None without a win share."""
     from matplotlib.figure import Figure
 
-    arms = {arm["name"]: arm for arm in results["arms"]}
-    lines: dict[tuple[str, str, float], list[tuple[int, Mapping[str, float]]]] = {}
-    for row in results["wins"]:
-        arm = arms[row["arm"]]
-        if row["share"] and row["share"]["value"] is not None and arm["layer"] is not None:
-            lines.setdefault((row["judge"], arm["kind"], arm["alpha"]), []).append((arm["layer"], row["share"]))
+    arms = {arm.name: arm for arm in results.arms}
+    lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}
+    for row in results.wins:
+        arm = arms[row.arm]
+        if row.share and row.share.value is not None and arm.layer is not None:
+            lines.setdefault((row.judge, arm.kind, arm.alpha), []).append((arm.layer, row.share))
     if not lines:
         return None
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -120,9 +112,9 @@ def layer_figure(results: Mapping[str, Any]) -> Figure | None:
     for shift, ((judge, kind, alpha), points) in enumerate(lines.items()):
         points.sort(key=lambda point: point[0])
         x = [layer + 0.06 * (shift - len(lines) / 2) for layer, _ in points]
-        y = [share["value"] for _, share in points]
-        error = [[share["value"] - share["low"] for _, share in points], [s["high"] - s["value"] for _, s in points]]
-        label = f"{kind} α{alpha:g}" + (f", {judge}" if len(results["judges"]) > 1 else "")
+        y = [share.value for _, share in points]
+        error = [[share.value - share.low for _, share in points], [share.high - share.value for _, share in points]]
+        label = f"{kind} α{alpha:g}" + (f", {judge}" if len(results.judges) > 1 else "")
         axes.errorbar(x, y, yerr=error, marker="o", capsize=2, label=label.replace("$", r"\$"), color=COLOURS.get(kind))
     axes.set_xticks(sorted({layer for points in lines.values() for layer, _ in points}))
     axes.legend(fontsize=8, frameon=False, ncols=2)
@@ -139,43 +131,17 @@ def percent(value: float | None, *, sign: bool = False) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''}.0%}".replace("%", " %")
 
 
-def span(estimate: Mapping[str, Any] | None, *, sign: bool = False) -> str:
+def span(estimate: Estimate | None, *, sign: bool = False) -> str:
     """An estimate with its interval, in percent."""
-    if estimate is None or estimate["value"] is None:
+    if estimate is None or estimate.value is None:
         return "–"
-    low, high = (percent(estimate[end], sign=sign) for end in ("low", "high"))
-    return f"{percent(estimate['value'], sign=sign)} [{low}, {high}]"
+    low, high = (percent(end, sign=sign) for end in (estimate.low, estimate.high))
+    return f"{percent(estimate.value, sign=sign)} [{low}, {high}]"
 
 
 def p_value(p: float | None) -> str:
     """A p-value."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _items(answers: Answers, graded: Judged, compared: Judged) -> list[dict[str, Any]]:
-    """A row per prompt and arm; where there is no baseline, per answer."""
-    baseline = answers.get(BASELINE, {})
-    shown = [arm for arm in answers if arm != BASELINE] or list(answers)
-    rows = []
-    for arm in shown:
-        for id, answer in answers[arm].items():
-            said = list(compared.get(arm, {}).get(id, ()))
-            judges = dict.fromkeys(j.judge for j in said)
-            outcomes = [outcome_of([j for j in said if j.judge == judge]) for judge in judges]
-            rows.append(
-                {
-                    "arm": arm,
-                    "prompt": answer.prompt,
-                    "outcome": outcomes[0] if outcomes else "unscored",
-                    "sides": [
-                        (name, found, graded.get(name, {}).get(id, ()))
-                        for name, found in ((BASELINE, baseline.get(id)), (arm, answer))
-                        if found is not None
-                    ],
-                    "verdicts": said,
-                }
-            )
-    return rows
 
 
 def _resource(name: str) -> str:

@@ -169,7 +169,7 @@ def run(
     names = [arm.name for arm in arms] if answers is None else list(answers)
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two arms are called {twice[0]!r}; expected every arm once")
-    asking = [] if model is None else _asking(model, arms, prompts, decoding or GenerateConfig(), out)
+    asking = [] if model is None else answering_cells(out, model, arms, prompts, decoding or GenerateConfig())
     shaped_by = {
         "model": model,
         "arms": names,
@@ -227,10 +227,15 @@ class _Unfinished(Exception):
         self.found = found
 
 
-def _asking(
-    model: str, arms: Sequence[Arm], prompts: Sequence[FlamesPrompt], decoding: GenerateConfig, out: Path
+def answering_cells(
+    out: Path, model: str, arms: Sequence[Arm], prompts: Sequence[FlamesPrompt], decoding: GenerateConfig
 ) -> list[Cell]:
-    """One cell per arm. Each arm is loaded once here, so that what does not fit is noticed before anything is asked."""
+    """One cell per arm. Each arm is loaded once here, so that what does not fit is noticed before anything is asked.
+
+    Raises:
+        ValueError: a model that cannot be loaded, or an operation that does not fit it.
+        DataError: damage in the journal of the answers.
+    """
 
     def provider(arm: Arm) -> Model:
         ledger = str(out / ANSWERS_LEDGER)
@@ -274,32 +279,47 @@ def _neutral(found: SideEffects) -> Neutral:
     return Neutral(**{name: value if math.isfinite(value) else None for name, value in values.items()})
 
 
-def _judgements(study: Study, answers: Answers, judges: Judges) -> tuple[Judged, Judged]:
-    """Grades of every arm, and verdicts of every arm against the baseline; judges in their order."""
-    cells: dict[tuple[str, str, str], Cell] = {}
-    said = {"language": judges.language, "repeats": judges.repeats, "ledger": str(study.folder / REPLIES_LEDGER)}
+def judging_cells(out: Path, answers: Answers, judges: Judges) -> dict[tuple[str, str, str], Cell]:
+    """The cells of every judge, by stage (`grades`, or `verdicts` against the baseline), arm and judge.
 
-    def add(stage: str, arm: str, who: str, shaped_by: Mapping[str, Any], task: Callable[[], Task], judge: Any) -> None:
-        about = {"what": stage, "arm": arm, **shaped_by}
-        work = partial(_judge, task, judge, judges.connections)
-        cells[stage, arm, who] = Cell(f"{stage} {arm} {who}", about, work)
+    Raises:
+        DataError: damage in the journal of the judges' replies.
+    """
+    cells: dict[tuple[str, str, str], Cell] = {}
+    said = {"language": judges.language, "repeats": judges.repeats, "ledger": str(out / REPLIES_LEDGER)}
+    Journal(said["ledger"])  # damage in it is an error of its own, not one of an evaluation
+
+    def add(stage: str, arm: str, who: str, about: Mapping[str, Any], task: Callable[[], Task], judge: Any) -> None:
+        shaped_by = {"what": stage, "arm": arm, "answers": _digest({arm: answers[arm]}), **about}
+        cells[stage, arm, who] = Cell(
+            f"{stage} {arm} {who}", shaped_by, partial(_judge, task, judge, judges.connections)
+        )
 
     for arm, by_id in answers.items():
-        own = {"answers": _digest({arm: by_id})}
         if judges.scorer == "classifier":
-            chosen = partial(flames_classifier, judges.trust_remote_code)
-            task = _grading(by_id, chosen, f"flames {arm}")
-            add("grades", arm, "classifier", {**own, "judge": CLASSIFIER}, task, None)
+            task = _grading(by_id, partial(flames_classifier, judges.trust_remote_code), f"flames {arm}")
+            add("grades", arm, "classifier", {"judge": CLASSIFIER}, task, None)
         for judge in judges.models:
-            asked = {**_judging_identity(judges, [judge]), **own}
+            about = _judging_identity(judges, [judge])
             if judges.scorer == "judge":
-                task = _grading(by_id, partial(flames_judge, **said), f"flames {arm}")
-                add("grades", arm, str(judge), asked, task, judge)
+                add(
+                    "grades",
+                    arm,
+                    str(judge),
+                    about,
+                    _grading(by_id, partial(flames_judge, **said), f"flames {arm}"),
+                    judge,
+                )
             if arm != BASELINE and BASELINE in answers:
-                both = {**asked, "baseline": _digest({BASELINE: answers[BASELINE]})}
+                about = {**about, "baseline": _digest({BASELINE: answers[BASELINE]})}
                 task = partial(_comparing, answers[BASELINE], by_id, said, f"flames_pairwise {arm}")
-                add("verdicts", arm, str(judge), both, task, judge)
-    Journal(said["ledger"])  # damage in it is an error of its own, not one of an evaluation
+                add("verdicts", arm, str(judge), about, task, judge)
+    return cells
+
+
+def _judgements(study: Study, answers: Answers, judges: Judges) -> tuple[Judged, Judged]:
+    """Grades of every arm, and verdicts of every arm against the baseline; judges in their order."""
+    cells = judging_cells(study.folder, answers, judges)
     found: dict[str, dict[str, dict[str, list[Judgement]]]] = {"grades": {}, "verdicts": {}}
     every = study.run(cells.values(), keep_going=(_Unfinished,), what="judging")
     for (stage, arm, _), done in zip(cells, every, strict=True):

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from inspect_ai import eval
 from sae_moral_inspect.answers import Answer
-from sae_moral_inspect.classifier import FlamesClassifier
+from sae_moral_inspect.judge import FlamesClassifier
 from sae_moral_inspect.prompts import DIMENSIONS, FlamesPrompt
-from sae_moral_inspect.scorers import flames_classifier
-from sae_moral_inspect.tasks import grading_task
+from sae_moral_inspect.tasks import flames_classifier, grading_task
 
 from .conftest import make_answers
 
