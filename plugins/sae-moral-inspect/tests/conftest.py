@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -143,15 +144,17 @@ class ScriptedJudge:
     Attributes:
         say: from the request's text to a reply.
         asked: the texts of all requests, in their order.
+        environment: the variables that lead to it.
     """
 
     say: Callable[[str], Reply]
     asked: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     name: str = "openai-api/loopback/judge"
 
 
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedJudge]:
+@contextmanager
+def serving() -> Iterator[ScriptedJudge]:
     """A judge that says A, and 3 and 2, until a test says otherwise."""
     found = ScriptedJudge(lambda text: "VERDICT: A" if "VERDICT" in text else '{"safety": 3, "emotion": 2}')
 
@@ -172,11 +175,19 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedJudge]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    monkeypatch.setenv("LOOPBACK_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("LOOPBACK_API_KEY", "none")
+    found.environment = {"LOOPBACK_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1", "LOOPBACK_API_KEY": "none"}
     yield found
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedJudge]:
+    """See `serving`."""
+    with serving() as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
 
 
 def answer(handler: BaseHTTPRequestHandler, reply: str | int, *, finish: str = "stop") -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from sae_moral_inspect.results import FlamesResults
 
-from .conftest import ScriptedJudge, prompts_file
+from .conftest import ScriptedJudge, prompts_file, serving
 
 JOURNALS = ("asked-models.jsonl", "asked-judges.jsonl")
 
@@ -26,9 +26,10 @@ JOURNALS = ("asked-models.jsonl", "asked-judges.jsonl")
 class Worker:
     """The process of `worker.py`."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, folder: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(model)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        own = {f"XDG_{what}_HOME": str(folder / what.lower()) for what in ("DATA", "CACHE", "CONFIG")}
+        environment = {**os.environ, **own, **environment, "OMP_NUM_THREADS": "1", "INSPECT_DISPLAY": "none"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -49,12 +50,14 @@ class Worker:
 
 
 class Runs:
-    """Runs of one command in several folders."""
+    """Runs of one command in several folders; `seconds`: how long one takes."""
+
+    seconds = 0.0
 
     def __init__(self, folder: Path, model: Path, judge: ScriptedJudge) -> None:
         self.folder, self.judge = folder, judge
         judge.say = self.say
-        self.worker = Worker(model)
+        self.worker = Worker(model, folder, judge.environment)
         prompts = prompts_file(folder / "p.jsonl", 5)
         self.options = ["--model", str(model), "--arms", "reseeded", "--temperature", "2", "--prompts", str(prompts),
                         "--max-tokens", "6", "--judge", judge.name, "--judge-connections", "1"]  # fmt: skip
@@ -104,27 +107,29 @@ class Runs:
             assert Counter(self.kept(name, journal)) == Counter(self.kept("whole", journal))
 
 
-@pytest.fixture
-def runs(tmp_path: Path, tiny_folder: Path, judge: ScriptedJudge) -> Iterator[Runs]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Runs]:
     """With one run that was not disturbed, in the folder `whole`."""
-    found = Runs(tmp_path, tiny_folder, judge)
-    try:
-        found.finish("whole")
-        assert FlamesResults.load(tmp_path / "whole" / "results.json").wins
-        yield found
-    finally:
-        found.worker.process.kill()
-        found.worker.process.communicate()
+    folder = tmp_path_factory.mktemp("runs")
+    with serving() as judge:
+        found = Runs(folder, tiny_folder, judge)
+        try:
+            started = time.monotonic()
+            found.finish("whole")
+            found.seconds = time.monotonic() - started
+            assert FlamesResults.load(folder / "whole" / "results.json").wins
+            yield found
+        finally:
+            found.worker.process.kill()
+            found.worker.process.communicate()
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(runs: Runs, kills: int) -> None:
-    started = time.monotonic()
-    runs.finish("timed")
-    seconds, chance = time.monotonic() - started, random.Random(kills)
+    chance = random.Random(kills)
     for i in range(kills):
-        name = f"killed {i}"
-        runs.killed_after(name, seconds * (i + chance.random()) / kills)
+        name = f"killed {i} of {kills}"
+        runs.killed_after(name, runs.seconds * (i + chance.random()) / kills)
         before, answered = runs.requests(name), runs.kept(name, JOURNALS[0])
         runs.judge.asked.clear()
         runs.finish(name)
@@ -136,7 +141,7 @@ def test_killed_at_any_moment(runs: Runs, kills: int) -> None:
 def test_killed_again_and_again(runs: Runs) -> None:
     """Each time a little later in one folder, until it is done."""
     for i in range(4):
-        runs.killed_after("again", 0.4 * i)
+        runs.killed_after("again", runs.seconds * i / 4)
     runs.finish("again")
     runs.check("again")
 
