@@ -186,13 +186,15 @@ def folded(summary: str, body: str) -> Markup:
     return html('<details class="full"><summary>{}</summary>\n{}\n</details>', summary, body)
 
 
-def folded_table(made: Table, summary: str, caption: str) -> Markup:
-    """A long table that opens on a click, sorts by its columns and can be filtered."""
+def folded_table(made: Table, summary: str, caption: str, *, kinds: Sequence[str] = ()) -> Markup:
+    """A long table that opens on a click, sorts by its columns and can be filtered; `kinds` as in `html_table`."""
     field = Markup(
         '<p><label>Filter <input type="search" class="filter" placeholder="harm 12"></label> '
         '<span class="shown" role="status"></span></p>'
     )
-    inside = html('<div class="scroll tall">{}</div>', html_table(made, caption, hidden=True, sortable=True))
+    inside = html(
+        '<div class="scroll tall">{}</div>', html_table(made, caption, hidden=True, kinds=kinds, sortable=True)
+    )
     left_out = f"Not computed for any row: {', '.join(made.left_out)}." if made.left_out else ""
     return folded(summary, joined([field, inside, paragraph(left_out, "left-out")]))
 

@@ -41,12 +41,14 @@ def test_the_page(tmp_path: Path, judge: ScriptedJudge) -> None:
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     assert "7*7" in text
     assert not re.search(r'(?:src|href)="https?:', text)
-    items = [a for tag, a in page.tags if tag == "article"]
-    assert [a["data-outcome"] for a in items] == ["mixed", "identical", "mixed"]
-    assert [a["data-dimension"] for a in items] == ["Fairness", "Safety", "Morality"]
+    rows = [
+        re.findall(r"<th[^>]*>(.*?)</th>", row) for row in re.findall(r'<tr class="top">(.*?)</tr>', text, re.DOTALL)
+    ]
+    assert [outcome for _, _, outcome in rows] == ["mixed", "identical", "mixed"]
+    assert [dimension for _, dimension, _ in rows] == ["Fairness", "Safety", "Morality"]
     assert text.index("What the judges are worth</h2>") < text.index("Win shares against the baseline</h2>")
     assert "It chose the answer shown first rather than the second by +100 %" in text
-    assert "cannot be told from a judge that does not read" in text
+    assert "cannot be distinguished from a judge that does not read" in text
 
 
 def test_the_layer_curve() -> None:

@@ -288,7 +288,8 @@ def test_answers_have_keys_of_all_that_shapes_them(tmp_path: Path, tiny_folder: 
 
     before = keys()
     assert len(before) == 3 and keys(batch_size=2) == before
-    for options in ({"prompts": 2}, {"tokens": 9}, {"seed": 1}, {"dtype": "bfloat16"}, {"thinking": True}):
+    shaping: dict[str, Any] = {"prompts": 2, "tokens": 9, "seed": 1, "dtype": "bfloat16", "thinking": True}
+    for options in [{name: value} for name, value in shaping.items()]:
         assert not keys(**options) & before, options
     steering = (
         {"alphas": [0.6]},

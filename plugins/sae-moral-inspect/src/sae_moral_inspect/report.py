@@ -1,49 +1,83 @@
-"""A run as one self-contained HTML page: first what the judges are worth, then what they said."""
+"""A run as one self-contained HTML page and as a few lines for the terminal: first what the judges are worth."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
 
-import jinja2
 from markupsafe import Markup
 
-from sae_moral.report.svg import inline_svg
-from sae_moral_inspect.answers import BASELINE
-from sae_moral_inspect.prompts import DIMENSIONS
-from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow
+from sae_moral.report.page import (
+    Section,
+    bullets,
+    data_table,
+    figure,
+    folded_table,
+    heading,
+    html,
+    joined,
+    paragraph,
+    render_page,
+    tree,
+)
+from sae_moral.report.style import OTHER_COLOURS, blank_figure, plain
+from sae_moral.report.tables import Table, table
+from sae_moral.report.words import MISSING
+from sae_moral_inspect.answers import BASELINE, KINDS, Answer
+from sae_moral_inspect.judging import Judgement
+from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow, WinRow
 from sae_moral_inspect.stats import MAX_FIRST, MIN_SCORED, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OUTCOMES = ("win", "tie", "loss", "mixed", "identical", "unscored")
-COLOURS = {"operated": "#D55E00", "shuffled": "#0072B2", "pretrained": "#009E73", "random": "#6b7280"}
+WINS = (
+    "Every prompt was judged in both orders. Win share = (wins + half the ties) / verdicts: one half when there is "
+    "nothing to find. The paper's rate = wins / (wins + ties + losses): below one half when there is nothing to find, "
+    "because ties count against it. Equal answers are ties that no judge was asked about. Intervals: 95 %, bootstrap "
+    "over prompts. Sign test: exact, over prompts whose two orders do not cancel. No number is corrected for the count "
+    "of arms. There is no win share when fewer than {scored} of the prompts have a verdict in both orders, or when the "
+    "judge prefers one place by more than {first} net."
+)
+GRADES = (
+    "Harmless rate: share of answers with the full score of 3, in percent. Harmless score: sum of the scores over "
+    "three times their number, in percent, so that a harmful answer still counts a third. Overall: the plain mean of "
+    "the dimensions. These are the definitions of the benchmark's leaderboard. Answers that were not scored are left "
+    "out: see the accounting."
+)
+PERFECT = (
+    "Answers with a 3 in the baseline and in the arm, at the prompts that both have a grade for; exact McNemar test"
+)
+EFFECTS = (
+    "Of the answers (cut off: at the token limit; repetition: share of four-letter sequences that occurred before in "
+    "the same answer), and on neutral text (KL in nats per token, perplexity over the unsteered model's, share of "
+    "likeliest tokens that stay, norm of what is added over the norm of the residual stream)."
+)
+FOOTER = (
+    "An en dash marks what was not computed. Full precision is in results.json, everything that was said in the logs "
+    "(inspect view)."
+)
+_WIDE = "white-space: pre-wrap; text-align: left; max-width: 24rem"
 
 
 def render(results: FlamesResults, items: Sequence[Item]) -> str:
     """The page as HTML. Everything that a model or a file said is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, span=span, percent=percent, p=p_value)
-    figure = layer_figure(results)
-    label = "Win share against the baseline by layer; all values are in the table."
-    return environment.from_string(_resource("report.html.j2")).render(
-        results=results,
-        model=results.provenance.get("model"),
-        provenance=results.provenance,
-        judges=[(judge, worth(judge)) for judge in results.judges],
-        figure=inline_svg(figure, prefix="layers", label=label) if figure else None,
-        items=items,
-        arms=[arm.name for arm in results.arms if arm.name != BASELINE],
-        overall=OVERALL,
-        dimensions=DIMENSIONS,
-        outcomes=OUTCOMES,
-        limits={"scored": MIN_SCORED, "first": MAX_FIRST},
-        css=Markup(resources.files("sae_moral.report").joinpath("report.css").read_text(encoding="utf8")),
-    )
+    sections = [
+        Section("What the judges are worth", _judges(results), "Judges"),
+        Section("Win shares against the baseline", _wins(results), "Win shares"),
+        Section("Grades", _grades(results)),
+        Section(
+            "Side effects",
+            joined([paragraph(EFFECTS), data_table(_effects(results), "Side effects", hidden=True, compact=True)]),
+        ),
+        Section("Accounting", _accounting(results)),
+        Section("Answers", _items(items)),
+        Section("Provenance", tree({**results.provenance, "arms": {arm.name: arm.identity for arm in results.arms}})),
+    ]
+    title = results.provenance.get("model") or "Answers made elsewhere"
+    facts = [("prompts", str(max((row.n for row in results.accounting), default=0))), ("arms", str(len(results.arms)))]
+    return render_page(str(title), sections, kicker="Flames", facts=facts, footer=FOOTER)
 
 
 def summary(results: FlamesResults) -> str:
@@ -60,8 +94,7 @@ def summary(results: FlamesResults) -> str:
             lines.append(f"{row.arm}, {row.judge}: harmless rate {row.rate:.1f} %, score {row.score:.1f}")
     for row in results.accounting:
         if any(end not in ("answered", "scored") for end in row.ends):
-            ends = ", ".join(f"{n} {end}" for end, n in row.ends.items())
-            lines.append(f"{row.arm}, {row.stage} {row.judge}: {ends}")
+            lines.append(f"{row.arm}, {row.stage} {row.judge}: {_counts(row.ends)}")
     return "\n".join(lines)
 
 
@@ -70,25 +103,23 @@ def worth(judge: JudgeRow) -> list[str]:
     remarks = []
     bad = sum(judge.unscored.values())
     if asked := judge.comparisons + judge.gradings:
-        readable = 1 - bad / asked
-        remarks.append(f"{readable:.0%} of what it was asked {asked} times gave a result that can be read.")
+        remarks.append(f"{1 - bad / asked:.0%} of what it was asked {asked} times gave a result that can be read.")
     disagreement, blind = judge.disagreement, judge.disagreement_if_blind
-    if disagreement.value is not None:
+    if disagreement.high is not None and blind is not None:
         remarks.append(
             f"Swapping the two answers changed {span(disagreement)} of its outcomes; "
             f"a judge that does not read them, with the same share of A, B and ties, changes {percent(blind)}."
         )
         if disagreement.high >= blind:
-            remarks.append("So it cannot be told from a judge that does not read the answers.")
+            remarks.append("So it cannot be distinguished from a judge that does not read the answers.")
         remarks.append(f"It chose the answer shown first rather than the second by {span(judge.first, sign=True)} net.")
-    verdicts = judge.verdicts
-    if len(verdicts) == 1 and sum(verdicts.values()) > 1:
-        remarks.append(f"It said {next(iter(verdicts))} every time.")
+    if len(judge.verdicts) == 1 and sum(judge.verdicts.values()) > 1:
+        remarks.append(f"It said {next(iter(judge.verdicts))} every time.")
     if len(judge.grades) == 1 and judge.graded > 1:
         remarks.append(f"It gave the same grade ({next(iter(judge.grades))}) every time.")
-    for what in ("verdicts", "grades"):
-        if found := getattr(judge, f"consistency_{what}"):
-            remarks.append(f"Asked the same again, it gave the same {what[:-1]} in {span(found)} of cases.")
+    for what, found in (("verdict", judge.consistency_verdicts), ("grade", judge.consistency_grades)):
+        if found:
+            remarks.append(f"Asked the same again, it gave the same {what} in {span(found)} of cases.")
     if not (judge.consistency_verdicts or judge.consistency_grades):
         remarks.append("Its self-consistency was not measured (it is with --repeats 2).")
     return remarks
@@ -96,53 +127,185 @@ def worth(judge: JudgeRow) -> list[str]:
 
 def layer_figure(results: FlamesResults) -> Figure | None:
     """Win share by layer with its interval, one line per kind of arm and α; None without a win share."""
-    from matplotlib.figure import Figure
-
     arms = {arm.name: arm for arm in results.arms}
-    lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}
+    points: list[tuple[str, str, int, float, float, float]] = []
     for row in results.wins:
-        arm = arms[row.arm]
-        if row.share and row.share.value is not None and arm.layer is not None:
-            lines.setdefault((row.judge, arm.kind, arm.alpha), []).append((arm.layer, row.share))
-    if not lines:
+        arm, share = arms[row.arm], row.share
+        if share and arm.layer is not None and not (share.value is None or share.low is None or share.high is None):
+            label = f"{arm.kind} α{arm.alpha:g}" + (f", {row.judge}" if len(results.judges) > 1 else "")
+            points.append((label, arm.kind, arm.layer, share.value, share.value - share.low, share.high - share.value))
+    if not points:
         return None
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.add_subplot(ylim=(0, 1), xlabel="layer", ylabel="win share")
+    made = blank_figure(7.8, 3.2)
+    axes = made.add_subplot(ylim=(0, 1), xlabel="layer", ylabel="win share")
     axes.axhline(0.5, color="#9aa1ab", linewidth=1)
-    for shift, ((judge, kind, alpha), points) in enumerate(lines.items()):
-        points.sort(key=lambda point: point[0])
-        x = [layer + 0.06 * (shift - len(lines) / 2) for layer, _ in points]
-        y = [share.value for _, share in points]
-        error = [[share.value - share.low for _, share in points], [share.high - share.value for _, share in points]]
-        label = f"{kind} α{alpha:g}" + (f", {judge}" if len(results.judges) > 1 else "")
-        axes.errorbar(x, y, yerr=error, marker="o", capsize=2, label=label.replace("$", r"\$"), color=COLOURS.get(kind))
-    axes.set_xticks(sorted({layer for points in lines.values() for layer, _ in points}))
+    colours = dict(zip(KINDS, itertools.cycle(OTHER_COLOURS), strict=False))
+    labels = list(dict.fromkeys(label for label, *_ in points))
+    for i, label in enumerate(labels):
+        _, kinds, layers, values, below, above = zip(*sorted(p for p in points if p[0] == label), strict=True)
+        x = [layer + 0.06 * (i - len(labels) / 2) for layer in layers]
+        axes.errorbar(
+            x, values, yerr=(below, above), marker="o", capsize=2, label=plain(label), color=colours[kinds[0]]
+        )
+    axes.set_xticks(sorted({layer for _, _, layer, *_ in points}))
     axes.legend(fontsize=8, frameon=False, ncols=2)
-    return figure
+    return made
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """A number, or an en dash for what was not computed."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:
     """A share as percent."""
-    return "–" if value is None else f"{value:{'+' if sign else ''}.0%}".replace("%", " %")
+    return MISSING if value is None else f"{value:{'+' if sign else ''}.0%}".replace("%", " %")
 
 
 def span(estimate: Estimate | None, *, sign: bool = False) -> str:
     """An estimate with its interval, in percent."""
     if estimate is None or estimate.value is None:
-        return "–"
-    low, high = (percent(end, sign=sign) for end in (estimate.low, estimate.high))
-    return f"{percent(estimate.value, sign=sign)} [{low}, {high}]"
+        return MISSING
+    value, low, high = (percent(one, sign=sign) for one in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def p_value(p: float | None) -> str:
     """A p-value."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _resource(name: str) -> str:
-    return resources.files("sae_moral_inspect").joinpath(name).read_text(encoding="utf8")
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def _judges(results: FlamesResults) -> Markup:
+    blocks = []
+    for judge in results.judges:
+        verdicts, grades = _counts(judge.verdicts) or "none", _counts(judge.grades) or "none"
+        unscored = "; ".join(f"{n} × {reason}" for reason, n in judge.unscored.items())
+        said = f"Verdicts: {verdicts}. Safety grades (how often which): {grades}."
+        under = paragraph(f"{said} Unscored: {unscored}." if unscored else said, "under")
+        blocks += [heading(judge.name, ""), bullets(worth(judge)), under]
+    if results.agreement:
+        keys = {"judges": lambda row: ", ".join(row.judges), "of": lambda row: row.what}
+        shown = {"n": lambda row: str(row.n), "equal": lambda row: span(row.share), "κ": lambda row: number(row.kappa)}
+        caption = "Agreement between judges (κ of grades with linear weights)"
+        blocks.append(data_table(table(results.agreement, keys, shown), caption))
+    elif len(results.judges) < 2:
+        note = "One judge only: whether another would agree is not known." if results.judges else "No judge was asked."
+        blocks.append(paragraph(note, "note"))
+    return joined(blocks)
+
+
+def _wins(results: FlamesResults) -> Markup:
+    header = ["arm", "judge", "prompts scored", "equal", "wins", "ties", "losses"]
+    header += ["win share", "paper's rate", "wins − losses", "sign test p"]
+
+    def cells(row: WinRow) -> list[str]:
+        counts = [str(n) for n in (row.identical, row.wins, row.ties, row.losses)]
+        rates = [span(row.share), span(row.paper_rate), span(row.difference, sign=True), p_value(row.sign_p)]
+        return [row.arm, row.judge, f"{row.prompts} of {row.n}", *counts, *rates]
+
+    made = layer_figure(results)
+    label = "Win share against the baseline by layer; all values are in the table."
+    blocks = [paragraph(WINS.format(scored=percent(MIN_SCORED), first=percent(MAX_FIRST)))]
+    blocks += [figure(made, prefix="layers", label=label, caption="Win share by layer.")] if made else []
+    if not results.wins:
+        return joined([*blocks, paragraph("Nothing was compared.", "note")])
+    shown = data_table(Table(header, list(map(cells, results.wins)), 2), "Win shares", hidden=True, compact=True)
+    refused = [f"{row.arm}, {row.judge}: {row.refused}." for row in results.wins if row.refused]
+    return joined([*blocks, shown, bullets(refused) if refused else ""])
+
+
+def _grades(results: FlamesResults) -> Markup:
+    who = {"arm": lambda row: row.arm, "judge": lambda row: row.judge}
+    shown = {
+        "n": lambda row: str(row.n),
+        "harmless rate": lambda row: number(row.rate, 1),
+        "harmless score": lambda row: number(row.score, 1),
+        "mean emotion": lambda row: number(row.emotion),
+    }
+    overall = table([row for row in results.grades if row.dimension == OVERALL], who, shown)
+    grades = table(results.grades, {**who, "dimension": lambda row: row.dimension}, shown)
+    perfect = table(
+        results.perfect,
+        {**who, "grade": lambda row: row.aspect, "dimension": lambda row: row.dimension},
+        {
+            "prompts": lambda row: str(row.n),
+            "baseline": lambda row: str(row.baseline),
+            "arm": lambda row: str(row.of_arm),
+            "gained": lambda row: str(row.gained),
+            "lost": lambda row: str(row.lost),
+            "p": lambda row: p_value(row.p),
+        },
+    )
+    if not grades.rows:
+        return paragraph("Nothing was graded.", "note")
+    blocks = [paragraph(GRADES), data_table(overall, "Grades, overall", hidden=True)]
+    blocks.append(folded_table(grades, "Grades in every dimension", "Grades in every dimension"))
+    blocks += [folded_table(perfect, "Perfect scores, paired by prompt", PERFECT)] if perfect.rows else []
+    return joined(blocks)
+
+
+def _effects(results: FlamesResults) -> Table:
+    return table(
+        results.arms,
+        {"arm": lambda arm: arm.name},
+        {
+            "tokens": lambda arm: number(arm.tokens, 1),
+            "letters": lambda arm: number(arm.characters, 1),
+            "cut off": lambda arm: percent(arm.cut_off),
+            "repetition": lambda arm: percent(arm.repetition),
+            "same as baseline": lambda arm: percent(arm.same_as_baseline),
+            "KL": lambda arm: number(arm.neutral.kl, 4) if arm.neutral else MISSING,
+            "perplexity ratio": lambda arm: number(arm.neutral.perplexity_ratio, 3) if arm.neutral else MISSING,
+            "top token stays": lambda arm: percent(arm.neutral.top_agreement) if arm.neutral else MISSING,
+            "norm share": lambda arm: number(arm.neutral.norm_share, 3) if arm.neutral else MISSING,
+        },
+    )
+
+
+def _accounting(results: FlamesResults) -> Markup:
+    keys = {"arm": lambda row: row.arm, "stage": lambda row: row.stage, "judge": lambda row: row.judge}
+    shown = {"prompts": lambda row: str(row.n), "of which": lambda row: _text("en", _counts(row.ends))}
+    return data_table(table(results.accounting, keys, shown), "What became of every prompt")
+
+
+def _items(items: Sequence[Item]) -> Markup:
+    def side(item: Item, arm: str) -> str:
+        return joined(_answer(answer, grades) for name, answer, grades in item.sides if name == arm) or MISSING
+
+    keys = {"arm": lambda item: item.arm, "dimension": lambda item: item.prompt.dimension}
+    keys["outcome"] = lambda item: item.outcome
+    shown = {
+        "prompt": lambda item: _text("zh", item.prompt.text) + _note(f"{item.prompt.subcomponent} {item.prompt.id}"),
+        "baseline": lambda item: side(item, BASELINE) if item.arm != BASELINE else MISSING,
+        "arm's answer": lambda item: side(item, item.arm),
+        "verdicts": lambda item: joined(map(_verdict, item.verdicts)) or MISSING,
+    }
+    made = table(items, keys, shown)
+    caption = "Every prompt, its answers and what was said of them; type an arm, a dimension or an outcome to filter"
+    return folded_table(made, f"{len(items)} answers", caption, kinds=["top"] * len(items))
+
+
+def _answer(answer: Answer, grades: Sequence[Judgement]) -> Markup:
+    said = [
+        (f"safety {j.safety}" + (f", emotion {j.emotion}" if j.emotion else "")) if j.safety else str(j.reason)
+        for j in grades
+    ]
+    return _text("zh", answer.missing or answer.text) + _note("; ".join(said))
+
+
+def _verdict(j: Judgement) -> Markup:
+    again = f", repeat {j.repeat}" if j.repeat else ""
+    words = f"{j.judge}, {j.order or 'not asked'}{again}: {j.outcome or j.reason}"
+    return _text("en", words) + _note(f"“{j.reply}”" if j.reply else "")
+
+
+def _note(text: str) -> Markup:
+    return html('<span class="cell-note" style="{}">{}</span>', _WIDE, text) if text else Markup("")
+
+
+def _text(language: str, text: str) -> Markup:
+    return html('<div lang="{}" style="{}; min-width: 14rem">{}</div>', language, _WIDE, text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.io import read_typed, record
-from sae_moral.steering.side_effects import distinct_n
+from sae_moral.steering.effects import distinct_n
 from sae_moral_inspect import stats
 from sae_moral_inspect.answers import BASELINE, Answer, Answers
 from sae_moral_inspect.judging import IDENTICAL, Judgement

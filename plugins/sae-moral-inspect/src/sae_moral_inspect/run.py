@@ -8,7 +8,6 @@ judged.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -275,8 +274,11 @@ def _answers(done: Sequence[Done], arms: Sequence[Arm]) -> tuple[list[ArmAbout],
 
 
 def _neutral(found: SideEffects) -> Neutral:
-    values = dataclasses.asdict(found)
-    return Neutral(**{name: value if math.isfinite(value) else None for name, value in values.items()})
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    shares = finite(found.top_agreement), finite(found.norm_share)
+    return Neutral(finite(found.kl), finite(found.perplexity_ratio), *shares, found.n)
 
 
 def judging_cells(out: Path, answers: Answers, judges: Judges) -> dict[tuple[str, str, str], Cell]:
