@@ -22,7 +22,6 @@ from sae_moral._cli_atlas import add_atlas
 from sae_moral.atlas import Atlas, Entry, Plan, atlas, read_plan
 from sae_moral.atlas.likeness import baseline_pairs, matched_layers, profile_correlations, variant_pairs
 from sae_moral.capture import run as capture_run
-from sae_moral.capture.store import reopen, save_index
 from sae_moral.diagnosis import diagnose
 from sae_moral.metrics import metric, registry
 from sae_moral.metrics.preprocess import preprocess
@@ -276,25 +275,6 @@ def test_published_numbers_stand_beside_the_paper_protocol_only(finished: tuple[
     table = found.table().set_index(["name", "protocol"])["dimensional_published"]
     assert table.dropna().to_dict() == {(name, "paper"): "at most 0.26, adjusted" for name in ("A-base", "A-chat", "B")}
     assert render_atlas(found).count("at most 0.26, adjusted") == 1
-
-
-def test_a_store_is_reopened_without_the_model(tiny: Any, tmp_path: Path) -> None:
-    text = scenarios(30).text
-    captured = sae_moral.capture.capture(tiny, text, store=tmp_path)
-    save_index(captured, tmp_path / "index.json")
-    opened = reopen(tmp_path / "index.json", tmp_path)
-    assert opened.layers == captured.layers and opened.provenance == captured.provenance
-    assert all((opened[layer] == captured[layer]).all() for layer in captured.layers)
-    assert (opened.length == captured.length).all() and (opened.total == captured.total).all()
-    store = tmp_path / captured.provenance["store"] / "store.json"
-    store.write_text(store.read_text().replace('"scenario"', '"all"'))
-    with pytest.raises(ValueError, match="was changed"):
-        reopen(tmp_path / "index.json", tmp_path)
-    store.unlink()
-    with pytest.raises(FileNotFoundError, match="capture again"):
-        reopen(tmp_path / "index.json", tmp_path)
-    with pytest.raises(ValueError, match="store=FOLDER"):
-        save_index(sae_moral.capture.capture(tiny, text), tmp_path / "index.json")
 
 
 @pytest.mark.parametrize(

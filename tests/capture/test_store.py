@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from sae_moral import diagnose
 from sae_moral.capture import capture, load_model
-from sae_moral.capture.store import Store
+from sae_moral.capture.store import Store, reopen, save_index
 from sae_moral.errors import BusyError, DataError
-from sae_moral.io import LOCK, read_record
+from sae_moral.io import LOCK, read_record, write_record
 from tests.conftest import bundled
 from tests.tiny import save_tiny_model, scenarios
 
@@ -402,3 +402,33 @@ def test_tokens_are_stored_as_they_are_held(tiny: Any, tmp_path: Path) -> None:
         memory[1]
     with pytest.raises(ValueError, match="did you mean 'token'"):
         capture(tiny, text, granularity="tokens")
+
+
+@pytest.mark.parametrize("granularity", ["scenario", "token"])
+def test_a_store_is_reopened_without_the_model(tiny: Any, tmp_path: Path, granularity: str) -> None:
+    text = scenarios(30).text
+    captured = capture(tiny, text, store=tmp_path, granularity=granularity)
+    save_index(captured, tmp_path / "index.json")
+    opened = reopen(tmp_path / "index.json", tmp_path)
+    assert opened.layers == captured.layers and opened.provenance == captured.provenance
+    assert all(torch.equal(opened.read(layer), captured.read(layer)) for layer in captured.layers)
+    assert all((getattr(opened, name) == getattr(captured, name)).all() for name in ("row", "length", "total"))
+    assert (opened.first is None) == (captured.first is None)
+    store = tmp_path / captured.provenance["store"] / "store.json"
+    whole = store.read_text()
+    store.write_text(whole.replace('"prepend"', '"tokenizer"'))
+    with pytest.raises(DataError, match=r"store\.json: damaged, or changed by hand"):
+        reopen(tmp_path / "index.json", tmp_path)
+    store.write_text(whole)
+    kind, (_, content) = "capture-store", read_record(store, "capture-store", 2)
+    write_record(store, kind, 2, {**content, "shaped_by": {**content["shaped_by"], "bos": "tokenizer"}})
+    with pytest.raises(DataError, match=r"store\.json: was changed"):
+        reopen(tmp_path / "index.json", tmp_path)
+    store.unlink()
+    with pytest.raises(FileNotFoundError, match="capture again"):
+        reopen(tmp_path / "index.json", tmp_path)
+    (tmp_path / "index.json").write_text(whole)
+    with pytest.raises(DataError, match=r"index\.json"):
+        reopen(tmp_path / "index.json", tmp_path)
+    with pytest.raises(ValueError, match="store=FOLDER"):
+        save_index(capture(tiny, text), tmp_path / "index.json")
