@@ -23,8 +23,8 @@ from sae_moral.results import (
     leading_groups,
 )
 
-FOLDER = Path(__file__).parent / "data_files" / "v0.1" / "small"
-NAMES = ("audited", "none", "own_metric", "paper", "sae")
+FOLDER = Path(__file__).parent / "data_files" / "v0.1"
+NAMES = ("audited", "audited-all", "matched", "no-overall", "none", "own-metrics", "paper", "sae")
 
 
 def old(name: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_rows_and_provenance_stay(name: str) -> None:
     assert record.provenance.get("migrated_from") == 1
 
 
-@pytest.mark.parametrize("name", ["audited", "own_metric", "paper", "sae"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
 def test_what_the_controls_said_stays(name: str) -> None:
     record, controls = load(name), old(name)["provenance"]["controls"]
     for metric, before in controls["peaks"].items():
@@ -104,7 +104,7 @@ def test_without_controls_there_are_peaks_but_no_verdicts() -> None:
 
 
 def test_a_metric_of_one_s_own_without_overall() -> None:
-    record = load("own_metric")
+    record = load("own-metrics")
     peak, profile = record.peaks["spread"], record.profiles["spread"]
     assert record.metrics["spread"].spec.direction == "lower" and peak.group == MEAN_OF_GROUPS
     means = [

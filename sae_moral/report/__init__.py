@@ -1,4 +1,4 @@
-"""Figures and the self-contained HTML page of a diagnosis.
+"""Figures, tables and pages: drawing only, of what was computed elsewhere.
 
 The public names load on first use, so that `import sae_moral.report` costs neither matplotlib nor jinja2.
 """
@@ -9,10 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_moral.report.diagnosis_page import render_report, write_report
-    from sae_moral.report.figures import layer_figure, overview_figure, statistics_figure
-    from sae_moral.report.heatmap import heatmap_figure
-    from sae_moral.report.profiles import profile_figure
+    from sae_moral.report.diagnosis_page import render_report, summary_table, write_report
+    from sae_moral.report.figures import (
+        heatmap_figure,
+        layer_figure,
+        overview_figure,
+        profile_figure,
+        statistics_figure,
+    )
 
 __all__ = [
     "heatmap_figure",
@@ -21,22 +25,17 @@ __all__ = [
     "profile_figure",
     "render_report",
     "statistics_figure",
+    "summary_table",
     "write_report",
 ]
-
-_ELSEWHERE = {
-    "heatmap_figure": "heatmap",
-    "profile_figure": "profiles",
-    "render_report": "diagnosis_page",
-    "write_report": "diagnosis_page",
-}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'figures')}"), name)
+    module = "figures" if name.endswith("_figure") else "diagnosis_page"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,211 +7,362 @@ grey; one colour per foundation, virtue solid, vice dashed; a missing value is a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sae_moral.report import axes as draw
-from sae_moral.report.baselines import MEAN, baseline_style, baseline_tracks, draw_baselines, mean_track
-from sae_moral.report.legends import add_legend, baseline_handles, control_handles, dash_handles, group_handles
-from sae_moral.report.palette import INK, MUTED, NULL, OVERALL, GroupStyle, group_styles, plain
-from sae_moral.report.series import (
-    Best,
-    Track,
-    best_layer,
-    headline_of,
-    leading_group,
-    lower_is_better,
-    records,
-    tracks_by_group,
+from sae_moral.errors import unknown
+from sae_moral.report import style
+from sae_moral.report.panels import Line, Panel, heat_map, panels_figure
+from sae_moral.report.style import (
+    BASELINES,
+    CEILING,
+    CHANCE,
+    DASHED,
+    DOTTED,
+    FAINT,
+    INK,
+    INTERVAL,
+    LEAD,
+    MUTED,
+    NULL,
+    OTHER_BASELINE,
+    LineStyle,
+    legend_line,
+    legend_patch,
+    numbers,
+    ordered,
+    plain,
 )
-from sae_moral.report.words import number
+from sae_moral.report.words import WORDS_BASELINE, number
+from sae_moral.results import MEAN_OF_GROUPS, OVERALL, DiagnosisRecord, MetricCard, Peak, Profile, Row
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MEAN = LineStyle(INK, width=2.0)
+FAMILIES = {
+    "all": LineStyle(INK, width=2.2),
+    "length": LineStyle("#0072B2", DASHED, 1.6),
+    "sink": LineStyle("#D55E00"),
+    "word frequency": LineStyle("#009E73", DOTTED, 1.8),
+}
+"""How a family of nuisance features is drawn."""
 
-def layer_figure(
-    frame: pd.DataFrame,
-    metric: str,
-    provenance_of_metric: Mapping[str, Any],
-    controls: Mapping[str, Any] | None = None,
-) -> Figure:
+
+class Rows:
+    """One statistic's rows: its layers, ascending, and its groups in their order. A row that is absent is a gap."""
+
+    def __init__(self, record: DiagnosisRecord, metric: str, statistic: str) -> None:
+        """
+        Raises:
+            ValueError: no row of that statistic, or two for one layer and group.
+        """
+        own = [row for row in record.rows if (row.metric, row.statistic) == (metric, statistic)]
+        if not own:
+            known = dict.fromkeys(f"{row.metric}/{row.statistic}" for row in record.rows)
+            raise unknown("statistic", f"{metric}/{statistic}", known)
+        self.at: dict[tuple[int, str], Row] = {}
+        for row in own:
+            if (row.layer, row.group) in self.at:
+                raise ValueError(
+                    f"{metric}/{statistic} has two rows for layer {row.layer} and group {row.group!r}; "
+                    "expected one row per metric, statistic, layer and group"
+                )
+            self.at[row.layer, row.group] = row
+        self.layers = sorted({row.layer for row in own})
+        self.groups = ordered(row.group for row in own)
+
+    def __call__(self, group: str, name: str = "value") -> list[float | None]:
+        """One attribute of a group's rows, per layer."""
+        at = self.at
+        return [getattr(at[layer, group], name) if (layer, group) in at else None for layer in self.layers]
+
+    @property
+    def filled(self) -> list[str]:
+        """The groups that have any value."""
+        return [group for group in self.groups if any(math.isfinite(v) for v in numbers(self(group)))]
+
+
+def layer_figure(record: DiagnosisRecord, metric: str) -> Figure:
     """The headline of one metric over the layers, with its controls; groups and baselines are named at their ends.
 
     Args:
-        frame: `Diagnosis.frame`.
-        metric: a metric in `frame`; one without any value gives a figure that says so.
-        provenance_of_metric: `Diagnosis.provenance["metrics"][metric]` (headline, chance, higher_is).
-        controls: `Diagnosis.provenance["controls"]`: its baselines are drawn.
+        record: a diagnosis.
+        metric: one of its metrics; one without any value gives a figure that says so.
 
     Raises:
-        ValueError: unknown headline statistic, or two rows for one layer and group.
+        ValueError: unknown metric, or two rows for one layer and group.
     """
-    statistic = headline_of(frame, metric, provenance_of_metric)
-    tracks = tracks_by_group(frame, metric, statistic) if statistic else {}
-    best = best_layer(tracks, provenance_of_metric)
-    layers = [] if best is None else next(iter(tracks.values())).layers.tolist()
-    baselines = baseline_tracks(controls, metric, statistic, layers)
-    height = max(3.4, 0.17 * (len(tracks) + len(baselines)) + 0.9)
-    figure = draw.blank_figure(7.8, height)
-    axes = figure.subplots()
-    _titles(axes, metric, statistic, best)
-    if best is None:
-        draw.say_nothing(axes)
+    card = _card(record, metric)
+    if metric not in record.peaks:
+        figure = style.blank_figure(7.8, 3.4)
+        axes = figure.subplots()
+        _titles(axes, card, None, 0)
+        style.say_nothing(axes)
         return figure
-    styles = group_styles(frame["group"])
-    axes.set_ylabel(plain(_direction(statistic, provenance_of_metric)), fontsize=8.5)
-    drawn = _panel(axes, tracks, styles, provenance_of_metric, best, baselines, width=1.4, alpha=0.95)
+    rows, baselines = Rows(record, metric, card.headline), _baselines(record, metric)
+    height = max(3.4, 0.17 * (len(rows.groups) + len(baselines)) + 0.9)
+    figure = style.blank_figure(7.8, height)
+    axes = figure.subplots()
+    _titles(axes, card, record.peaks[metric], len(rows.filled))
+    arrow, name = _arrow(card), card.headline.replace("_", " ")
+    axes.set_ylabel(plain(f"{name}\n({arrow})" if arrow else name), fontsize=8.5)
+    styles = _styles(record)
+    drawn = _headline(axes, record, metric, rows, styles, alpha=0.95)
     axes.set_xlabel("layer", fontsize=8.5)
-    named = {name if name not in tracks else f"{name} (baseline)": track for name, track in baselines.items()}
-    if len(tracks) + len(named) > 1:
-        mean = {MEAN: mean_track(tracks)} if baselines and best.group is None else {}
-        styles |= {name: baseline_style(name)[0] for name in named} | {MEAN: GroupStyle(INK)}
-        draw.label_ends(axes, tracks | mean | named, styles, lead=best.group, height=height - 1.25, slanted=named)
-    add_legend(figure, control_handles(drawn, best.group), baseline_handles(drawn) + dash_handles(tracks))
+    profile = record.profiles[metric]
+    colours = {group: styles[group].colour for group in rows.filled} | {profile.group: INK}
+    named = {name if name not in rows.groups else f"{name} (baseline)": name for name in baselines}
+    colours |= {shown: BASELINES.get(name, OTHER_BASELINE).colour for shown, name in named.items()}
+    if len(colours) > 1:
+        bold = (profile.group, OVERALL)
+        style.label_ends(axes, colours, height=height - 1.25, bold=bold, slanted=list(named))
+    style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn) + style.pole_handles(rows.groups))
     return figure
 
 
-def overview_figure(
-    frame: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], controls: Mapping[str, Any] | None = None
-) -> Figure:
+def overview_figure(record: DiagnosisRecord) -> Figure:
     """One panel per metric with its headline over the layers: the diagnosis in one figure.
 
-    Args:
-        frame: `Diagnosis.frame`.
-        metrics: `Diagnosis.provenance["metrics"]`; one panel each, in this order.
-        controls: `Diagnosis.provenance["controls"]`: its baselines are drawn.
-
     Raises:
-        ValueError: no metric given, or one that `layer_figure` refuses.
+        ValueError: no metric, or one that `layer_figure` refuses.
     """
-    if not metrics:
-        raise ValueError("no metric to draw; expected provenance['metrics'] with at least one entry")
-    columns = 1 if len(metrics) == 1 else 2 if len(metrics) <= 6 else 3
-    lines = math.ceil(len(metrics) / columns)
-    figure = draw.blank_figure(7.8 if columns < 3 else 10.5, 2.45 * lines + 0.6)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    styles = group_styles(frame["group"])
-    drawn: set[str] = set()
-    shown: dict[str, None] = {}
-    lead: str | None = None
-    for axes, (metric, provenance) in zip(grid, metrics.items(), strict=False):
-        statistic = headline_of(frame, metric, provenance)
-        tracks = tracks_by_group(frame, metric, statistic) if statistic else {}
-        best = best_layer(tracks, provenance)
-        _titles(axes, metric, statistic, best, short=True)
-        if best is None:
-            draw.say_nothing(axes)
+    if not record.metrics:
+        raise ValueError("no metric to draw; expected a diagnosis of at least one")
+    n = len(record.metrics)
+    columns = 1 if n == 1 else 2 if n <= 6 else 3
+    figure = style.blank_figure(7.8 if columns < 3 else 10.5, 2.45 * math.ceil(n / columns) + 0.6)
+    styles, drawn, shown = _styles(record), set[str](), dict[str, None]()
+    grid = style.grid_of(figure, n, columns)
+    for i, (axes, (metric, card)) in enumerate(zip(grid, record.metrics.items(), strict=True)):
+        if metric not in record.peaks:
+            _titles(axes, card, None, 0, short=True)
+            style.say_nothing(axes)
             continue
-        axes.set_ylabel(_arrow(provenance), fontsize=8.5)
-        baselines = baseline_tracks(controls, metric, statistic, next(iter(tracks.values())).layers.tolist())
-        drawn |= _panel(axes, tracks, styles, provenance, best, baselines, width=1.0, alpha=0.75)
-        lead = lead or best.group
-        shown.update(dict.fromkeys(group for group in tracks if group != OVERALL))
-    for axes in grid[len(metrics) :]:
-        axes.set_visible(False)
-    for axes in grid[max(0, len(metrics) - columns) : len(metrics)]:
-        if axes.lines:
+        rows = Rows(record, metric, card.headline)
+        _titles(axes, card, record.peaks[metric], len(rows.filled), short=True)
+        axes.set_ylabel(_arrow(card), fontsize=8.5)
+        drawn |= _headline(axes, record, metric, rows, styles, width=1.0, alpha=0.75)
+        shown.update(dict.fromkeys(group for group in rows.filled if group != OVERALL))
+        if i >= n - columns:
             axes.set_xlabel("layer", fontsize=8.5)
-    add_legend(figure, control_handles(drawn, lead), baseline_handles(drawn), *group_handles(shown, styles), columns=6)
+    groups = style.group_handles(shown, styles)
+    style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn), *groups, columns=6)
     return figure
 
 
-def statistics_figure(
-    frame: pd.DataFrame, metric: str, provenance_of_metric: Mapping[str, Any], *, baseline: str = "baseline"
-) -> Figure | None:
-    """Small multiples of a metric's further statistics over the layers; None when it has only its headline.
-
-    `baseline`: what the rows' baseline is called.
-    """
-    headline = headline_of(frame, metric, provenance_of_metric)
-    found = dict.fromkeys(str(row["statistic"]) for row in records(frame, metric))
-    names = [name for name in found if name != headline]
+def statistics_figure(record: DiagnosisRecord, metric: str) -> Figure | None:
+    """Small multiples of a metric's further statistics over the layers; None when it has only its headline."""
+    names = further_statistics(record, metric)
     if not names:
         return None
     columns = min(3, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = draw.blank_figure(7.8, 1.75 * lines + 0.5)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    styles = group_styles(frame["group"])
-    shown: dict[str, None] = {}
-    drawn: set[str] = set()
-    for axes, name in zip(grid, names, strict=False):
-        tracks = tracks_by_group(frame, metric, name)
-        lead = leading_group(tracks)
-        axes.set_title(plain(str(name).replace("_", " ")), loc="left", fontsize=8.5)
-        if lead is not None:
-            drawn |= draw.draw_controls(axes, tracks[lead], baseline=baseline)
-        groups = draw.draw_groups(axes, tracks, styles, lead=lead, width=1.0, alpha=0.85)
-        shown.update(dict.fromkeys(group for group in groups if group != OVERALL))
-        if not groups:
-            draw.say_nothing(axes)
+    figure = style.blank_figure(7.8, 1.75 * math.ceil(len(names) / columns) + 0.5)
+    styles, drawn, shown = _styles(record), set[str](), dict[str, None]()
+    for axes, name in zip(style.grid_of(figure, len(names), columns), names, strict=True):
+        rows = Rows(record, metric, name)
+        axes.set_title(plain(name.replace("_", " ")), loc="left", fontsize=8.5)
+        if not rows.filled:
+            style.say_nothing(axes)
             continue
-        draw.finish(axes, tracks)
-    for axes in grid[len(names) :]:
-        axes.set_visible(False)
-    add_legend(
-        figure, control_handles(drawn, OVERALL), baseline_handles(drawn), *group_handles(shown, styles), columns=6
-    )
+        lead = OVERALL if OVERALL in rows.filled else rows.filled[0] if len(rows.filled) == 1 else None
+        if lead is not None:
+            drawn |= _controls(axes, rows, lead) | ({OVERALL} if lead == OVERALL else set())
+        _groups(axes, rows, styles, lead, width=1.0, alpha=0.85)
+        shown.update(dict.fromkeys(group for group in rows.filled if group != OVERALL))
+        style.finish(axes, rows.layers)
+    groups = style.group_handles(shown, styles)
+    style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn), *groups, columns=6)
     return figure
 
 
-def _panel(
+def heatmap_figure(record: DiagnosisRecord, metric: str, statistic: str | None = None) -> Figure:
+    """Layers × groups of one statistic (the headline by default) as a heat map, white at chance where it is known.
+
+    Raises:
+        ValueError: an unknown metric or statistic.
+    """
+    card = _card(record, metric)
+    statistic = statistic or card.headline
+    rows = Rows(record, metric, statistic)
+    chance = card.statistics[statistic].chance if statistic in card.statistics else None
+    values = [rows(group) for group in rows.groups]
+    layers = [str(layer) for layer in rows.layers]
+    return heat_map(values, rows.groups, layers, title=f"{metric} · {statistic}", middle=chance)
+
+
+def profile_figure(layers: Sequence[int], values: Mapping[str, Sequence[float | None]]) -> Figure:
+    """One small panel per named list with one entry per layer (share of variance explained by length, sink ratio …).
+
+    Raises:
+        ValueError: nothing to draw, or a list whose length is not that of `layers`.
+    """
+    panels = []
+    for name, series in values.items():
+        known = numbers(series)
+        bottom = 0.0 if not (known < 0).any() else None
+        line = Line(layers, series, LineStyle(INK, width=1.6))
+        panels.append(Panel(name, {name: line}, layers, ylim=(bottom, None)))
+    return panels_figure(panels)
+
+
+def explained_figure(layers: Sequence[int], shares: Mapping[str, Sequence[float | None]]) -> Figure:
+    """The share of the vectors' variance that each family of nuisance features explains, by layer.
+
+    Args:
+        layers: numbers.
+        shares: family → one share per layer; `all` is drawn last, on top.
+
+    Raises:
+        ValueError: a family without one share per layer.
+    """
+    lines = {}
+    for name in sorted(shares, key=lambda family: family == "all"):
+        values = [None if share is None else 100 * share for share in shares[name]]
+        lines["all together" if name == "all" else name] = Line(layers, values, FAMILIES.get(name, OTHER_BASELINE))
+    legend = [legend_line(name, line.style) for name, line in reversed(lines.items())]
+    lowest = min((v for line in lines.values() for v in line.values if v is not None), default=0.0)
+    panel = Panel(
+        "", lines, layers, zero=True, xlabel="layer", ylabel="variance explained, %",
+        ylim=(0.0 if lowest >= 0 else None, None),
+    )  # fmt: skip
+    return panels_figure([panel], height=2.3, legend=[legend])
+
+
+def further_statistics(record: DiagnosisRecord, metric: str) -> list[str]:
+    """The statistics of a metric that have rows, without its headline."""
+    headline = _card(record, metric).headline
+    names = dict.fromkeys(row.statistic for row in record.rows if row.metric == metric)
+    return [name for name in names if name != headline]
+
+
+# Parts
+
+
+def _card(record: DiagnosisRecord, metric: str) -> MetricCard:
+    if metric not in record.metrics:
+        raise unknown("metric", metric, record.metrics)
+    return record.metrics[metric]
+
+
+def _styles(record: DiagnosisRecord) -> dict[str, LineStyle]:
+    return style.group_styles(row.group for row in record.rows)
+
+
+def _baselines(record: DiagnosisRecord, metric: str) -> dict[str, Profile]:
+    return {name: one.profiles[metric] for name, one in record.baselines.items() if metric in one.profiles}
+
+
+def _headline(
     axes: Axes,
-    tracks: Mapping[str, Track],
-    styles: Mapping[str, GroupStyle],
-    provenance: Mapping[str, Any],
-    best: Best,
-    baselines: Mapping[str, Track],
+    record: DiagnosisRecord,
+    metric: str,
+    rows: Rows,
+    styles: Mapping[str, LineStyle],
     *,
-    width: float,
+    width: float = 1.4,
     alpha: float,
 ) -> set[str]:
-    """Draws one headline; returns the names of the controls that appeared."""
-    drawn: set[str] = set()
-    if best.group is not None:
-        drawn |= draw.draw_controls(axes, tracks[best.group], baseline=None if baselines else "baseline")
+    """Draws one headline; returns the names of what appeared."""
+    profile, peak, baselines = record.profiles[metric], record.peaks[metric], _baselines(record, metric)
+    drawn = {profile.group} if profile.group in (OVERALL, MEAN_OF_GROUPS) else set[str]()
+    lead = profile.group if profile.group in rows.groups else None
+    if lead is not None:
+        drawn |= _controls(axes, rows, lead, baseline=not baselines)
     else:
-        for group, track in tracks.items():
-            if draw.draw_band(axes, track, "ci", styles[group].colour, 0.12, 1.5):
-                drawn.add("ci of groups")
-            if draw.draw_band(axes, track, "null", NULL, 0.10, 1.0):
-                drawn.add("null")
-        if baselines:
-            draw.draw_line(axes, mean_track(tracks), MEAN, GroupStyle(INK), width=2.0, zorder=5)
-            drawn.add(MEAN)
-    drawn |= draw_baselines(axes, baselines)
-    draw.draw_groups(axes, tracks, styles, lead=best.group, width=width, alpha=alpha)
-    if draw.draw_chance(axes, provenance.get("chance")):
+        for group in rows.filled:
+            ends, null = ((rows(group, f"{kind}_low"), rows(group, f"{kind}_high")) for kind in ("ci", "null"))
+            if style.draw_band(axes, rows.layers, *ends, styles[group].colour, alpha=0.12, zorder=1.5):
+                drawn.add("intervals of the groups")
+            if style.draw_band(axes, rows.layers, *null, NULL, alpha=0.10):
+                drawn.add("null band")
+        if style.draw_band(axes, profile.layers, profile.ci_low, profile.ci_high, INTERVAL, alpha=0.28, zorder=1.6):
+            drawn.add("interval")
+        style.draw_line(axes, profile.layers, profile.values, profile.group, MEAN, zorder=5)
+    for name, other in baselines.items():
+        values = other.values if other.layers else other.values * len(rows.layers)
+        if style.draw_level(axes, other.layers or rows.layers, values, _shown(name, rows), _line_of(name)):
+            drawn.add(name)
+    _groups(axes, rows, styles, lead, width=width, alpha=alpha)
+    if style.draw_chance(axes, record.metrics[metric].spec.chance):
         drawn.add("chance")
-    draw.mark_best(axes, best)
-    draw.finish(axes, tracks)
+    axes.axvline(peak.layer, color=FAINT, linewidth=0.8, linestyle=DOTTED, zorder=0.5, label="_best layer")
+    axes.plot([peak.layer], [peak.value], marker="o", markersize=8, markerfacecolor="white", markeredgewidth=2,
+              markeredgecolor=INK, linestyle="none", label="_best", zorder=6, clip_on=False)  # fmt: skip
+    style.finish(axes, rows.layers)
     return drawn
 
 
-def _titles(axes: Axes, metric: str, statistic: str | None, best: Best | None, *, short: bool = False) -> None:
+def _controls(axes: Axes, rows: Rows, group: str, *, baseline: bool = True) -> set[str]:
+    """Interval, null band, ceiling and baseline of a group; returns the names of those that have values."""
+    drawn = set[str]()
+    for kind, name, colour, alpha, zorder in (
+        ("null", "null band", NULL, 0.22, 1.0), ("ci", "interval", INTERVAL, 0.28, 1.5),
+    ):  # fmt: skip
+        ends = rows(group, f"{kind}_low"), rows(group, f"{kind}_high")
+        if style.draw_band(axes, rows.layers, *ends, colour, alpha=alpha, zorder=zorder):
+            drawn.add(name)
+    if style.draw_level(axes, rows.layers, rows(group, "ceiling"), "ceiling", CEILING):
+        drawn.add("ceiling")
+    given = rows(group, "baseline")
+    if baseline and style.draw_level(axes, rows.layers, given, WORDS_BASELINE, _line_of(WORDS_BASELINE)):
+        drawn.add(WORDS_BASELINE)
+    return drawn
+
+
+def _groups(
+    axes: Axes, rows: Rows, styles: Mapping[str, LineStyle], lead: str | None, *, width: float, alpha: float
+) -> None:
+    """Every group's values; the leading group thick and on top."""
+    for group in rows.filled:
+        if group == lead:
+            style.draw_line(axes, rows.layers, rows(group), group, LEAD, zorder=5)
+        else:
+            thin = LineStyle(styles[group].colour, styles[group].dash, width)
+            style.draw_line(axes, rows.layers, rows(group), group, thin, alpha=alpha)
+
+
+def _shown(name: str, rows: Rows) -> str:
+    return name if name not in rows.groups else f"{name} (baseline)"
+
+
+def _line_of(baseline: str) -> LineStyle:
+    return BASELINES.get(baseline, OTHER_BASELINE)
+
+
+def _titles(axes: Axes, card: MetricCard, peak: Peak | None, groups: int, *, short: bool = False) -> None:
     size = 9 if short else 10
-    name = plain(f"{metric} · {statistic}" if statistic else metric)
+    name = plain(f"{card.name} · {card.headline}")
     axes.set_title(name, loc="left", fontsize=size, fontweight="bold", color=INK)
-    if best is None:
+    if peak is None:
         return
-    averaged = (
-        f"mean of {best.groups} {number(best.value)}" if short else f"mean of {best.groups} groups {number(best.value)}"
-    )
-    value = number(best.value) if best.group is not None else averaged
-    words = value if best.layers == 1 else f"{'' if short else 'best '}layer {best.layer}: {value}"
+    words = number(peak.value)
+    if peak.group == MEAN_OF_GROUPS:
+        words = f"mean of {groups}{'' if short else ' groups'} {words}"
+    if peak.n_layers > 1:
+        words = f"{'' if short else 'best '}layer {peak.layer}: {words}"
     if len(name) + len(words) <= (52 if short else 66):
         axes.set_title(words, loc="right", fontsize=size - 1, color=MUTED)
 
 
-def _arrow(provenance: Mapping[str, Any]) -> str:
-    return "← less indifferent" if lower_is_better(provenance) else (
-        "less indifferent →" if "less indifferent" in str(provenance.get("higher_is") or "").casefold() else ""
-    )  # fmt: skip
+def _arrow(card: MetricCard) -> str:
+    return {"lower": "← less indifferent", "higher": "less indifferent →", None: ""}[card.spec.direction]
 
 
-def _direction(statistic: str | None, provenance: Mapping[str, Any]) -> str:
-    name = str(statistic).replace("_", " ")
-    return f"{name}\n({_arrow(provenance)})" if _arrow(provenance) else name
+def _control_handles(drawn: set[str]) -> list[Any]:
+    """The legend's entries of what was drawn, baselines apart."""
+    handles = [
+        legend_line(OVERALL, LEAD),
+        legend_line(MEAN_OF_GROUPS, MEAN),
+        legend_patch("interval", INTERVAL, 0.28),
+        legend_patch("intervals of the groups", INK, 0.12),
+        legend_patch("null band", NULL, 0.3),
+        legend_line("ceiling", CEILING),
+        legend_line("chance", CHANCE),
+    ]
+    return [handle for handle in handles if handle.get_label() in drawn]
+
+
+def _baseline_handles(drawn: set[str]) -> list[Any]:
+    return [legend_line(name, line) for name, line in BASELINES.items() if name in drawn]

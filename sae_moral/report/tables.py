@@ -106,12 +106,12 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     A row may be shorter than the header: its last cell then takes the rest of the line.
     """
     n = max((len(row) for row in rows), default=0)
-    full = [row for row in rows if len(row) == n]
-    widths = [max(len(row[i]) for row in rows if len(row) > i + (len(row) < n)) for i in range(n)]
+    columns = [[row[i] for row in rows if len(row) > i + (len(row) < n)] for i in range(n)]
+    widths = [max(map(len, column)) for column in columns]
     right = [
-        all(_NUMBER.fullmatch(row[i]) or row[i] in ("", MISSING) for row in full[1:])
-        and any(_NUMBER.fullmatch(row[i]) for row in full[1:])
-        for i in range(n)
+        all(cell in ("", MISSING) or _NUMBER.fullmatch(cell) for cell in column[1:])
+        and any(_NUMBER.fullmatch(cell) for cell in column[1:])
+        for column in columns
     ]
     lines = []
     for row in rows:

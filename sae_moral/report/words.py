@@ -10,6 +10,26 @@ from typing import Any
 MISSING = "–"
 WIDTH = 120
 """Of a terminal, in characters."""
+WORDS_BASELINE = "bag of words"
+CONTROLS = {
+    "interval": "intervals",
+    "null": "permuted labels",
+    "nuisance": "nuisance",
+    "words": WORDS_BASELINE,
+    "random-weights": "random weights",
+    "selectivity": "control tasks",
+}
+"""A control's name in `Controls.names` → what pages and tables call it; a baseline's name is that in comparisons."""
+BADGES: dict[str, tuple[str, str]] = {
+    "found": ("✓", "good"),
+    "words": ("=", "weak"),
+    "untrained": ("=", "weak"),
+    "nuisance": ("=", "weak"),
+    "length": ("!", "alarm"),
+    "empty": ("∅", "none"),
+    "not tested": ("?", "none"),
+}
+"""A verdict's word → sign and tone of its badge. What the words mean is in `sae_moral.controls.verdict.WORDS`."""
 
 
 def number(value: Any) -> str:

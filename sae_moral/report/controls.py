@@ -1,0 +1,231 @@
+"""A page's section on controls: tables of peaks, comparisons and ceilings, settings, and what no control proves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from sae_moral.report.card import names_not_run, names_run, not_run_sentence
+from sae_moral.report.figures import explained_figure
+from sae_moral.report.page import Section, data_table, figure, heading, joined, pairs, paragraph
+from sae_moral.report.tables import Table, table
+from sae_moral.report.words import (
+    CONTROLS,
+    WORDS_BASELINE,
+    count,
+    detail,
+    interval,
+    number,
+    p_value,
+    percent,
+    signed,
+)
+from sae_moral.results import OVERALL, ControlFacts, DiagnosisRecord
+
+LIMITS = {
+    CONTROLS["interval"]: "They are about other texts of the same source, not about other sources, prompts or "
+    "annotators. An interval at the best layer does not undo that the layer was chosen; p does.",
+    CONTROLS["null"]: "Beyond them, labels go with something in the vectors; that it is morality is not shown. Words, "
+    "topics within a foundation and whatever else goes with the labels is not in this null.",
+    CONTROLS["nuisance"]: "Only length, the share of the first position and word frequency are in it. Topic, register "
+    "and syntax are not.",
+    WORDS_BASELINE: "What exceeds it need not be understanding: knowing synonyms is enough. What does not exceed it "
+    "may still hold morality: a mean over tokens blurs the exact words that the bag sees.",
+    CONTROLS["random-weights"]: "What exceeds them was learnt in training, which teaches words and topics, too. They "
+    "are no zero: random features keep which words a text has.",
+    CONTROLS["selectivity"]: "Selectivity says that words known by heart would not do, not that what is read is "
+    "morality. It is a difference of means, not a test.",
+    "ceiling": "It is what noise in the labels leaves reachable. A number below it may fall short of it for any "
+    "reason.",
+}
+"""Control → what it does not prove."""
+BASELINES_NOTE = (
+    "Both peaks are chosen anew in every resample of texts, the same resamples for both. p is one-sided: the chance of "
+    "a difference as large where there is none. A baseline that does not depend on a layer has none."
+)
+EXPLAINED_NOTE = (
+    "Share of the variance of the vectors as captured, before the protocol’s preprocessing, that a linear fit "
+    "explains, adjusted for chance (it may fall a little below 0); sink: what 1 / tokens explains, the share that the "
+    "first position has in a mean. Families overlap: their shares do not add up. A large share does not show that a "
+    "metric’s number comes from it; the nuisance baseline does."
+)
+
+
+def controls_section(record: DiagnosisRecord) -> Section:
+    """All that the controls of a diagnosis say."""
+    controls = record.provenance["controls"]
+    if controls is None:
+        return Section("Controls", paragraph(not_run_sentence(record)))
+    parts: list[Markup] = []
+    if missing := names_not_run(record):
+        parts.append(paragraph(f"Not run: {', '.join(missing)}."))
+    if record.comparisons:
+        made = comparison_table(record, controls["alpha"])
+        kinds = ["missed" if row[-1] == "no" else "" for row in made.rows]
+        caption = "The model’s peak against each baseline’s"
+        parts += [heading("Against baselines"), data_table(made, caption, compact=True, kinds=kinds)]
+        parts.append(paragraph(f"{BASELINES_NOTE}{_left_out(made)}", "under"))
+    if record.peaks:
+        made = peak_table(record)
+        parts += [heading("Peaks"), data_table(made, "The best layer of each headline", compact=True)]
+        parts.append(paragraph(_peaks_note(record, made), "under"))
+    parts += [*_ceilings(record), *_explained(record, controls)]
+    parts += [heading("Settings"), paragraph(" ".join(settings(controls)))]
+    told = [*names_run(record), *(["ceiling"] if ceiling_table(record).rows else [])]
+    limits = [(name, words) for name, words in LIMITS.items() if name in told]
+    parts += [heading("What each control does not prove"), pairs(limits, "limits")]
+    return Section("Controls", joined(parts))
+
+
+def comparison_table(record: DiagnosisRecord, alpha: float) -> Table:
+    """One row per metric and baseline: both peaks, their difference with interval and p, and whether it is beyond."""
+    return table(
+        record.comparisons,
+        {"metric": lambda one: one.metric, "against": lambda one: one.against},
+        {
+            "model": lambda one: number(one.value),
+            "layer": lambda one: count(one.layer),
+            "baseline": lambda one: number(one.against_value),
+            "its layer": lambda one: "none" if one.against_layer is None else count(one.against_layer),
+            "difference": lambda one: signed(one.difference),
+            "interval": lambda one: interval(one.ci_low, one.ci_high),
+            "p": lambda one: p_value(one.p_value),
+            "beyond": lambda one: "not tested" if one.p_value is None else "yes" if one.p_value < alpha else "no",
+        },
+    )
+
+
+def peak_table(record: DiagnosisRecord) -> Table:
+    """One row per metric with a value: its peak, interval, null, p-values, selectivity and ceiling."""
+    keys = {"metric": lambda one: one.metric, "statistic": lambda one: one.statistic}
+    if any(peak.group != OVERALL for peak in record.peaks.values()):
+        keys["group"] = lambda one: one.group
+    return table(
+        list(record.peaks.values()),
+        keys,
+        {
+            "layer": lambda one: count(one.layer),
+            "peak": lambda one: number(one.value),
+            "interval": lambda one: interval(one.ci_low, one.ci_high),
+            "null peaks": lambda one: interval(one.null_low, one.null_high),
+            "p": lambda one: p_value(one.p_value),
+            "p, any length": lambda one: p_value(one.p_value_any_length),
+            "control tasks": lambda one: number(one.control_task),
+            "selectivity": lambda one: signed(one.selectivity),
+            "ceiling": lambda one: number(one.ceiling),
+        },
+    )
+
+
+def ceiling_table(record: DiagnosisRecord) -> Table:
+    """Every statistic and group with a ceiling, at the best layer of its metric's headline."""
+    peaks = record.peaks
+    rows = [row for row in record.rows if row.metric in peaks and row.layer == peaks[row.metric].layer]
+    return table(
+        [row for row in rows if row.ceiling is not None],
+        {"metric": lambda row: row.metric, "statistic": lambda row: row.statistic, "group": lambda row: row.group},
+        {
+            "layer": lambda row: count(row.layer),
+            "value": lambda row: number(row.value),
+            "ceiling": lambda row: number(row.ceiling),
+        },
+    )
+
+
+def settings(controls: ControlFacts) -> list[str]:
+    """How many draws were taken and how well they pin numbers down, a sentence per control."""
+    names, errors, found = controls["names"], controls["monte_carlo"], []
+    if "interval" in names and controls["resamples"] is not None:
+        error = f"{100 * errors['interval_tail']:.1f} % (standard error of Monte Carlo)"
+        found.append(
+            f"Intervals hold {percent(controls['level'])} and come from {count(controls['resamples'])} resamples of "
+            f"texts, and the share cut off at either end is known to ± {error}."
+        )
+    if "null" in names and controls["permutations"] is not None:
+        n, stratum = controls["permutations"], controls["stratum"]
+        among = "texts of any length"
+        if stratum is not None:
+            among = f"texts of about equal length (strata of {count(stratum)} or more)"
+        found.append(
+            f"Labels were permuted {count(n)} times among {among}: no p can be below {number(1 / (n + 1))}, and a p "
+            f"near {detail(controls['alpha'])} is known to ± {number(errors['p_value'])} (standard error of Monte "
+            "Carlo)."
+        )
+        if shares := list(controls["labels_that_cannot_move"].values()):
+            low, high = percent(min(shares)), percent(max(shares))
+            span = high if low == high else f"{low} to {high}"
+            found.append(
+                f"{span} of the scenarios had no other text of their kind to swap labels with, and kept theirs."
+            )
+    if "selectivity" in names and controls["control_tasks"] is not None:
+        found.append(f"Control tasks are {count(controls['control_tasks'])} random labellings of opening words.")
+    found.append(
+        f"Verdicts are at p < {detail(controls['alpha'])}; each test stands for itself. "
+        f"Everything was drawn from seed {detail(controls['seed'])}."
+    )
+    if seconds := controls["seconds"]:
+        found.append(f"Measuring with all of this took {count(sum(seconds.values()))} s.")
+    return found
+
+
+def reliabilities(record: DiagnosisRecord) -> list[str]:
+    """One sentence per label whose reliability is known."""
+    found = []
+    for label, known in record.provenance["ceilings"].items():
+        if known is not None:
+            words = f"Repeated annotations of a text agree on {label} with {number(known['value'])}"
+            ends = interval(known["ci_low"], known["ci_high"])
+            short = "; the interval reaches 0, so no ceiling follows" if known["ci_low"] <= 0 else ""
+            n = count(known["n_texts"])
+            found.append(f"{words} (interval {ends}; {n} texts were annotated more than once){short}.")
+    return found
+
+
+def _ceilings(record: DiagnosisRecord) -> list[Markup]:
+    made, told = ceiling_table(record), reliabilities(record)
+    if not made.rows and not told:
+        return []
+    parts = [heading("Ceilings")]
+    if made.rows:
+        caption = "Statistics with a known ceiling, at the best layer of their metric’s headline"
+        parts.append(data_table(made, caption, compact=True))
+    return [*parts, paragraph(" ".join(told), "under")]
+
+
+def _explained(record: DiagnosisRecord, controls: ControlFacts) -> list[Markup]:
+    shares, layers = controls["explained_by_nuisance"], record.provenance["layers"]
+    if not shares or not layers:
+        return []
+    label = f"Line figure: share of the vectors’ variance explained by {', '.join(shares)}, by layer."
+    if "all" in shares:
+        low, high = min(shares["all"]), max(shares["all"])
+        label += f" All together: {100 * low:.0f} % to {100 * high:.0f} %."
+    drawn = figure(explained_figure(layers, shares), prefix="explained", label=label, caption=EXPLAINED_NOTE)
+    return [heading("What length and word frequency explain of the vectors"), drawn]
+
+
+def _peaks_note(record: DiagnosisRecord, made: Table) -> str:
+    words = []
+    if "p" in made.header:
+        words.append(
+            "p: against the most extreme layer of every permutation of labels (null peaks), which accounts for the "
+            "choice of the layer."
+        )
+        if "p, any length" in made.header:
+            words.append(
+                "p, any length: the same where labels may move between texts of any length, so what the vectors know "
+                "of length counts as a finding there."
+            )
+        elif "remove_length" in record.provenance["protocol"]["preprocessing"]:
+            words.append(
+                "The protocol takes length out of the vectors, so labels were not also permuted regardless of it."
+            )
+    if "selectivity" in made.header:
+        words.append("Selectivity: the peak less the mean over control tasks.")
+    return " ".join(words) + _left_out(made, but="p, any length")
+
+
+def _left_out(made: Table, but: str = "") -> str:
+    names: Sequence[str] = [name for name in made.left_out if name != but]
+    return f" Not computed: {', '.join(names)}." if names else ""
