@@ -38,26 +38,22 @@ class Diagnosis(DiagnosisRecord):
     """The results of metrics × layers with full provenance, and how they are shown."""
 
     def report(self, path: str | Path) -> Path:
-        """Write a self-contained HTML page; returns its path."""
+        """Write a self-contained HTML page (`report.html` in an existing folder); returns its path."""
         from sae_moral.report import write_report
-        from sae_moral.report.version1 import Version1
 
-        return write_report(Version1(self), Path(path))
+        return write_report(self, path)
 
     def figure(self) -> Figure:
         """Every metric's headline by layer, one panel each."""
         from sae_moral.report import overview_figure
-        from sae_moral.report.version1 import Version1
 
-        old = Version1(self)
-        return overview_figure(old.frame, old.provenance["metrics"], old.provenance["controls"])
+        return overview_figure(self)
 
     def summary(self) -> str:
         """A table for the terminal: each metric's headline, its best layer, and its groups there."""
-        from sae_moral.report.summary import summary_table
-        from sae_moral.report.version1 import Version1
+        from sae_moral.report import summary_table
 
-        return summary_table(Version1(self))
+        return summary_table(self)
 
 
 def diagnose(
