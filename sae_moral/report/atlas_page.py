@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from sae_moral.io import write_text
 from sae_moral.report.atlas_figures import cka_figure, depth_of, overlay_figure
-from sae_moral.report.diagnosis_page import _resource
+from sae_moral.report.page import resource
 from sae_moral.report.svg import inline_svg
 from sae_moral.report.words import MISSING, count, detail, interval, number
 
@@ -59,7 +59,7 @@ def render_atlas(atlas: AtlasLike, folder: Path | None = None) -> str:
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
     )  # fmt: skip
     environment.filters.update(detail=detail, number=number, interval=lambda ends: interval(*ends))
     baselines = [pair for pair in atlas.similarities if pair["kind"] == "baseline"]
@@ -74,7 +74,7 @@ def render_atlas(atlas: AtlasLike, folder: Path | None = None) -> str:
         warnings=_warnings(atlas),
         provenance=atlas.provenance,
         compared=atlas.provenance["compared"],
-        css=Markup(_resource("report.css")),
+        css=Markup(resource("report.css")),
     )
 
 

@@ -75,7 +75,7 @@ def render_page(
         others.insert(0, Section("Warnings", bullets(warnings), kind="warnings", listed=False))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
     )  # fmt: skip
     return environment.get_template("page.html.j2").render(
         name=name or f"{kicker}: {Markup(title).striptags() if isinstance(title, Markup) else title}",
@@ -84,8 +84,8 @@ def render_page(
         facts=facts,
         sections=_named([*alarms, *others]),
         footer=footer,
-        css=Markup(_resource("report.css")),
-        js=Markup(_resource("report.js")),
+        css=Markup(resource("report.css")),
+        js=Markup(resource("report.js")),
     )
 
 
@@ -103,6 +103,11 @@ def write_page(path: str | Path, html: str, *, name: str = "report.html") -> Pat
     path = path / name if path.is_dir() else path
     write_text(path, html)
     return path
+
+
+def resource(name: str) -> str:
+    """The text of `report.css`, `report.js` or `page.html.j2`."""
+    return resources.files("sae_moral.report").joinpath(name).read_text(encoding="utf-8")
 
 
 # Blocks
@@ -290,10 +295,6 @@ def tokens(words: Iterable[tuple[str, float]]) -> Markup:
 
 
 # Details
-
-
-def _resource(name: str) -> str:
-    return resources.files("sae_moral.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _named(sections: Iterable[Section]) -> list[Section]:

@@ -104,7 +104,7 @@ def panels_figure(
         axes.set_xlabel(panel.xlabel, fontsize=8.5, color=MUTED)
         axes.set_ylabel(panel.ylabel)
         style.finish(axes, panel.layers)
-        axes.yaxis.label.set_size(8.5)
+        axes.yaxis.label.set_fontsize(8.5)
         bottom, top = panel.ylim
         axes.set_ylim(bottom=bottom, top=top)
     style.add_legend(figure, *legend, columns=4)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import write_text
-from sae_moral.report.diagnosis_page import _resource
+from sae_moral.report.page import resource
 from sae_moral.report.sae_figures import fractions_figure, polarity_figure
 from sae_moral.report.svg import inline_svg
 from sae_moral.report.words import MISSING, count, interval, number
@@ -56,7 +56,7 @@ def render_sae(found: Mapping[int, MoralLatents], tokens: TokensOf) -> str:
         raise ValueError("these moral latents are of different scenarios; expected one page per source")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
     )  # fmt: skip
     first = next(iter(found.values()))
     fractions = {layer: one.fractions() for layer, one in sorted(found.items())}
@@ -70,7 +70,7 @@ def render_sae(found: Mapping[int, MoralLatents], tokens: TokensOf) -> str:
         counts=[(layer, [len(found[layer].latents(d)) for d in DIMENSIONS]) for layer in sorted(found)],
         dimensions=DIMENSIONS,
         layers=[_layer(found[layer], tokens.get(layer, {})) for layer in sorted(found)],
-        css=Markup(_resource("report.css")),
+        css=Markup(resource("report.css")),
     )
 
 

@@ -153,16 +153,17 @@ def profile_of(rows: Sequence[Row], one: MetricCard) -> Profile | None:
 
     def mean(layer: int, field: str) -> float | None:
         values = [getattr(at[layer, g], field) if (layer, g) in at else None for g in groups]
-        return None if any(v is None or not math.isfinite(v) for v in values) else sum(values) / len(values)
+        known = [v for v in values if v is not None and math.isfinite(v)]
+        return sum(known) / len(known) if len(known) == len(values) else None
 
     columns = ([mean(layer, field) for layer in layers] for field in ("value", "ci_low", "ci_high"))
     return Profile(one.name, one.headline, name, tuple(layers), *map(tuple, columns))
 
 
 def _peak(profile: Profile, cards: Sequence[MetricCard], names: Sequence[str]) -> Peak:
-    (direction,) = (one.spec.direction for one in cards if one.name == profile.metric)
+    (declared,) = (one.spec for one in cards if one.name == profile.metric)
     values = np.array([np.nan if v is None else v for v in profile.values])
-    best = best_layer(values, direction)
+    best = best_layer(values, declared.direction)
     assert best is not None
     value = float(values[best])
     more: dict[str, Any] = {"ci_low": profile.ci_low[best], "ci_high": profile.ci_high[best]}
