@@ -10,8 +10,7 @@ import numpy as np
 from benchmarks.validity.plan import METRICS, NULLS, POWER_METRICS, SHARES, VERDICT_WORLDS, Configuration
 from benchmarks.validity.store import Records
 from benchmarks.validity.summary import Rate, headline_coverage, peaks, rejected
-from sae_moral.report.axes import blank_figure
-from sae_moral.report.palette import DASHED, DOTTED, FAINT, INK, MUTED, OTHER_COLOURS, SOLID
+from sae_moral.report.style import DASHED, DOTTED, FAINT, INK, MUTED, OTHER_COLOURS, SOLID, blank_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -118,7 +118,8 @@ def layer_figure(record: DiagnosisRecord, metric: str) -> Figure:
     if len(colours) > 1:
         bold = (profile.group, OVERALL)
         style.label_ends(axes, colours, height=height - 1.25, bold=bold, slanted=list(named))
-    style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn) + style.pole_handles(rows.groups))
+    handles = _control_handles(drawn, lead=profile.group)
+    style.add_legend(figure, handles, _baseline_handles(drawn) + style.pole_handles(rows.groups))
     return figure
 
 
@@ -266,7 +267,7 @@ def _headline(
 ) -> set[str]:
     """Draws one headline; returns the names of what appeared."""
     profile, peak, baselines = record.profiles[metric], record.peaks[metric], _baselines(record, metric)
-    drawn = {profile.group} if profile.group in (OVERALL, MEAN_OF_GROUPS) else set[str]()
+    drawn = {profile.group}
     lead = profile.group if profile.group in rows.groups else None
     if lead is not None:
         drawn |= _controls(axes, rows, lead, baseline=not baselines)
@@ -350,11 +351,11 @@ def _arrow(card: MetricCard) -> str:
     return {"lower": "← less indifferent", "higher": "less indifferent →", None: ""}[card.spec.direction]
 
 
-def _control_handles(drawn: set[str]) -> list[Any]:
+def _control_handles(drawn: set[str], lead: str = OVERALL) -> list[Any]:
     """The legend's entries of what was drawn, baselines apart."""
+    leads = dict.fromkeys([lead, MEAN_OF_GROUPS])
     handles = [
-        legend_line(OVERALL, LEAD),
-        legend_line(MEAN_OF_GROUPS, MEAN),
+        *(legend_line(name, MEAN if name == MEAN_OF_GROUPS else LEAD) for name in leads),
         legend_patch("interval", INTERVAL, 0.28),
         legend_patch("intervals of the groups", INK, 0.12),
         legend_patch("null band", NULL, 0.3),
