@@ -136,7 +136,7 @@ def describe_operation(operation: Operation | None) -> dict[str, Any] | None:
     """Which operation it is: its name, the SAE before and after, and the latents that were operated on."""
     if operation is None:
         return None
-    hashes = {"before": operation.record["sha256"]["before"], "sha256": operation.sae.sha256}
+    hashes = {"before": operation.record.sha256["before"], "sha256": operation.sae.sha256}
     return {"name": operation.name, **hashes, "latents": checksum(operation.latents.tolist())}
 
 
