@@ -27,16 +27,18 @@ def add_atlas(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--store-delete-after", action="store_true", help="delete the captured vectors once they have been compared"
     )
+    parser.add_argument("--overwrite", action="store_true", help="write to a folder that holds something else")
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    from sae_moral.atlas import atlas
+    from sae_moral.studies import atlas
 
     quiet_loading()
     out = arguments.out or Path(f"atlas-{arguments.models.stem}")
-    found = atlas(arguments.models, out, device=arguments.device, delete_stores=arguments.store_delete_after)
+    options = {"delete_stores": arguments.store_delete_after, "overwrite": arguments.overwrite}
+    found = atlas(arguments.models, out, device=arguments.device, **options)
     print(found.summary())
     for name, error in found.failures.items():
         print(f"sae-moral: {name} {error}", file=sys.stderr)
-    print(f"\n{out / 'atlas.json'}\n{found.report(out / 'atlas.html')}")
+    print(f"\n{out / 'atlas.json'}\n{out / 'atlas.html'}")
     return 1 if found.failures else 0

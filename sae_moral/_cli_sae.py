@@ -134,7 +134,7 @@ def _saes(arguments: argparse.Namespace) -> int:
 
 def _latents(arguments: argparse.Namespace) -> int:
     from sae_moral import load_model
-    from sae_moral.atlas.saes import latents_with_page
+    from sae_moral.studies import latents_with_page
 
     quiet_loading()
     data, out = scenarios(arguments), folder(arguments, "latents")
@@ -150,7 +150,7 @@ def _latents(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from sae_moral import load_model
-    from sae_moral.atlas.saes import compare_saes
+    from sae_moral.studies import compare_saes
 
     quiet_loading()
     data, out = scenarios(arguments), folder(arguments, "saes", "compared")
@@ -163,6 +163,6 @@ def _compare(arguments: argparse.Namespace) -> int:
         metrics=names(arguments.metrics),
         controls=arguments.controls,
     )
-    print(compared.table())
+    print(compared.summary())
     print(f"\n{out / 'saes.json'}\n{out / 'saes.md'}")
     return 0

@@ -18,7 +18,9 @@ single dimensions, hence the difference between raw and standardised vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +28,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_moral.errors import unknown
+from sae_moral.studies.atlas_results import LayerSimilarity
+
+if TYPE_CHECKING:
+    from sae_moral.capture import Representations
+    from sae_moral.protocol import Protocol
 
 BLOCKS = 20
 """Into how many random blocks of scenarios the jackknife divides a sample."""
@@ -98,6 +105,37 @@ def linear_cka_interval(
     return Similarity(value, value - half, min(1.0, value + half))
 
 
+def layer_similarities(
+    a: Representations,
+    b: Representations,
+    layers: Sequence[tuple[int, int]],
+    texts: Int[np.ndarray, "k"],
+    protocol: Protocol,
+    device: torch.device | str | None = None,
+) -> list[LayerSimilarity]:
+    """Debiased CKA of each pair of layers, of vectors prepared as the protocol says and of raw ones.
+
+    Args:
+        layers: of a and of b; one layer of each is in memory at a time.
+        texts: the scenarios to use, one per distinct text: equal rows in both would count as similarity.
+        device: where the products are formed; by default CUDA when there is one.
+
+    Raises:
+        ValueError: different scenarios, or fewer than 4 texts.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} scenarios; expected the same ones in the same order")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for first, second in layers:
+        raw_a, prepared_a = _vectors(a, first, texts, protocol, device)
+        raw_b, prepared_b = _vectors(b, second, texts, protocol, device)
+        cka, raw = linear_cka_interval(prepared_a, prepared_b), linear_cka_interval(raw_a, raw_b)
+        ends = (cka.value, cka.ci_low, cka.ci_high, raw.value, raw.ci_low, raw.ci_high)
+        found.append(LayerSimilarity(first, second, *ends))
+    return found
+
+
 def _check(x: Tensor, y: Tensor) -> None:
     if len(x) != len(y):
         raise ValueError(f"{len(x)} and {len(y)} rows; expected one per scenario in both, in the same order")
@@ -156,3 +194,17 @@ class _Product:
             rows = self.whole[index]
             return self.total - 2 * rows.sum() + rows[:, index].sum()
         return (self.whole - self.x[index].T @ self.y[index]).square().sum()
+
+
+def _vectors(
+    x: Representations, layer: int, texts: Int[np.ndarray, "k"], protocol: Protocol, device: torch.device | str
+) -> tuple[Float[torch.Tensor, "k d"], Float[torch.Tensor, "k d"]]:
+    from sae_moral.metrics.preprocess import STEPS
+
+    length = x.total if protocol.pooling == "all" else x.length
+    raw = x.subset(texts)[layer].to(device).double()
+    prepared = raw
+    # The steps themselves: `preprocess` would also form its facts, an eigendecomposition per layer.
+    for step in protocol.preprocessing:
+        prepared = STEPS[step](prepared, length[texts])
+    return raw, prepared

@@ -1,8 +1,9 @@
-"""Latents in the place of the residual stream: diagnose(sae=...), compare_saes, the page of moral latents."""
+"""Latents in the place of the residual stream: diagnose(sae=...), activations by token, the commands."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ import pytest
 import torch
 
 from sae_moral import diagnose
-from sae_moral.atlas import saes as compared
 from sae_moral.cli import main
 from sae_moral.controls import Controls
 from sae_moral.metrics import resolve_metrics
 from sae_moral.metrics.base import evaluate
 from sae_moral.metrics.preprocess import preprocess, within_span
 from sae_moral.protocol import get_protocol
-from sae_moral.report.sae_page import render_sae, write_sae_report
-from sae_moral.sae import LatentSettings, TrainSettings, find_moral_latents, load_sae, load_saes, train_saes
+from sae_moral.sae import TrainSettings, load_sae, load_saes, train_saes
 from sae_moral.sae.latents import latents_by_token
 from tests.metrics.test_batched import plain
 from tests.tiny import scenarios
@@ -136,53 +135,6 @@ def test_activations_by_token_are_those_that_are_pooled(tiny: Any, trained: Path
         latents_by_token(tiny, sae, text, [320])
 
 
-def test_compared_saes_are_not_measured_twice(tiny: Any, trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    data, options = scenarios(90), {"metrics": ["categorical"], "controls": FEW}
-    first = compared.compare_saes(tiny, [trained], data, tmp_path, **options)
-    assert [(row["layer"], row["metric"]) for row in first.rows] == [(1, "categorical"), (2, "categorical")]
-    for row in first.rows:
-        assert row["difference"] == pytest.approx(row["after"] - row["before"])
-        assert 0 < row["p_value"] <= 1
-    monkeypatch.setattr(compared, "diagnose", None)
-    again = compared.compare_saes(tiny, [trained], data, tmp_path, **options)
-    assert again.rows == first.rows
-    assert json.loads((tmp_path / "saes.json").read_text())["results"] == first.rows
-    assert (tmp_path / "saes.md").read_text().count("\n") == 4
-    with pytest.raises(TypeError):
-        compared.compare_saes(tiny, [trained], scenarios(91), tmp_path, **options)
-
-
-def test_the_page_shows_held_out_numbers_tokens_and_links(tiny: Any, trained: Path, tmp_path: Path) -> None:
-    data = scenarios()
-    sae = load_sae(trained / "blocks.1.hook_resid_post")
-    sae.sae.cfg.metadata.neuronpedia_id = "tiny/1-res"
-    # Labels are random: so that latents pass at all, the rule is as lax as it can be.
-    settings = LatentSettings(false_discovery=1.0, effect=0.0, selectivity=1.0, half=1.0, firing=3, items=3)
-    found = find_moral_latents(sae, tiny, data, settings=settings)
-    assert found.latents()
-    latent = found.latents("care")[0]
-    text = found.top[str(latent)][0]["text"]
-    tokens = {1: {latent: {text: [(word + " ", float(i)) for i, word in enumerate(text.split())]}}}
-    page = write_sae_report({1: found}, tmp_path, tokens=tokens).read_text()
-    assert f"https://www.neuronpedia.org/tiny/1-res/{latent}" in page
-    row = found.rows([latent])[0]
-    assert f"{row['partial_r']:.3f}".replace("-", "−") in page
-    assert f'title="100 %">{text.split()[-1]} </mark>' in page
-    assert "http" not in page.replace("https://www.neuronpedia.org", "").replace("http://www.w3.org", "")
-    with pytest.raises(ValueError, match="no moral latents"):
-        render_sae({}, {})
-
-
-def test_text_of_scenarios_is_escaped(tiny: Any, trained: Path) -> None:
-    import dataclasses
-
-    settings = LatentSettings(false_discovery=1.0, effect=0.0, selectivity=1.0, half=1.0, firing=3, items=3)
-    found = find_moral_latents(load_sae(trained / "blocks.1.hook_resid_post"), tiny, scenarios(), settings=settings)
-    evil = {latent: [{**one, "text": "<script>x</script>"} for one in top] for latent, top in found.top.items()}
-    page = render_sae({1: dataclasses.replace(found, top=evil)}, {})
-    assert "<script>" not in page and "&lt;script&gt;" in page
-
-
 def test_the_commands(tiny_folder: Path, trained: Path, tmp_path: Path, capsys: Any) -> None:
     table = tmp_path / "data.jsonl"
     rows = [
@@ -199,7 +151,7 @@ def test_the_commands(tiny_folder: Path, trained: Path, tmp_path: Path, capsys: 
     assert (tmp_path / "latents" / "latents.html").exists()
     options = ["--controls", "none", "--metrics", "categorical", "--out", str(tmp_path / "compared")]
     assert main(["compare-saes", *common, "--saes", str(trained), *options]) == 0
-    assert "| blocks.2.hook_resid_post | 2 | 320 |" in capsys.readouterr().out
+    assert re.search(r"blocks\.2\.hook_resid_post +2 +320 ", capsys.readouterr().out)
     assert main(["saes", "Qwen/Qwen3-8B"]) == 0
     assert "qwen-scope-3-8b-base-w64k-l50  (" in capsys.readouterr().out
     assert main(["saes", "nobody/nothing-7b"]) == 1

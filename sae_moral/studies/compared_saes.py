@@ -1,0 +1,227 @@
+"""`compare_saes`: SAEs of one model side by side, each beside the residual stream it encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_moral.diagnosis import diagnose
+from sae_moral.io import check_claim, claim, locked, read_typed, record, typed, write_together
+from sae_moral.provenance import HookedModel, describe_model
+from sae_moral.report.tables import Table, markdown_table, table, text_table
+from sae_moral.report.words import count, interval, number, p_value, signed
+from sae_moral.results import DiagnosisRecord, ModelFacts
+from sae_moral.sae import LoadedSae, load_saes
+from sae_moral.sae.load import SaeLike
+from sae_moral.studies.shape import shape_of_diagnosis
+from sae_moral.studies.study import Cell, Study
+
+if TYPE_CHECKING:
+    from sae_moral.controls import Controls
+    from sae_moral.data import MoralData
+    from sae_moral.metrics import Metric
+    from sae_moral.protocol import Protocol
+
+SCHEMA_VERSION = 2
+FILES = ("saes.json", "saes.md")
+BEFORE = "residual stream"
+
+
+@dataclass(frozen=True)
+class SaeComparison:
+    """What encoding does to one metric's headline.
+
+    Attributes:
+        sae, sha256, layer, d_sae, architecture: which SAE.
+        metric, statistic: which headline.
+        before: of the residual stream at the SAE's layer.
+        after: of the latents.
+        difference: after − before.
+        ci_low, ci_high: its interval.
+        p_value: that the latents show more.
+        verdict: of the latents, against permuted labels and baselines.
+    """
+
+    sae: str
+    sha256: str
+    layer: int
+    d_sae: int
+    architecture: str
+    metric: str
+    statistic: str
+    before: float | None
+    after: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedSaes:
+    """SAEs of one model on the same scenarios.
+
+    Attributes:
+        rows: one per SAE and metric.
+        model: whose SAEs they are.
+        data: checksum of the scenarios.
+        options: what else shaped the diagnoses.
+    """
+
+    rows: list[SaeComparison]
+    model: ModelFacts
+    data: str
+    options: dict[str, Any]
+
+    def table(self) -> str:
+        """As Markdown."""
+        return markdown_table(self._table())
+
+    def summary(self) -> str:
+        """A table for the terminal."""
+        made = self._table()
+        return text_table([made.header, *made.rows])
+
+    def _table(self) -> Table:
+        return table(
+            self.rows,
+            {
+                "SAE": lambda row: row.sae,
+                "layer": lambda row: count(row.layer),
+                "latents": lambda row: count(row.d_sae),
+                "metric": lambda row: f"{row.metric} ({row.statistic})",
+            },
+            {
+                "stream": lambda row: number(row.before),
+                "encoded": lambda row: number(row.after),
+                "difference": lambda row: signed(row.difference),
+                "interval": lambda row: interval(row.ci_low, row.ci_high),
+                "p (encoded is more)": lambda row: p_value(row.p_value),
+                "verdict": lambda row: row.verdict or "–",
+            },
+            always=("stream", "encoded", "difference", "interval", "p (encoded is more)", "verdict"),
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `saes.json`, a record, and `saes.md` together; returns the path of the record."""
+        content = {"model": self.model, "data": self.data, "options": self.options, "results": self.rows}
+        texts = record("compared_saes", SCHEMA_VERSION, content), self.table() + "\n"
+        write_together(folder, dict(zip(FILES, texts, strict=True)))
+        return Path(folder) / FILES[0]
+
+    @classmethod
+    def load(cls, path: str | Path) -> ComparedSaes:
+        """Read a `saes.json`, or the folder that holds one; files of every older version load.
+
+        Raises:
+            DataError: another kind of file, damaged, or of a newer schema; names file and place.
+            FileNotFoundError: no such file.
+        """
+        path = Path(path)
+        path = path / FILES[0] if path.is_dir() else path
+        content = read_typed(path, _Content, "compared_saes", SCHEMA_VERSION, checked_from=2, migrate=_migrated)
+        return cls(content.results, content.model, content.data, content.options)
+
+
+def compare_saes(
+    model: HookedModel,
+    saes: Sequence[SaeLike | Mapping[int, SaeLike]],
+    data: MoralData,
+    out: str | Path,
+    *,
+    protocol: str | Protocol = "audited",
+    metrics: Sequence[str | Metric] | None = None,
+    controls: str | Sequence[str] | Controls = "default",
+    match: str | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> ComparedSaes:
+    """Diagnose the latents of each SAE at its own layer. A diagnosis that `out` has already, of the same SAE, model,
+    data and options, is not made again.
+
+    Args:
+        model: a model with hooks and a tokenizer.
+        saes: what `load_saes` takes, any number of SAEs each.
+        data: the scenarios.
+        out: folder: a diagnosis per SAE, `saes.json` and `saes.md`.
+        protocol, metrics, controls, match, progress: as for `diagnose`.
+        overwrite: write to `out` even if it holds something else.
+
+    Raises:
+        ValueError: as `load_saes` and `diagnose`; no SAE, one SAE twice.
+        FolderError: `out` holds something else.
+    """
+    loaded = [sae for source in saes for sae in load_saes(source, model=model).values()]
+    if not loaded:
+        raise ValueError("no SAE given; expected at least one")
+    shaped = shape_of_diagnosis(data, protocol=protocol, metrics=metrics, controls=controls, match=match)
+    options = {"protocol": protocol, "metrics": metrics, "controls": controls, "match": match, "progress": progress}
+    facts = describe_model(model)
+
+    def cell(sae: LoadedSae) -> Cell:
+        of_sae = {"sae": sae.sha256, "layer": sae.layer}
+        return Cell(sae.source, {"model": facts["identity"], **of_sae, **shaped}, lambda folder: work(sae, folder))
+
+    def work(sae: LoadedSae, folder: Path) -> list[SaeComparison]:
+        diagnosis = diagnose(model, data, sae={sae.layer: sae}, **options)
+        diagnosis.report(folder / "report.html")
+        diagnosis.save(folder)
+        return _rows(sae, diagnosis)
+
+    out = Path(out)
+    if not overwrite:
+        check_claim(out, "compared_saes", {}, files=FILES)
+    with locked(out, wait=True):
+        claim(out, "compared_saes", {}, files=FILES, overwrite=overwrite)
+    done = Study(out, "sae-diagnosis").run(map(cell, loaded), what="SAEs", progress=progress)
+    rows = [typed(row, SaeComparison, file=one.folder) for one in done for row in one.value]
+    compared = ComparedSaes(rows, facts, data.sha256, shaped)
+    with locked(out, wait=True):
+        compared.save(out)
+    return compared
+
+
+def _rows(sae: LoadedSae, diagnosis: DiagnosisRecord) -> list[SaeComparison]:
+    against = {one.metric: one for one in diagnosis.comparisons if one.against == BEFORE}
+    stream = diagnosis.baselines[BEFORE].profiles if BEFORE in diagnosis.baselines else {}
+    rows = []
+    for metric, card in diagnosis.metrics.items():
+        one, peak, verdict = against.get(metric), diagnosis.peaks.get(metric), diagnosis.verdicts.get(metric)
+        before = one.against_value if one else stream[metric].values[0] if metric in stream else None
+        after = peak.value if peak else None
+        rows.append(
+            SaeComparison(
+                sae.source,
+                sae.sha256,
+                sae.layer,
+                sae.d_sae,
+                sae.architecture,
+                metric,
+                card.headline,
+                before,
+                after,
+                None if before is None or after is None else after - before,
+                one.ci_low if one else None,
+                one.ci_high if one else None,
+                one.p_value if one else None,
+                verdict.word if verdict else None,
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class _Content:
+    model: ModelFacts
+    data: str
+    options: dict[str, Any]
+    results: list[SaeComparison]
+
+
+def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had a sample of the weights in the place of the model's identity."""
+    model = {"identity" if name == "weights" else name: value for name, value in content["model"].items()}
+    return {**content, "model": model}
