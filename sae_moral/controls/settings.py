@@ -18,9 +18,8 @@ DEFAULT = NAMES[:-1]
 class Controls:
     """Attributes:
     names: of `NAMES`; the ceiling of labels costs nothing and is always there.
-    resamples: bootstrap samples of texts. 1,000 put an end of a 95 % interval at its 2.5 % within ±0.5 % (one standard
-        error of Monte Carlo).
-    permutations: of labels. With 199 the smallest p is 0.005, and the standard error of a p near 0.05 is 0.015.
+    resamples: bootstrap samples of texts.
+    permutations: of labels; with 199 the smallest p is 0.005.
     control_tasks: random labellings of word types for selectivity.
     level: of intervals and null bands.
     alpha: of verdicts.

@@ -98,8 +98,7 @@ class AuditedGradient:
     A held-out item's score is its cosine with a direction fitted on the other folds: Σ (t − t̄) x over their items x
     of typicality t, the typical end of the pole minus its atypical end. Closeness to the prototype itself (Σ t x,
     reported as `spearman_prototype`) orders items less well: what all items of the pole share says nothing about
-    their order, and its sampling noise does (on SmolLM2 and Gemma 3 by 0.01 to 0.05, and more so for a prototype of the
-    items of typicality 1.0 alone). Correlations are averaged within folds.
+    their order, and its sampling noise does (docs/design/metrics.md). Correlations are averaged within folds.
 
     - `spearman` (headline): within the pole, neutrals left out: grave against slight.
     - `spearman_with_neutral`: neutrals added at typicality 0, as in the paper; part of it is moral against neutral.

@@ -70,6 +70,7 @@ def metric(
     null: str | None = "all",
     interval: str = "resampled",
     chance: float | None = None,
+    ceiling: str | None = None,
     statistics: Sequence[StatisticSpec] = (),
     means: str = "",
     does_not_prove: str = "",
@@ -84,7 +85,7 @@ def metric(
     Args:
         headline: the statistic that stands for the metric in summaries.
         name: the function's name by default.
-        direction, null, interval, chance: of the headline (see `StatisticSpec`).
+        direction, null, interval, chance, ceiling: of the headline (see `StatisticSpec`).
         statistics: declarations of further statistics, or of the headline in the place of these keywords.
         means, does_not_prove: sentences for reports.
         raw, rotation_invariant, parameters: see `Metric`.
@@ -95,7 +96,7 @@ def metric(
         TypeError: a keyword of version 0.1 or none of these.
         ValueError: the name is taken, or the headline is declared twice.
     """
-    own = StatisticSpec(headline, direction, null, interval, chance)
+    own = StatisticSpec(headline, direction, null, interval, chance, ceiling)
     specs = list(statistics)
     if own != StatisticSpec(headline) or headline not in [getattr(spec, "name", None) for spec in specs]:
         specs.insert(0, own)
@@ -107,12 +108,18 @@ def metric(
         if gone_or_unknown:
             valid = [word for word in inspect.signature(metric).parameters if word != "gone_or_unknown"]
             raise TypeError(str(unknown("keyword of @metric", next(iter(gone_or_unknown)), valid)))
-        facts = (called, headline, function, tuple(specs), means, does_not_prove, raw, rotation_invariant)
-        made = (
-            FunctionMetric(*facts, parameters or {})
-            if prepare is None
-            else PreparedFunctionMetric(*facts, parameters or {}, prepare)
+        facts = (
+            called,
+            headline,
+            function,
+            tuple(specs),
+            means,
+            does_not_prove,
+            raw,
+            rotation_invariant,
+            parameters or {},
         )
+        made = FunctionMetric(*facts) if prepare is None else PreparedFunctionMetric(*facts, prepare)
         register(made)
         return made
 

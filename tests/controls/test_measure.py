@@ -15,19 +15,21 @@ from torch import Tensor
 
 from sae_moral.capture.vectors import Representations
 from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.measure import Measured, measure
+from sae_moral.controls.measure import Measured, check, measure
 from sae_moral.controls.settings import Controls, get_controls
 from sae_moral.data.moral_data import MoralData
+from sae_moral.errors import DataError
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 from sae_moral.io import jsonable
 from sae_moral.metrics import FunctionMetric, Metric, metric, resolve_metrics
-from sae_moral.metrics.base import folds
+from sae_moral.metrics.base import PreparedFunctionMetric, folds
 from sae_moral.metrics.categorical import AuditedCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional
 from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.structural import AuditedStructural
 from sae_moral.protocol import AUDITED, PAPER, Protocol
+from sae_moral.results import StatisticSpec
 from tests.metrics.worlds import balanced, moral_data
 
 QUICK = Controls(resamples=100, permutations=99, control_tasks=5)
@@ -308,7 +310,7 @@ class TestSettings:
             "words": {"baseline"},
             "selectivity": set(),
         }
-        assert "selectivity" in found.selectivity.controls["peaks"]["categorical"]
+        assert found["selectivity"].peaks["categorical"].selectivity is not None
         assert list(found["nuisance"].controls["explained_by_nuisance"]) == ["length", "sink", "word frequency", "all"]
         words = {name: one.verdicts["categorical"].word for name, one in found.items()}
         assert {word for name, word in words.items() if name != "null"} == {"not tested"}
@@ -319,7 +321,7 @@ class TestSettings:
         assert (held["resamples"], held["permutations"], held["control_tasks"], held["seed"]) == (100, 99, 5, 0)
         assert (held["level"], held["alpha"], held["stratum"]) == (0.95, 0.05, 5)
         assert set(held["labels_that_cannot_move"]) == {"all", "foundation", "labels", "pole", "typicality"}
-        assert held["monte_carlo"].p_value == pytest.approx((0.05 * 0.95 / 99) ** 0.5, abs=1e-5)
+        assert held["monte_carlo"]["p_value"] == pytest.approx((0.05 * 0.95 / 99) ** 0.5, abs=1e-5)
         assert held["names"] == list(QUICK.names)
 
     def test_equal_seeds_give_equal_results_and_others_others(self, data: MoralData) -> None:
@@ -346,3 +348,61 @@ class TestSettings:
         assert {one.layer for one in found.peaks.values()} == {1}
         found = run(data, {0: layers[0]}, audited(), Controls(resamples=50, permutations=19, control_tasks=1))
         assert "found" not in {one.word for one in found.verdicts.values()}
+
+
+class TestWithoutOverall:
+    """A metric of groups alone: its headline is their mean, the same for rows, profile, peak and baselines."""
+
+    @staticmethod
+    def by_group(x: Tensor, data: MoralData) -> dict[tuple[str, str], float | None]:
+        found: dict[tuple[str, str], float | None] = {}
+        for f, name in enumerate(FOUNDATIONS[:2]):
+            sides = [x[torch.from_numpy(data.items(f, pole))].mean(dim=0) for pole in (VIRTUE, VICE)]
+            far = float((sides[0] - sides[1]).norm())
+            found["gap", name] = None if name == FOUNDATIONS[1] and far > 100 else far
+        return found
+
+    def test_the_peak_has_the_interval_of_its_own_layer(self, data: MoralData) -> None:
+        mine = FunctionMetric("mine", "gap", self.by_group, (StatisticSpec("gap", "lower", null="pole"),))
+        largest = 1e4 * moral(data, 1.0)  # its second group has no value, and its first would win or lose alone
+        layers = {0: moral(data, 1.5), 1: noise(2, len(data)), 2: largest}
+        protocol = replace(PROTOCOL, preprocessing=("centre",))
+        found = run(data, layers, [mine], QUICK, protocol)
+        peak, profile = found.peaks["mine"], found.profiles["mine"]
+        assert (peak.group, peak.layer, peak.n_layers) == ("mean of groups", 1, 2)
+        assert profile.values[2] is None and profile.ci_low[2] is None
+        rows = [r.value for r in found.rows if r.layer == 1]
+        assert peak.value == profile.values[1] == pytest.approx(np.mean(rows))
+        assert (peak.ci_low, peak.ci_high) == (profile.ci_low[1], profile.ci_high[1])
+        assert profile.ci_low[0] is not None and profile.ci_low[0] != peak.ci_low
+        for baseline in found.baselines.values():
+            assert baseline.profiles["mine"].group == "mean of groups"
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("spec", "problem"),
+        [
+            (StatisticSpec("a", null="poles"), "unknown permutation scheme of mine/a 'poles'; did you mean 'pole'"),
+            (
+                StatisticSpec("a", null="pole", interval="resample"),
+                "unknown interval of mine/a 'resample'; did you mean 'resampled'",
+            ),
+        ],
+    )
+    def test_declarations_that_name_nothing_are_refused(self, data: MoralData, spec: Any, problem: str) -> None:
+        mine = PreparedFunctionMetric("mine", "a", lambda x, data: {"a": 1.0}, (spec,))
+        with pytest.raises(ValueError, match=problem):
+            check(data, [mine], PROTOCOL, QUICK)
+
+    def test_too_few_texts_are_refused_where_a_metric_has_folds(self, data: MoralData) -> None:
+        few = data.subset(np.array([0, 0, 1, 1, 1, 1, 1, 1]))
+        with pytest.raises(DataError, match="2 distinct texts; the audited protocol needs at least 3"):
+            check(few, audited(), PROTOCOL, QUICK)
+        check(few, [FunctionMetric("mine", "a", lambda x, data: {"a": 1.0})], PROTOCOL, QUICK)
+
+    def test_too_few_scenarios_for_the_nuisance_features_are_refused(self, data: MoralData) -> None:
+        few, mine = data.subset(np.arange(6)), FunctionMetric("mine", "a", lambda x, data: {"a": 1.0})
+        with pytest.raises(DataError, match="6 scenarios; the control 'nuisance' needs at least 7"):
+            check(few, [mine], PROTOCOL, QUICK)
+        check(few, [mine], PROTOCOL, get_controls("none"))
