@@ -137,9 +137,16 @@ def test_an_interval_of_fits_needs_prepare() -> None:
         metric(headline="a", name="other", interval="fixed")(lambda x, data: {"a": 1.0})
 
 
+class Undeclared:
+    name, headline, statistics = "mine", "a", ("a",)
+
+    def __call__(self, representation: Any, data: Any) -> dict[str, float | None]:
+        return {"a": 1.0}
+
+
 def test_declarations_that_are_none_are_refused() -> None:
     with pytest.raises(TypeError, match="expected statistics = "):
-        declared(type("Mine", (), {"name": "mine", "headline": "a", "statistics": ["a"]})())  # pyright: ignore
+        declared(Undeclared())
 
 
 def test_parameters_that_no_file_could_hold_are_refused() -> None:
