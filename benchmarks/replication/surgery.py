@@ -35,9 +35,9 @@ SHARES = "0.6,0.15,0.25"
 HIGHER = ("polarity_margin", "polarity_auroc", "ordering_accuracy", "spearman")
 
 
-def overall(rows: list[Change]) -> dict[str, Change]:
+def overall(rows: list[Change]) -> dict[str, dict[str, Any]]:
     """The rows over all dimensions, by statistic."""
-    return {row["statistic"]: row for row in rows if row["group"] == OVERALL}
+    return {row["statistic"]: dict(row) for row in rows if row["group"] == OVERALL}
 
 
 def arm(row: Mapping[str, Any]) -> str:

@@ -23,7 +23,6 @@ from sae_moral.sae.association import (
 SCHEMA_VERSION = 2
 RECORD, ARRAYS = "moral_latents.json", "moral_latents.safetensors"
 RULES = ("audited", "paper")
-STATISTICS = ("partial_r", "partial_p", "pearson", "spearman", "auroc", "prototypicality")
 
 
 class TopScenario(TypedDict):
@@ -86,7 +85,7 @@ class MoralLatents:
         arrays: by name, [s, 10] unless said otherwise. Of the selection part: `selection_r`, `selection_p`,
             `selection_q`, `first_half_r`, `second_half_r` (partial correlations given length and word frequency, and
             their p- and adjusted p-values), `paper_r` (plain, over records), `passes`, `audited_class`, `paper_class`
-            [s], `selectivity` [s], `nuisance_share` [s], `fired` [s]. Of the held-out part: `STATISTICS`, `replicated`
+            [s], `selectivity` [s], `nuisance_share` [s], `fired` [s]. Of the held-out part: those of `LatentRow`, `replicated`
             (p ≤ 0.05 after Benjamini–Hochberg over the pairs that pass), `length_r`, `frequency_r`, `firing` [s],
             `report_nuisance_share` [s]. Undefined values are 0 there, and `defined` / `prototypicality_defined` say
             where; the methods give None for them.
@@ -180,25 +179,31 @@ class MoralLatents:
                          a["selection_r"][latent]).argmax())  # fmt: skip
         low, high = self._interval(float(a["partial_r"][latent, d]))
         known = bool(a["defined"][latent, d]) and DIMENSIONS[d] in self.measured
-        held = {name: float(a[name][latent, d]) if known else None for name in STATISTICS}
-        if not a["prototypicality_defined"][latent, d]:
-            held["prototypicality"] = None
-        return {
-            "latent": latent,
-            "audited_class": AUDITED_CLASSES[a["audited_class"][latent]],
-            "paper_class": PAPER_CLASSES[a["paper_class"][latent]],
-            "dimension": DIMENSIONS[d],
-            **held,
-            "ci_low": low if known else None,
-            "ci_high": high if known else None,
-            "replicated": bool(a["replicated"][latent, d]),
-            "selection_r": float(a["selection_r"][latent, d]),
-            "selection_q": float(a["selection_q"][latent, d]),
-            "selectivity": float(a["selectivity"][latent]),
-            "length_r": float(a["length_r"][latent]) if known else None,
-            "frequency_r": float(a["frequency_r"][latent]) if known else None,
-            "firing": float(a["firing"][latent]),
-        }
+
+        def held(name: str, defined: bool = known) -> float | None:
+            return float(a[name][latent, d]) if defined else None
+
+        return LatentRow(
+            latent=latent,
+            audited_class=AUDITED_CLASSES[a["audited_class"][latent]],
+            paper_class=PAPER_CLASSES[a["paper_class"][latent]],
+            dimension=DIMENSIONS[d],
+            partial_r=held("partial_r"),
+            partial_p=held("partial_p"),
+            pearson=held("pearson"),
+            spearman=held("spearman"),
+            auroc=held("auroc"),
+            prototypicality=held("prototypicality", known and bool(a["prototypicality_defined"][latent, d])),
+            ci_low=low if known else None,
+            ci_high=high if known else None,
+            replicated=bool(a["replicated"][latent, d]),
+            selection_r=float(a["selection_r"][latent, d]),
+            selection_q=float(a["selection_q"][latent, d]),
+            selectivity=float(a["selectivity"][latent]),
+            length_r=float(a["length_r"][latent]) if known else None,
+            frequency_r=float(a["frequency_r"][latent]) if known else None,
+            firing=float(a["firing"][latent]),
+        )
 
     def _interval(self, r: float) -> tuple[float, float]:
         """95 % by Fisher's z, for a partial correlation given five columns; optimistic where few texts fire."""

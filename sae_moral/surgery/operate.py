@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,8 +82,8 @@ def operate(
     if control not in CONTROLS:
         raise unknown("control", control, CONTROLS)
     chosen = get_settings(settings, **changes)
-    model = representations if hasattr(representations, "hook_dict") else None
-    loaded = load_sae(sae, model=model)
+    is_model = not isinstance(representations, Representations) and hasattr(representations, "hook_dict")
+    loaded = load_sae(sae, model=cast("HookedModel", representations) if is_model else None)
     split = _checked(split or group_split(data), data)
     if isinstance(latents, MoralLatents):
         _check_found(latents, loaded, data, split)

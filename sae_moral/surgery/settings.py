@@ -87,7 +87,8 @@ class SurgerySettings:
 
 
 DEFAULT = SurgerySettings()
-PAPER = SurgerySettings(
+PAPER = dataclasses.replace(
+    DEFAULT,
     name="paper",
     **{name: term.paper for name, term in TERMS.items()},
     prototype_margin=0.1,

@@ -40,7 +40,7 @@ def test_all_layers_from_one_pass(tiny: Any, tmp_path: Path) -> None:
         sae = found.load(layer)
         assert (sae.cfg.d_in, sae.cfg.d_sae) == (16, 64)
         assert sae.cfg.metadata.hook_name == f"blocks.{layer}.hook_resid_post" == found.path(layer).name
-        assert result["held_out"]["explained_variance"] > 0.5
+        assert (result["held_out"]["explained_variance"] or 0) > 0.5
     assert "held_out_ev" in found.summary()
     listed = json.loads((tmp_path / "o" / "training.json").read_text())
     assert (listed["kind"], len(listed["results"])) == ("sae_training", 3)
@@ -52,7 +52,7 @@ def test_our_loader_takes_what_was_trained(tiny: Any, tmp_path: Path) -> None:
     found = train_saes(tiny, scenarios(), [1], QUICK, out=tmp_path, progress=False)
     loaded = load_sae(found.path(1))
     assert (loaded.layer, loaded.d_sae, loaded.architecture) == (1, 64, "topk")
-    assert set(found.results[1]["loss_recovered"]) == {
+    assert set(found.results[1]["loss_recovered"] or ()) == {
         "recovered",
         "clean_nats",
         "spliced_nats",

@@ -44,7 +44,7 @@ def test_values_equal_scikit_learn_and_scipy() -> None:
     assert per_dimension == pytest.approx(whole.explained_variance_per_dimension, abs=1e-5)
     assert found["l0", "overall"] == pytest.approx(whole.l0)
     four = [found["ordering_accuracy", name] for name in BY_DIMENSION]
-    assert found["ordering_accuracy", "overall"] == pytest.approx(np.mean(four))
+    assert found["ordering_accuracy", "overall"] == pytest.approx(np.mean(np.array(four, dtype=float)))
 
 
 def test_ordering_counts_pairs_of_different_typicality_and_halves_ties() -> None:
@@ -71,7 +71,7 @@ def test_intervals_of_a_change_hold_the_change_of_the_population() -> None:
 
     def run(records: torch.Tensor, draws: int) -> dict[tuple[str, str], dict]:
         found = table(loaded, after, vectors, of, records, LATENTS, COLUMNS, scale, draws=draws)
-        return {(row["statistic"], row["group"]): row for row in found if row["group"] == "overall"}
+        return {(row["statistic"], row["group"]): dict(row) for row in found if row["group"] == "overall"}
 
     truth = run(torch.arange(4000), 10)
     covered = [

@@ -31,7 +31,7 @@ def run(architecture: str = "standard", *, n: int = 1000, **options: Any) -> Ope
 
 
 def overall(operation: Operation) -> dict[str, dict[str, Any]]:
-    return {row["statistic"]: row for row in operation.record.table if row["group"] == "overall"}
+    return {row["statistic"]: dict(row) for row in operation.record.table if row["group"] == "overall"}
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk"])
