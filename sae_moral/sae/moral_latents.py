@@ -86,9 +86,9 @@ class MoralLatents:
             `selection_q`, `first_half_r`, `second_half_r` (partial correlations given length and word frequency, and
             their p- and adjusted p-values), `paper_r` (plain, over records), `passes`, `audited_class`, `paper_class`
             [s], `selectivity` [s], `nuisance_share` [s], `fired` [s]. Of the held-out part: those of `LatentRow`,
-            `replicated` (p ≤ 0.05 after Benjamini–Hochberg over the pairs that pass), `length_r`, `frequency_r`, `firing` [s],
-            `report_nuisance_share` [s]. Undefined values are 0 there, and `defined` / `prototypicality_defined` say
-            where; the methods give None for them.
+            `replicated` (p ≤ 0.05 after Benjamini–Hochberg over the pairs that pass), `length_r`, `frequency_r`,
+            `firing` [s], `report_nuisance_share` [s]. Undefined values are 0 there, and `defined` and
+            `prototypicality_defined` say where; the methods give None for them.
     """
 
     layer: int
