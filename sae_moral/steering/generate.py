@@ -174,7 +174,7 @@ def _of_bridge(model: HookedModel, use_cache: bool) -> Forward:
 
     def forward(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal cache
-        # logits_to_keep: unembedding the whole prompt would be three quarters of a small Gemma's forward.
+        # Unembedding every position can cost more than all blocks together.
         options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": 1}
         if cache is not None:
             options["past_key_values"] = cache

@@ -209,8 +209,8 @@ def steer(
 ) -> Iterator[Callable[[Bool[Tensor, "batch prompt"]], None]]:
     """Within the context the model is steered; everything else about it stays as it is, other hooks included.
 
-    Yields a function that takes the mask of the next batch of prompts, so that the hooks are put on once (on a
-    TransformerBridge that takes a fifth of a second). Arguments as for `steering_hooks`.
+    Yields a function that takes the mask of the next batch of prompts, so that the hooks are put on once. Arguments as
+    for `steering_hooks`.
 
     Raises:
         ValueError: as `steering_hooks`.

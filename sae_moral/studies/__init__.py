@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sae_moral.studies.latents_page import latents_with_page, write_latents_report
     from sae_moral.studies.plan import Entry, Plan, read_plan
     from sae_moral.studies.study import Cell, Done, Study
-    from sae_moral.studies.sweep_results import Sweep, SweepRow
-    from sae_moral.studies.sweep_run import sweep
+    from sae_moral.studies.sweep_results import SweepRow
+    from sae_moral.studies.sweep_run import Sweep, sweep
 
 _HOME = {
     "Atlas": "atlas_page",
@@ -42,7 +42,7 @@ _HOME = {
     "Entry": "plan",
     "Plan": "plan",
     "read_plan": "plan",
-    "Sweep": "sweep_results",
+    "Sweep": "sweep_run",
     "SweepRow": "sweep_results",
     "sweep": "sweep_run",
     "Cell": "study",

@@ -20,7 +20,7 @@ from sae_moral.report.page import (
 from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
 from sae_moral.report.tables import table, text_table
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
-from sae_moral.studies.sweep_results import ARMS, Sweep, SweepRow
+from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,29 +82,28 @@ MEANINGS = (
 )
 
 
-def sweep_page(sweep: Sweep) -> str:
+def sweep_page(rows: Sequence[SweepRow], base: Unsteered, about: SweepProvenance) -> str:
     """The page: sentences first, then the figure, the tables, and what shaped it."""
-    about, base = sweep.provenance, sweep.unsteered
     behind = "; ".join(
         f"{', '.join(map(str, to)) or 'none'} for edits after {layer}" for layer, to in about["downstream"].items()
     )
     alike = f"{number(base.gap)} [{number(base.gap_low)}, {number(base.gap_high)}] nats"
     notes = (
         f"Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
-        f"({len(sweep.rows)}). Of the random directions the best and the worst are shown."
+        f"({len(rows)}). Of the random directions the best and the worst are shown."
     )
     drawn = figure(
-        pareto_figure(sweep),
+        pareto_figure(rows),
         prefix="sweep",
         label="Three effects against damage on neutral text, one point per arm and strength",
         caption="Three effects against KL on neutral text; the line joins the rows that no other row dominates.",
     )
-    shown = data_table(table(_without_middle(sweep.rows), KEYS, EVERYTHING), "", tall=True)
-    every = table(sweep.rows, {"operation": lambda row: row.operation, **KEYS}, EVERYTHING)
+    shown = data_table(table(_without_middle(rows), KEYS, EVERYTHING), "", tall=True)
+    every = table(rows, {"operation": lambda row: row.operation, **KEYS}, EVERYTHING)
     sections = [
         Section(
             "Does an operation do more than a random direction?",
-            joined([bullets(verdicts(sweep.rows)), paragraph(f"Unsteered gap of the acceptability margin: {alike}.")]),
+            joined([bullets(verdicts(rows)), paragraph(f"Unsteered gap of the acceptability margin: {alike}.")]),
             short="Verdicts",
         ),
         Section("Effect against damage", drawn),
@@ -124,28 +123,28 @@ def sweep_page(sweep: Sweep) -> str:
     return render_page(about["model"]["name"], sections, kicker="Steering sweep", facts=facts)
 
 
-def sweep_summary(sweep: Sweep) -> str:
+def sweep_summary(rows: Sequence[SweepRow]) -> str:
     """The sentences and a table of the operated arms, for the terminal."""
-    lines = [line for sentence in verdicts(sweep.rows) for line in wrapped("- ", sentence)]
-    operated = [row for row in sweep.rows if row.arm == "operated"]
+    lines = [line for sentence in verdicts(rows) for line in wrapped("- ", sentence)]
+    operated = [row for row in rows if row.arm == "operated"]
     made = table(operated, {"operation": lambda row: row.operation, **PLACE}, {**EFFECTS, "KL": DAMAGE["KL"], **ENDS})
     return "\n".join([*lines, "", text_table([made.header, *made.rows])])
 
 
-def pareto_figure(sweep: Sweep) -> Figure:
+def pareto_figure(rows: Sequence[SweepRow]) -> Figure:
     """Three effects against KL on neutral text; the front of gain and KL as a line, each operated point with its α."""
     drawn = blank_figure(13, 4.2)
     for axes, (effect, label) in zip(grid_of(drawn, len(PANELS), len(PANELS)), PANELS, strict=True):
         for arm, colour in COLOURS.items():
-            rows = [row for row in sweep.rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
-            x, y = numbers(row.kl for row in rows), numbers(getattr(row, effect) for row in rows)
+            own = [row for row in rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
+            x, y = numbers(row.kl for row in own), numbers(getattr(row, effect) for row in own)
             axes.scatter(x, y, s=22, color=colour, marker=MARKS[arm], label=f"{arm} ({len(rows)})")
             if effect == "gain" and arm == "operated":
-                axes.errorbar(x, y, yerr=gain_error(rows), fmt="none", ecolor=colour, linewidth=0.8)
-            for row, across, up in zip(rows, x, y, strict=True) if arm == "operated" else ():
+                axes.errorbar(x, y, yerr=gain_error(own), fmt="none", ecolor=colour, linewidth=0.8)
+            for row, across, up in zip(own, x, y, strict=True) if arm == "operated" else ():
                 axes.annotate(f"L{row.layer} α {row.alpha:g}", (across, up), fontsize=6, color=INK)
         if effect == "gain":
-            front = sorted((row.kl, row.gain) for row in sweep.rows if row.front)
+            front = sorted((row.kl, row.gain) for row in rows if row.front)
             axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_xscale("symlog", linthresh=1e-4)

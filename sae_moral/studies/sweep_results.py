@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,15 +13,10 @@ from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
-from sae_moral.io import locked, read_typed, record, write_together
 from sae_moral.results import ModelFacts
 from sae_moral.steering.effects import Effects, gap, text_weights
 from sae_moral.steering.steering import Steering
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SCHEMA_VERSION = 2
 ARMS = ("operated", "shuffled", "dense", "random", "pretrained")
 AGAINST = ("random", "shuffled")
 """Arms that the others are compared with, text by text."""
@@ -128,71 +122,6 @@ class SweepProvenance(TypedDict):
     protocol: dict[str, Any]
     draws: int
     migrated_from: NotRequired[int]
-
-
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """Rows of all arms at all strengths, the unsteered model, and what shaped them."""
-
-    rows: list[SweepRow]
-    unsteered: Unsteered
-    provenance: SweepProvenance
-
-    FILES: ClassVar[tuple[str, ...]] = ("sweep.json", "sweep.html")
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The rows as a table, one column per attribute of `SweepRow`."""
-        import pandas as pd
-
-        columns = [field.name for field in dataclasses.fields(SweepRow)]
-        return pd.DataFrame([dataclasses.asdict(row) for row in self.rows], columns=columns)
-
-    def summary(self) -> str:
-        """Where operations beat random directions, and a table of the operated arms, for the terminal."""
-        from sae_moral.studies.sweep_page import sweep_summary
-
-        return sweep_summary(self)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write sweep.json and sweep.html together; returns the page's path."""
-        from sae_moral.studies.sweep_page import sweep_page
-
-        content = {"provenance": self.provenance, "unsteered": self.unsteered, "results": self.rows}
-        written = (record("sweep", SCHEMA_VERSION, content), sweep_page(self))
-        with locked(folder, wait=True):
-            write_together(folder, dict(zip(self.FILES, written, strict=True)))
-        return Path(folder) / "sweep.html"
-
-    @classmethod
-    def load(cls, path: str | Path) -> Sweep:
-        """Read a `sweep.json`, or the folder that holds one; those of version 0.1 load.
-
-        Raises:
-            DataError: not a sweep, damaged, or of a newer schema; names file and place.
-            FileNotFoundError: no such file.
-        """
-        path = Path(path)
-        path = path / cls.FILES[0] if path.is_dir() else path
-        content = read_typed(path, _Content, "sweep", SCHEMA_VERSION, checked_from=2, migrate=_migrated)
-        return cls(content.results, content.unsteered, content.provenance)
-
-
-@dataclass(frozen=True)
-class _Content:
-    """The content of a file, under its names there."""
-
-    provenance: SweepProvenance
-    unsteered: Unsteered
-    results: list[SweepRow]
-
-
-def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 (sae_moral 0.1): positions were called `where`, a model's identity `weights`."""
-    old = {name: value for name, value in content["provenance"].items() if name != "version"}
-    old["positions"] = old.pop("where")
-    old["model"] = {"identity" if name == "weights" else name: value for name, value in old["model"].items()}
-    return {**content, "provenance": {**old, "migrated_from": version}}
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ Effect and damage are measured on the held-out part and on neutral text (`sae_mo
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
 from sae_moral.errors import unknown
 from sae_moral.foundations import VICE, VIRTUE
-from sae_moral.io import claim, jsonable, locked, typed
+from sae_moral.io import claim, jsonable, locked, read_typed, record, typed, write_together
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
@@ -45,18 +46,84 @@ from sae_moral.steering.steering import (
     random_direction,
 )
 from sae_moral.studies.study import Cell, Study
-from sae_moral.studies.sweep_results import Measured, Sweep, SweepProvenance, Trial, summarise
+from sae_moral.studies.sweep_page import sweep_page, sweep_summary
+from sae_moral.studies.sweep_results import Measured, SweepProvenance, SweepRow, Trial, Unsteered, summarise
 from sae_moral.surgery import Operation
 from sae_moral.surgery.operation import digests
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 2
+_OLD_FILES = ("sweep.md", "sweep.png", "cells.jsonl")
+"""Of version 0.1."""
 METHOD = "sweep/2"
 """Part of every cell's key: raise its number when what is measured changes."""
-FILES = (*Sweep.FILES, "sweep.md", "cells.jsonl")
-"""What a folder of sweeps holds, those of version 0.1 included."""
 RANDOM = tuple(range(19))
 """Seeds of the random directions: with 19, beating all of them is p = 0.05."""
 FULL_MEASURES = 3
 """Random directions that every measure is taken of, unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Rows of all arms at all strengths, the unsteered model, and what shaped them."""
+
+    rows: list[SweepRow]
+    unsteered: Unsteered
+    provenance: SweepProvenance
+
+    FILES: ClassVar[tuple[str, ...]] = ("sweep.json", "sweep.html")
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table, one column per attribute of `SweepRow`."""
+        import pandas as pd
+
+        columns = [field.name for field in dataclasses.fields(SweepRow)]
+        return pd.DataFrame([dataclasses.asdict(row) for row in self.rows], columns=columns)
+
+    def summary(self) -> str:
+        """Where operations beat random directions, and a table of the operated arms, for the terminal."""
+        return sweep_summary(self.rows)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write sweep.json and sweep.html together; returns the page's path."""
+        content = {"provenance": self.provenance, "unsteered": self.unsteered, "results": self.rows}
+        written = (record("sweep", SCHEMA_VERSION, content), sweep_page(self.rows, self.unsteered, self.provenance))
+        with locked(folder, wait=True):
+            write_together(folder, dict(zip(self.FILES, written, strict=True)))
+        return Path(folder) / "sweep.html"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sweep:
+        """Read a `sweep.json`, or the folder that holds one; those of version 0.1 load.
+
+        Raises:
+            DataError: not a sweep, damaged, or of a newer schema; names file and place.
+            FileNotFoundError: no such file.
+        """
+        path = Path(path)
+        path = path / cls.FILES[0] if path.is_dir() else path
+        content = read_typed(path, _Content, "sweep", SCHEMA_VERSION, checked_from=2, migrate=_migrated)
+        return cls(content.results, content.unsteered, content.provenance)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The content of a file, under its names there."""
+
+    provenance: SweepProvenance
+    unsteered: Unsteered
+    results: list[SweepRow]
+
+
+def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 (sae_moral 0.1): positions were called `where`, a model's identity `weights`."""
+    old = {name: value for name, value in content["provenance"].items() if name != "version"}
+    old["positions"] = old.pop("where")
+    old["model"] = {"identity" if name == "weights" else name: value for name, value in old["model"].items()}
+    return {**content, "provenance": {**old, "migrated_from": version}}
 
 
 def sweep(
@@ -144,7 +211,7 @@ def sweep(
         "full_measures": full_measures,
     }
     with locked(out, wait=True):
-        claim(out, "sweep", {**provenance, **others}, files=FILES, overwrite=overwrite)
+        claim(out, "sweep", {**provenance, **others}, files=(*Sweep.FILES, *_OLD_FILES), overwrite=overwrite)
     study = Study(out, METHOD)
     measure = Measurement(model, provenance["model"], held_out, settings, any_model)
     dense = _dense(model, provenance["model"], train, sorted(at), study)

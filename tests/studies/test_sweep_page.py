@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-from sae_moral.studies.sweep_page import sweep_page, sweep_summary, verdicts
-from sae_moral.studies.sweep_results import Sweep, SweepRow
+from sae_moral.studies import Sweep, SweepRow
+from sae_moral.studies.sweep_page import sweep_page, verdicts
 
 OLD = Path(__file__).resolve().parents[1] / "data_files" / "v0.1" / "sweep.json"
 
@@ -14,7 +15,7 @@ OLD = Path(__file__).resolve().parents[1] / "data_files" / "v0.1" / "sweep.json"
 def test_verdicts() -> None:
     def row(alpha: float, low: float | None, high: float | None, p: float | None = 0.05) -> SweepRow:
         over = None if low is None or high is None else (low + high) / 2
-        ends = {"over_random": over, "over_random_low": low, "over_random_high": high}
+        ends: Any = {"over_random": over, "over_random_low": low, "over_random_high": high}
         return SweepRow("op", 3, "edit", alpha, "operated", kl=0.5, p_random=p, **ends)
 
     start = "op, layer 3, form edit: "
@@ -31,12 +32,12 @@ def test_verdicts() -> None:
 
 def test_the_page_holds_every_row_and_the_summary_the_operated_ones() -> None:
     sweep = Sweep.load(OLD)
-    html = sweep_page(sweep)
+    html = sweep_page(sweep.rows, sweep.unsteered, sweep.provenance)
     assert all(sentence.replace("'", "&#39;") in html for sentence in verdicts(sweep.rows))
     middle = next(row for row in sweep.rows if row.arm == "random" and row.gain is not None)
     assert f"{middle.gain:+.3f}".replace("-", "−") in html
     assert html.count('<tr><th scope="row">operated-') == len(sweep.rows)
-    lines = sweep_summary(sweep).splitlines()
+    lines = sweep.summary().splitlines()
     first = next(row for row in sweep.rows if row.arm == "operated")
     assert any(line.startswith("operated-") and f"{first.kl:.3f}" in line for line in lines)
     assert sum(line.startswith("operated-") for line in lines) == sum(row.arm == "operated" for row in sweep.rows)
@@ -45,4 +46,5 @@ def test_the_page_holds_every_row_and_the_summary_the_operated_ones() -> None:
 def test_a_sweep_without_any_number_has_a_page() -> None:
     sweep = Sweep.load(OLD)
     rows = [row for row in sweep.rows if row.error is not None]
-    assert "not finite" in sweep_page(dataclasses.replace(sweep, rows=rows)) and sweep_summary(sweep)
+    broken = dataclasses.replace(sweep, rows=rows)
+    assert "not finite" in sweep_page(rows, sweep.unsteered, sweep.provenance) and "not finite" in broken.summary()

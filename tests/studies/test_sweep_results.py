@@ -12,8 +12,8 @@ import pytest
 
 from sae_moral.errors import DataError
 from sae_moral.steering import MeasureSettings
-from sae_moral.studies import sweep
-from sae_moral.studies.sweep_results import Sweep, beyond_random, pareto
+from sae_moral.studies import Sweep, sweep
+from sae_moral.studies.sweep_results import beyond_random, pareto
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
 

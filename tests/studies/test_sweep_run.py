@@ -18,7 +18,8 @@ from sae_moral.errors import DataError, FolderError
 from sae_moral.steering import MeasureSettings
 from sae_moral.studies.study import RECORD
 from sae_moral.studies.sweep_page import verdicts
-from sae_moral.studies.sweep_results import ARMS, Sweep, beyond_random
+from sae_moral.studies.sweep_results import ARMS, beyond_random
+from sae_moral.studies.sweep_run import Sweep
 from sae_moral.surgery.operation import digests
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
@@ -52,7 +53,7 @@ def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
     )
     assert len(found.rows) == 2 * (3 + 2) + 1
     assert {row.arm for row in found.rows} == set(ARMS)
-    by = {(row.arm, row.seed, row.form): row for row in found.rows}
+    by: dict[tuple[Any, ...], Any] = {(row.arm, row.seed, row.form): row for row in found.rows}
     for form in ("edit", "paper"):
         own = by["operated", None, form]
         for arm in (("dense", None), ("random", 0), ("random", 1)):
