@@ -239,9 +239,9 @@ class _Run:
         """Every pair of models that have results under the compared protocol."""
         results = {entry.name: entry.results for entry in entries}
         there = [entry for entry in self.plan.entries if self.plan.compared in results[entry.name]]
-        kinds: tuple[Literal["variants", "baseline"], ...] = ("variants", "baseline")
-        by_kind = zip(kinds, (variant_pairs(there), baseline_pairs(there)), strict=True)
-        pairs = [(a, b, kind) for kind, found in by_kind for a, b in found]
+        pairs: list[tuple[Entry, Entry, Literal["variants", "baseline"]]] = []
+        pairs += [(a, b, "variants") for a, b in variant_pairs(there)]
+        pairs += [(a, b, "baseline") for a, b in baseline_pairs(there)]
         cells = {(a.name, b.name): self._pair(a, b, results) for a, b, _ in pairs}
         study = Study(self.out, "atlas-pair")
         done = study.run(cells.values(), keep_going=(Exception,), what="pairs", progress=self.progress)
@@ -256,8 +256,8 @@ class _Run:
         layers = matched_layers(of_a.layers, of_a.n_layers, of_b.layers, of_b.n_layers)
 
         def work(folder: Path) -> list[LayerSimilarity]:
-            vectors = [self._vectors(entry, result) for entry, result in ((a, of_a), (b, of_b))]
-            return layer_similarities(*vectors, layers, self._texts(), get_protocol(compared), device=self.device)
+            first, second = self._vectors(a, of_a), self._vectors(b, of_b)
+            return layer_similarities(first, second, layers, self._texts(), get_protocol(compared), self.device)
 
         shaped_by = {
             "models": [self._facts[entry.name]["identity"] for entry in (a, b)],

@@ -32,7 +32,7 @@ def test_an_atlas_of_version_0_1_loads_with_its_numbers(old: Atlas) -> None:
         for protocol, result in entry.results.items():
             for headline in before["results"][protocol]["headlines"]:
                 metric = headline["metric"]
-                peak, profile, spec = (kept[metric] for kept in (result.peaks, result.profiles, result.headlines))
+                peak, profile, spec = result.peaks[metric], result.profiles[metric], result.headlines[metric]
                 assert (peak.layer, peak.value, peak.ci_low) == tuple(headline[n] for n in ("layer", "value", "ci_low"))
                 assert list(profile.values) == headline["profile"] and list(profile.layers) == headline["layers"]
                 assert (spec.name, spec.chance) == (headline["statistic"], headline["chance"])
