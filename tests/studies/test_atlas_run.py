@@ -148,6 +148,7 @@ def test_a_changed_model_never_keeps_old_numbers(
     keep_times: bool, plan_file: Callable[[str], Path], two_models: Path, tmp_path: Path, counted: Counter[str]
 ) -> None:
     model, out = two_models / "changing", tmp_path / "out"
+    shutil.rmtree(model, ignore_errors=True)
     save_tiny_model(model, seed=0)
     path = plan_file(f"{HEAD}protocols: audited\nmodels: [{{name: A, model: changing}}]")
 
