@@ -660,8 +660,14 @@ def claim(
     write_record(folder / "run.json", "run", 1, {"of": kind, "key": key(kind, **about), "shaped_by": about})
 
 
-def check_claim(folder: str | Path, kind: str, shaped_by: Mapping[str, Any], *, files: Iterable[str] = ()) -> None:
+def check_claim(
+    folder: str | Path, kind: str, shaped_by: Mapping[str, Any], *, files: Iterable[str] = (), partly: bool = False
+) -> None:
     """The refusals of `claim`, without writing anything.
+
+    Args:
+        folder, kind, shaped_by, files: as for `claim`.
+        partly: `shaped_by` is a part of what shapes the results, known before the rest is; only that is compared.
 
     Raises:
         FolderError: the folder holds other results.
@@ -673,16 +679,17 @@ def check_claim(folder: str | Path, kind: str, shaped_by: Mapping[str, Any], *, 
     if not path.exists():
         if there := [name for name in files if (folder / name).exists()]:
             raise FolderError(
-                f"{folder} holds {', '.join(there)} of an unknown run; choose another folder, or overwrite it"
+                f"{folder} holds {', '.join(there)} of an unknown run; choose another folder, or overwrite it (--overwrite)"
             )
         return
     _, found = read_record(path, "run", 1)
     if found.get("of") != kind:
-        raise FolderError(f"{folder} holds a {found.get('of')}, not a {kind}; choose another folder, or overwrite it")
-    before = found.get("shaped_by")
+        raise FolderError(f"{folder} holds a {found.get('of')}, not a {kind}; choose another folder, or overwrite it (--overwrite)")
+    before = found["shaped_by"] if isinstance(found.get("shaped_by"), dict) else {}
+    before = {name: before.get(name) for name in about} if partly else before
     if before != about:
-        told = differences(before if isinstance(before, dict) else {}, about)
-        raise FolderError(f"{folder} holds other results: {told}; choose another folder, or overwrite it")
+        told = differences(before, about)
+        raise FolderError(f"{folder} holds other results: {told}; choose another folder, or overwrite it (--overwrite)")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
