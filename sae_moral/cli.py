@@ -590,8 +590,8 @@ def _steer(a: argparse.Namespace) -> int:
 def _sweep(a: argparse.Namespace) -> int:
     """Effect and damage of operations over strengths, beside directions of the same norm.
 
-    Measures operations at every strength beside dense and random directions; writes sweep.md, sweep.json and
-    sweep.png. Run again after a crash, it goes on where it was.
+    Measures operations at every strength beside dense and random directions; writes sweep.html and sweep.json.
+    Run again after a crash, it goes on where it was.
 
     Example: sae-moral sweep gemma-3-270m operation --data social-chem-101 --alphas 0.5,1,2 --out sweep
     """
@@ -611,8 +611,8 @@ def _sweep(a: argparse.Namespace) -> int:
     _check_folder(a, out, "sweep", Sweep.FILES)
     model = _model(a)
     operations, shuffled = _operations(a.operations, model), _operations(a.shuffled, model)
-    path = sweep(model, operations, data, out=out, shuffled=shuffled, **options).save(out)
-    print(f"{io.read_text(path)}\n{path}")
+    found = sweep(model, operations, data, out=out, shuffled=shuffled, **options)
+    print(f"{found.summary()}\n\n{found.save(out)}")
     return 0
 
 
@@ -634,6 +634,8 @@ def _info(a: argparse.Namespace) -> int:
     """Typicality per foundation and pole, text lengths, duplicates and licence of scenarios."""
     from sae_moral.data import describe, describe_figure, load_data
 
+    if a.figure:
+        _check_place(a.figure.absolute().parent)
     data = load_data(a.source)
     print(describe(data))
     if a.figure:
@@ -798,13 +800,22 @@ def _check_folder(
     arguments: argparse.Namespace, out: Path, kind: str, files: Sequence[str], asked: Mapping[str, Any] | None = None
 ) -> None:
     """What can be known of a folder before the model is loaded; the function that writes there checks the rest."""
-    if out.exists() and not out.is_dir():
-        raise FolderError(f"{out} is a file; expected a folder for the results")
+    _check_place(out)
     if not arguments.overwrite:
         io.check_claim(out, kind, asked or {}, files=files, partly=True)
 
 
+def _check_place(folder: Path) -> None:
+    """That it can be made, or written to."""
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise FolderError(f"{place} is a file; expected a folder for the results")
+    if not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
 def _check_file(arguments: argparse.Namespace) -> None:
+    _check_place(arguments.out.absolute().parent)
     if arguments.out.exists() and not arguments.overwrite:
         raise FolderError(f"{arguments.out} exists; choose another file, or give --overwrite")
 

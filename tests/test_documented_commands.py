@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_moral.cli import _parser
+from sae_moral.cli import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,4 +35,4 @@ def test_it_is_understood(page: str, line: str) -> None:
         plugin = pytest.importorskip("sae_moral_inspect.cli", reason="needs the plugin sae-moral-inspect")
         plugin.parser().parse_args(arguments[1:])
     else:
-        _parser().parse_args(arguments)
+        parser(arguments[0]).parse_args(arguments)

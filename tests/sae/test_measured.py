@@ -153,7 +153,7 @@ def test_the_commands(tiny_folder: Path, trained: Path, tmp_path: Path, capsys: 
     assert main(["compare-saes", *common, "--saes", str(trained), *options]) == 0
     assert re.search(r"blocks\.2\.hook_resid_post +2 +320 ", capsys.readouterr().out)
     assert main(["saes", "Qwen/Qwen3-8B"]) == 0
-    assert "qwen-scope-3-8b-base-w64k-l50  (" in capsys.readouterr().out
+    assert "qwen-scope-3-8b-base-w64k-l50/" in capsys.readouterr().out
     assert main(["saes", "nobody/nothing-7b"]) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae_moral._cli_sae import add_saes
+from sae_moral.cli import main
 from sae_moral.data import write_parquet
 from sae_moral.sae.evaluate import loss_recovered
 from sae_moral.sae.train import train_saes
@@ -88,12 +87,9 @@ def test_a_perfect_sae_recovers_all_of_the_loss_and_zeros_none(tiny: Any) -> Non
 
 def test_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_parquet(scenarios(60), tmp_path / "invented.parquet"), tmp_path / "saes"
-    parser = argparse.ArgumentParser()
-    add_saes(parser.add_subparsers())
     options = "--layers 0,2 --architecture batchtopk --expansion 4 --target-l0 8 --steps 20 --batch 32 --lr 0.003"
     line = ["train-sae", str(tiny_folder), "--data", str(data), *options.split(), "--out", str(out), "--device", "cpu"]
-    parsed = parser.parse_args(line)
-    assert parsed.run(parsed) == 0
+    assert main(line) == 0
     printed = capsys.readouterr().out
     assert "held_out_ev" in printed and str(out / "training.json") in printed
     assert sorted(path.name for path in out.iterdir() if path.name.startswith("blocks")) == [

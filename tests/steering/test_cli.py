@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_moral._cli_steering import marked
-from sae_moral.cli import main
+from sae_moral.cli import main, marked
 from sae_moral.data import write_parquet
 from sae_moral.studies import Sweep
 from tests.steering.planted import operated, random_sae
@@ -43,7 +42,7 @@ def test_steer(tiny_folder: Path, operation: str, capsys: pytest.CaptureFixture[
 def test_steer_says_what_is_wrong(tiny_folder: Path, operation: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["steer", str(tiny_folder), operation, "--prompt", "helping"]
     for options, message in (
-        (["--alpha", "much"], "strengths 'much'; expected numbers with commas"),
+        (["--alpha", "much"], "argument --alpha: 'much'; expected numbers with commas"),
         (["--alpha", "inf"], "alpha is inf; expected a finite number"),
         (["--positions", "lsat"], "unknown positions 'lsat'; did you mean 'last'"),
         (["--chat", "yes"], "has no chat template"),
