@@ -528,7 +528,7 @@ def _compare_saes(a: argparse.Namespace) -> int:
     _check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
     options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match}
     compared = compare_saes(_model(a), a.saes, data, out, overwrite=a.overwrite, **options)
-    print(f"{compared.table()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
+    print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
     return 0
 
 

@@ -32,7 +32,9 @@ def test_names_and_defaults_are_those_of_the_function(where: str) -> None:
         real = {field.name: field.default for field in dataclasses.fields(of)}
     else:
         assert callable(of)
-        real = {name: one.default for name, one in inspect.signature(of).parameters.items() if one.kind != one.VAR_KEYWORD}
+        real = {
+            name: one.default for name, one in inspect.signature(of).parameters.items() if one.kind != one.VAR_KEYWORD
+        }
     assert list(known) == list(real)
     for name, one in known.items():
         if one.default is not UNKNOWN:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import sae_moral.capture
-from sae_moral._cli_atlas import add_atlas
+from sae_moral.cli import main
 from sae_moral.diagnosis import diagnose
 from sae_moral.errors import FolderError
 from sae_moral.io import claim
@@ -272,11 +271,8 @@ def test_a_folder_that_holds_something_else_is_refused(plan_file: Callable[[str]
 
 
 def test_command(plan_file: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = ArgumentParser()
-    add_atlas(parser.add_subparsers())
     text = f"{HEAD}protocols: audited\nmodels: [{{name: A, model: m0}}, {{name: gone, model: nowhere-at-all}}]"
-    arguments = parser.parse_args(["atlas", str(plan_file(text)), "--out", str(tmp_path), "--device", "cpu"])
-    assert arguments.run(arguments) == 1
+    assert main(["atlas", str(plan_file(text)), "--out", str(tmp_path), "--device", "cpu"]) == 1
     printed = capsys.readouterr()
     assert str(tmp_path / "atlas.html") in printed.out and "gone could not be loaded" in printed.err
 
