@@ -94,17 +94,23 @@ def _tree(module: str) -> ast.Module:
 
 def named(name: str, module: str) -> Any:
     """The value that a module of ours gives a name, as `constant` knows it."""
-    for node in _tree(module).body:
-        if isinstance(node, ast.AnnAssign) and node.value is not None and ast.unparse(node.target) == name:
-            return constant(node.value, module)
-        for target in node.targets if isinstance(node, ast.Assign) else ():
-            if ast.unparse(target) == name:
-                return constant(node.value, module)
-            names = [ast.unparse(one) for one in target.elts] if isinstance(target, ast.Tuple) else []
-            if name in names and isinstance(node.value, ast.Tuple):
-                return constant(node.value.elts[names.index(name)], module)
+    for target, value in _assignments(module):
+        if ast.unparse(target) == name:
+            return constant(value, module)
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for one, of_one in zip(target.elts, value.elts, strict=True):
+                if ast.unparse(one) == name:
+                    return constant(of_one, module)
     home = _home(name, module)
-    return UNKNOWN if home in (None, module) else named(name, home)
+    return UNKNOWN if home is None or home == module else named(name, home)
+
+
+def _assignments(module: str) -> Iterator[tuple[ast.expr, ast.expr]]:
+    for node in _tree(module).body:
+        if isinstance(node, ast.Assign):
+            yield from ((target, node.value) for target in node.targets)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            yield node.target, node.value
 
 
 def _home(name: str, module: str) -> str | None:

@@ -432,9 +432,9 @@ def test_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_is_explained() -> None:
     for command in COMMANDS:
         made = cli.parser(command)
-        choices = next(action.choices for action in made._actions if action.dest == "==SUPPRESS==" or action.choices)
+        choices = next(action.choices for action in made._actions if action.choices)
         for action in choices[command]._actions:
-            assert action.help, (command, action.dest)
+            assert action.help or action.metavar == "ACTION", (command, action.dest)
 
 
 # Lists and data
