@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -327,19 +328,16 @@ def test_what_caused_an_error_counts_and_faults_of_ours_are_shown(
         main(["models"])
 
 
-def test_damaged_safetensors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_safetensors(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors import safe_open
 
     def fail(arguments: object) -> int:
-        safe_open("nothing.safetensors", framework="np")
-        return 0
+        with safe_open(here / "nothing.safetensors", framework="np"):
+            return 0
 
-    Path("nothing.safetensors").write_bytes(b"\xff" * 20) if not Path("nothing.safetensors").exists() else None
+    (here / "nothing.safetensors").write_bytes(b"\xff" * 20)
     monkeypatch.setitem(COMMANDS, "models", (fail, lambda made: None))
-    try:
-        assert main(["models"]) == 2
-    finally:
-        Path("nothing.safetensors").unlink()
+    assert main(["models"]) == 2
     assert "a damaged safetensors file" in capsys.readouterr().err
 
 
@@ -434,8 +432,8 @@ def test_help_of_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_is_explained() -> None:
     for command in COMMANDS:
         made = cli.parser(command)
-        choices = next(action.choices for action in made._actions if action.choices)
-        for action in choices[command]._actions:
+        commands = next(one for one in made._actions if isinstance(one, argparse._SubParsersAction))
+        for action in commands.choices[command]._actions:
             assert action.help or action.metavar == "ACTION", (command, action.dest)
 
 
