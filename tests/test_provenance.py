@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -171,7 +171,10 @@ class Custom(nn.Module):
 
     def __init__(self, **kept: Any) -> None:
         super().__init__()
-        self.cfg, self.tokenizer, self.hook_dict, self.hooks = SimpleNamespace(n=1), None, {}, nullcontext
+        self.cfg: Any = SimpleNamespace(n=1)
+        self.tokenizer: Any = None
+        self.hook_dict: dict[str, Any] = {}
+        self.hooks: Any = nullcontext
         for name, value in kept.items():
             if isinstance(value, nn.Parameter | nn.Module):
                 setattr(self, name, value)
@@ -190,7 +193,7 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_values_of_every_dtype_count(dtype: torch.dtype) -> None:
     one, other = (Custom(unsaved=numbers(4, 4, dtype=dtype)) for _ in range(2))
     assert model_identity(one) == model_identity(other)
-    other._buffers["unsaved"][3, 3] = 1
+    other.get_buffer("unsaved")[3, 3] = 1
     assert model_identity(one) != model_identity(other)
 
 
@@ -225,7 +228,7 @@ def test_tied_parameters_count_once_and_stay_one() -> None:
 
 def test_scales_of_quantised_weights_count() -> None:
     def four_bit(absmax: float, nested: float = 1.0) -> Custom:
-        weight = nn.Parameter(numbers(4, dtype=torch.uint8), requires_grad=False)
+        weight = cast(Any, nn.Parameter(numbers(4, dtype=torch.uint8), requires_grad=False))
         second = SimpleNamespace(absmax=torch.tensor([nested]), blocksize=64)
         weight.quant_state = SimpleNamespace(absmax=torch.tensor([absmax]), code=numbers(16), state2=second)
         return Custom(weight=weight)
@@ -234,9 +237,9 @@ def test_scales_of_quantised_weights_count() -> None:
     assert len({model_identity(four_bit(1.0)), model_identity(four_bit(2.0)), model_identity(four_bit(1.0, 2.0))}) == 3
 
     def eight_bit(scale: float, *, used: bool) -> Custom:
-        layer = nn.Module()
-        layer.weight = nn.Parameter(numbers(4, dtype=torch.int8), requires_grad=False)
-        layer.weight.SCB = None if used else torch.tensor([scale])
+        layer = cast(Any, nn.Module())
+        layer.weight = weight = cast(Any, nn.Parameter(numbers(4, dtype=torch.int8), requires_grad=False))
+        weight.SCB = None if used else torch.tensor([scale])
         layer.state = SimpleNamespace(SCB=torch.tensor([scale]) if used else None)
         return Custom(layer=layer)
 

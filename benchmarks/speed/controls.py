@@ -20,12 +20,14 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from sae_moral import AUDITED, load_data, load_model
 from sae_moral.capture import capture
+from sae_moral.capture.vectors import Representations
 from sae_moral.controls import Controls, measure, random_weights
 from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.settings import NAMES
@@ -71,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = arguments.store or Path(scratch)
 
-        def read(some: object):
+        def read(some: Any) -> Representations:
             return capture(some, data.text, layers=layers, store=store)
 
         started = time.perf_counter()
@@ -111,7 +113,7 @@ def _distance(x: torch.Tensor, data: MoralData, b: int) -> None:
     a, c = torch.randn(2000, 576, dtype=torch.float64), torch.randn(576, 4000, dtype=torch.float64)
     started = time.perf_counter()
     for _ in range(5):
-        a @ c
+        torch.mm(a, c)
     reached = 5 * 2 * a.shape[0] * a.shape[1] * c.shape[1] / (time.perf_counter() - started)
     prepared = AuditedDimensional().prepare(x, data)
     index = permutations(data, "labels", b, fold=folds(data, 5, 0)).index

@@ -51,7 +51,7 @@ def direct(training: LayerTraining, activations: Activations, settings: TrainSet
 def overhead(activations: Activations, layer: int, settings: TrainSettings, rounds: int) -> tuple[float, float]:
     """Processor seconds per step, ours and SAELens' own; prints them with the ratio."""
     seconds: dict[str, list[float]] = {"ours": [], "SAELens": []}
-    checkpoint = 0.0
+    checkpoint, latents = 0.0, configure(activations, settings).saes[layer].d_sae
     for turn in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             training = LayerTraining(
@@ -68,7 +68,7 @@ def overhead(activations: Activations, layer: int, settings: TrainSettings, roun
             checkpoint = time.process_time() - started
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "SAELens"))
     ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["SAELens"], strict=True))
-    print(f"{settings.architecture}: {settings.batch} vectors × {training.sae.cfg.d_sae} latents, {rounds} rounds")
+    print(f"{settings.architecture}: {settings.batch} vectors × {latents} latents, {rounds} rounds")
     print(f"  ours {ours:.3f} s per step, SAELens' trainer {theirs:.3f}: ratio {ratio:.3f}")
     print(f"  a checkpoint {checkpoint:.2f} s: with ten per 2,000 steps {ratio + 10 * checkpoint / 2000 / theirs:.3f}")
     return ours, theirs

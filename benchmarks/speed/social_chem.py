@@ -43,7 +43,7 @@ print(json.dumps(found))
 
 def main() -> int:
     """Run every step and print a table; 1 if `expand` misses its target."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, help="the real table or its zip (default: an invented one)")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     arguments = parser.parse_args()

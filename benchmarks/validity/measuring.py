@@ -48,7 +48,7 @@ def record(found: Measured) -> dict[str, Any]:
     of one foundation and one dimension, as [value, ci_low, ci_high, p]."""
     last = max(row.layer for row in found.rows)
     rows = {
-        f"{row['metric']}/{row['statistic']}/{row['group']}": [
+        f"{row.metric}/{row.statistic}/{row.group}": [
             _short(getattr(row, name)) for name in ("value", "ci_low", "ci_high", "p_value")
         ]
         for row in found.rows

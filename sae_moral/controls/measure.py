@@ -277,7 +277,8 @@ class _Run:
     ) -> dict[str, _Other]:
         """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
         found: dict[str, _Other] = {}
-        made = {kind.name: kind.vectors for kind in BASELINES if kind.vectors and kind.control in self.controls}
+        asked = [kind for kind in BASELINES if kind.control is None or kind.control in self.controls]
+        made = {kind.name: kind.vectors for kind in asked if kind.vectors}
         order = [kind.name for kind in BASELINES if kind.name in made or kind.name in captured]
         for name in [*order, *(other for other in captured if other not in order)]:
             layers: Sequence[int] = ()

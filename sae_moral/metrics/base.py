@@ -127,7 +127,7 @@ def declared(metric: Metric) -> dict[str, StatisticSpec]:
     """
     if old := [name for name in GONE if hasattr(metric, name)]:
         raise gone(metric.name, metric.headline, old)
-    specs = list(getattr(metric, "statistics", ()))
+    specs: list[Any] = list(getattr(metric, "statistics", ()))
     if wrong := [spec for spec in specs if not isinstance(spec, StatisticSpec)]:
         raise TypeError(
             f"metric {metric.name!r} declares {wrong[0]!r}; expected statistics = (StatisticSpec({metric.headline!r}, "
@@ -141,7 +141,7 @@ def declared(metric: Metric) -> dict[str, StatisticSpec]:
             f"metric {metric.name!r} declares interval {fixed[0].interval!r} for {fixed[0].name!r}, which is for "
             "metrics with `prepare`; without it everything is fitted anew on every resample: interval='resampled'"
         )
-    found = {spec.name: spec for spec in specs}
+    found: dict[str, StatisticSpec] = {spec.name: spec for spec in specs}
     return {metric.headline: found.pop(metric.headline, StatisticSpec(metric.headline)), **found}
 
 
@@ -175,8 +175,8 @@ def card_of(metric: Metric, returned: Iterable[str] = ()) -> MetricCard:
             f"metric {metric.name!r}: {error}; results keep a metric's parameters, so give it an attribute "
             "`parameters`, a mapping of JSON values that says the same"
         ) from error
-    texts = (str(getattr(metric, name, "") or "") for name in ("means", "does_not_prove"))
-    return MetricCard(metric.name, metric.headline, specs, *texts, parameters)
+    texts = {name: str(getattr(metric, name, "") or "") for name in ("means", "does_not_prove")}
+    return MetricCard(metric.name, metric.headline, specs, **texts, parameters=parameters)
 
 
 # Results of one call

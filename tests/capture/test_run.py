@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_hook_that_does_not_fire_is_an_error(tiny: Any, monkeypatch: pytest.Monk
         cfg, hook_dict, tokenizer, training = tiny.cfg, tiny.hook_dict, tiny.tokenizer, False
         named_parameters, named_modules = tiny.named_parameters, tiny.named_modules
 
-        def hooks(self, fwd_hooks: list) -> Any:
+        def hooks(self, fwd_hooks: Sequence[Any] = ()) -> Any:
             return tiny.hooks(fwd_hooks=[])
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

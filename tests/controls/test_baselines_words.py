@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def _predicted(x: torch.Tensor, data: MoralData) -> float:
     """Correlation of the first dimension with what ridge regression predicts of it for held-out texts."""
     ridge = RidgeCV(alphas=10.0 ** np.arange(-2, 3))
     predicted = cross_val_predict(ridge, x.numpy(), data.vector[:, 0], groups=data.group, cv=GroupKFold(5))
-    return float(np.corrcoef(predicted, data.vector[:, 0])[0, 1])
+    return float(np.corrcoef(np.asarray(predicted), data.vector[:, 0])[0, 1])
 
 
 def test_by_hand() -> None:
@@ -52,7 +53,7 @@ def test_it_equals_scikit_learn_on_the_distinct_texts() -> None:
         {"analyzer": "char_wb", "ngram_range": (2, 5), "min_df": 2},
     ):
         fitted = TfidfVectorizer(sublinear_tf=True, **settings).fit(distinct)
-        by_hand.append(fitted.transform(data.text).toarray())
+        by_hand.append(cast(Any, fitted.transform(data.text)).toarray())
     np.testing.assert_allclose(bag_of_words(data, axes=None).numpy(), np.hstack(by_hand), atol=1e-12)
 
 

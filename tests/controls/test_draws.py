@@ -17,7 +17,7 @@ from sae_moral.controls.draws import LENGTH_STRATUM, SCHEMES, in_folds, permutat
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
 from sae_moral.metrics.base import folds
-from tests.metrics.worlds import LEVELS, moral_data
+from tests.metrics.worlds import LEVELS, lengths, moral_data
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -100,7 +100,7 @@ class TestPermutations:
         fold = folds(data, 2, 0) if folded else None
         index = permutations(data, "foundation", 100, seed=seed, fold=fold).index.numpy()
         first = np.unique(data.group, return_index=True)[1]
-        block, length = SCHEMES["foundation"](data), data.length[first]
+        block, length = SCHEMES["foundation"](data), lengths(data)[first]
         kind = [(0 if fold is None else fold[i], *sorted(block[data.group == g])) for g, i in enumerate(first)]
         strata: dict[tuple, list[set[int]]] = defaultdict(list)
         for cell in cells(data.group[index[:, first]]):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 
 from sae_moral.controls.draws import STEP
 from sae_moral.controls.inference import interval, narrowed, p_values, widened
+from sae_moral.results import Direction
 
 NAN = np.nan
 
@@ -107,7 +110,8 @@ class TestPValues:
         assert p_values([0.0], [null], "lower") == [1 / 4]
 
     def test_a_tie_counts_even_where_rounding_hides_it(self) -> None:
-        for sign, side in ((1, "higher"), (-1, "lower")):
+        sides: tuple[tuple[int, Direction], ...] = ((1, "higher"), (-1, "lower"))
+        for sign, side in sides:
             null = sign * array(0.0, 0.3, 0.3 - 1e-12, 0.3 - 1e-6)
             assert p_values([sign * 0.3], [null], side) == [3 / 5]
 
@@ -150,7 +154,7 @@ class TestPValues:
         p = []
         for _ in range(400):
             draws = rng.standard_normal((5, 40))  # five layers, the first draw is the sample
-            p.append(min(p_values(list(draws[:, 0]), list(draws[:, 1:]), "higher")))
+            p.append(min(cast(list[float], p_values(list(draws[:, 0]), list(draws[:, 1:]), "higher"))))
         for alpha in (0.1, 0.3, 0.5):
             share = np.mean(np.array(p) <= alpha + 1e-12)
             assert share == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 400))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_moral.capture.vectors import Representations
 from sae_moral.controls.draws import permutations, resamples
-from sae_moral.controls.measure import Measured, check, measure
+from sae_moral.controls.measure import check, measure
 from sae_moral.controls.settings import Controls, get_controls
 from sae_moral.data.moral_data import MoralData
 from sae_moral.errors import DataError
@@ -30,7 +30,7 @@ from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.structural import AuditedStructural
 from sae_moral.protocol import AUDITED, PAPER, Protocol
 from sae_moral.results import StatisticSpec
-from tests.metrics.worlds import balanced, moral_data
+from tests.metrics.worlds import balanced, lengths, moral_data
 
 QUICK = Controls(resamples=100, permutations=99, control_tasks=5)
 PROTOCOL = replace(AUDITED, folds=3)
@@ -61,11 +61,12 @@ def representations(data: MoralData, layers: dict[int, np.ndarray]) -> Represent
 def run(
     data: MoralData,
     layers: dict[int, np.ndarray],
-    metrics: list[Metric],
+    metrics: Sequence[Metric],
     controls: Controls = QUICK,
     protocol: Protocol = PROTOCOL,
     **options: Any,
-) -> Measured:
+) -> Any:
+    """What was measured; which of its parts are None depends on the controls."""
     found = measure(representations(data, layers), data, metrics, protocol, controls, progress=False, **options)
     json.dumps(jsonable(dataclasses.asdict(found)), allow_nan=False)
     return found
@@ -91,18 +92,18 @@ def data() -> MoralData:
 
 
 @pytest.fixture(scope="module")
-def found(data: MoralData) -> Measured:
+def found(data: MoralData) -> Any:
     """A layer of noise and one with morality in it, under the audited protocol with all controls but a second model."""
     return run(data, {3: noise(1, len(data)), 8: moral(data, 2.0)}, audited())
 
 
 @pytest.fixture(scope="module")
-def empty(data: MoralData) -> Measured:
+def empty(data: MoralData) -> Any:
     return run(data, {0: noise(2, len(data)), 1: noise(3, len(data))}, audited())
 
 
 class TestRows:
-    def test_there_is_one_per_metric_layer_statistic_and_group(self, found: Measured) -> None:
+    def test_there_is_one_per_metric_layer_statistic_and_group(self, found: Any) -> None:
         keys = [(r.metric, r.layer, r.statistic, r.group) for r in found.rows]
         assert len(keys) == len(set(keys))
         assert {(r.metric, r.layer) for r in found.rows} == {
@@ -110,7 +111,7 @@ class TestRows:
         }
         assert {r.ceiling for r in found.rows if r.metric != "categorical"} == {None}
 
-    def test_headlines_have_value_interval_null_p_and_baseline(self, found: Measured) -> None:
+    def test_headlines_have_value_interval_null_p_and_baseline(self, found: Any) -> None:
         rows = [r for r in found.rows if r.headline]
         assert {r.statistic for r in rows} == {"auroc", "spearman", "accuracy_polarity", "r2"}
         for r in rows:
@@ -118,20 +119,20 @@ class TestRows:
             assert r.ci_low <= r.ci_high and r.null_low < r.null_high
             assert 1 / 100 <= r.p_value <= 1
 
-    def test_what_does_not_depend_on_labels_has_no_null_and_ami_no_interval(self, found: Measured) -> None:
+    def test_what_does_not_depend_on_labels_has_no_null_and_ami_no_interval(self, found: Any) -> None:
         for r in found.rows:
             if r.statistic in ("noise", "reliability", "prototype_reliability"):
                 assert {r.null_low, r.null_high, r.p_value} == {None}
             if "_ami_" in r.statistic:
                 assert r.ci_low is None and (r.value is None) == (r.p_value is None)
 
-    def test_the_planted_layer_is_told_from_the_empty_one(self, found: Measured) -> None:
+    def test_the_planted_layer_is_told_from_the_empty_one(self, found: Any) -> None:
         rows = {(r.metric, r.layer): r for r in found.rows if r.headline and r.group == "overall"}
         for name in ("categorical", "gradient", "structural", "dimensional"):
             assert rows[name, 8].p_value == 0.01 and rows[name, 8].ci_low > rows[name, 8].null_high
             assert rows[name, 3].p_value > 0.05
 
-    def test_p_values_are_corrected_over_layers(self, data: MoralData, found: Measured) -> None:
+    def test_p_values_are_corrected_over_layers(self, data: MoralData, found: Any) -> None:
         alone = run(data, {3: noise(1, len(data))}, [AuditedCategorical(3)], Controls(("null",), permutations=99))
         both = {(r.statistic, r.group): r for r in found.rows if r.metric == "categorical" and r.layer == 3}
         pairs = [(r.p_value, both[r.statistic, r.group].p_value) for r in alone.rows if r.p_value]
@@ -140,7 +141,7 @@ class TestRows:
         own = {(r.statistic, r.group): r.null_low for r in alone.rows}
         assert {key: r.null_low for key, r in both.items()} == own  # the band is the layer's own
 
-    def test_the_baseline_is_the_bag_of_words_value_of_the_same_statistic_and_group(self, found: Measured) -> None:
+    def test_the_baseline_is_the_bag_of_words_value_of_the_same_statistic_and_group(self, found: Any) -> None:
         per_layer: list[dict] = [{}, {}]
         for r in found.rows:
             per_layer[r.layer == 8][r.metric, r.statistic, r.group] = r.baseline
@@ -150,18 +151,18 @@ class TestRows:
 
 
 class TestVerdicts:
-    def test_a_null_world_is_empty(self, empty: Measured) -> None:
+    def test_a_null_world_is_empty(self, empty: Any) -> None:
         verdicts = {name: found.word for name, found in empty.verdicts.items()}
         assert verdicts == dict.fromkeys(("categorical", "gradient", "structural", "dimensional"), "empty")
 
-    def test_a_planted_world_is_found(self, found: Measured) -> None:
+    def test_a_planted_world_is_found(self, found: Any) -> None:
         verdicts = {name: one.word for name, one in found.verdicts.items()}
         assert verdicts == dict.fromkeys(("categorical", "gradient", "structural", "dimensional"), "found")
         assert {one.layer for one in found.peaks.values()} == {8}
         for sentence in (one.sentence for one in found.verdicts.values()):
             assert "nuisance" in sentence and "bag of words" in sentence
 
-    def test_a_peak_says_how_it_compares_with_a_control_task(self, found: Measured) -> None:
+    def test_a_peak_says_how_it_compares_with_a_control_task(self, found: Any) -> None:
         peak = found.peaks["categorical"]
         assert abs(peak.control_task - 0.5) < 0.1 and peak.selectivity > 0.3
         assert peak.value == pytest.approx(peak.control_task + peak.selectivity)
@@ -170,7 +171,7 @@ class TestVerdicts:
     def test_length_alone_under_the_papers_protocol_is_length(self) -> None:
         data = length_world()
         x = noise(5, len(data), 4) * 0.3
-        x[:, :2] += np.outer((data.length - 25) / 10, [1, 2])
+        x[:, :2] += np.outer((lengths(data) - 25) / 10, [1, 2])
         found = run(data, {0: x}, [PaperGradient()], protocol=PAPER)
         peak, verdict = found.peaks["gradient"], found.verdicts["gradient"]
         assert peak.p_value_any_length == 0.01 and peak.p_value > 0.05
@@ -230,7 +231,7 @@ def length_world() -> MoralData:
 
 class TestThirdParty:
     @staticmethod
-    def contrast(x: Tensor, data: MoralData) -> dict[str, float | None]:
+    def contrast(x: Tensor, data: MoralData) -> dict[str, Any]:
         """How far virtues lie from vices for their spread: ten lines that know nothing of controls."""
         virtue, vice = (x[torch.from_numpy(data.pole == pole)] for pole in (VIRTUE, VICE))
         if min(len(virtue), len(vice)) < 2:
@@ -259,7 +260,7 @@ class TestThirdParty:
         mine, x = FunctionMetric("mine", "contrast", self.contrast), moral(data, 1.0)
         controls = Controls(("interval", "null"), resamples=60, permutations=19, level=0.5)
         (row,) = run(data, {0: x}, [mine], controls).rows
-        vectors = preprocess(torch.from_numpy(x).float(), data.length, AUDITED.preprocessing)[0]
+        vectors = preprocess(torch.from_numpy(x).float(), lengths(data), AUDITED.preprocessing)[0]
         index = permutations(data, "all", 19, fold=folds(data, 3, 0)).index.numpy()
         null = [self.contrast(vectors, data.relabelled(i))["contrast"] for i in index]
         copies = [np.repeat(np.arange(len(data)), w.int().numpy()) for w in resamples(data, 60)]
@@ -281,7 +282,7 @@ class TestThirdParty:
 
 
 class TestSettings:
-    def test_none_gives_only_values(self, data: MoralData, found: Measured) -> None:
+    def test_none_gives_only_values(self, data: MoralData, found: Any) -> None:
         bare = run(data, {3: noise(1, len(data)), 8: moral(data, 2.0)}, audited(), get_controls("none"))
         assert bare.controls is None and bare.verdicts == {} == bare.baselines and bare.comparisons == []
         columns = ("ci_low", "ci_high", "null_low", "null_high", "p_value", "baseline")
@@ -316,7 +317,7 @@ class TestSettings:
         assert {word for name, word in words.items() if name != "null"} == {"not tested"}
         assert {len(one.baselines) for name, one in found.items() if name in ("nuisance", "words")} == {1}
 
-    def test_the_description_holds_every_number_that_shaped_it(self, found: Measured) -> None:
+    def test_the_description_holds_every_number_that_shaped_it(self, found: Any) -> None:
         held = found.controls
         assert (held["resamples"], held["permutations"], held["control_tasks"], held["seed"]) == (100, 99, 5, 0)
         assert (held["level"], held["alpha"], held["stratum"]) == (0.95, 0.05, 5)

@@ -10,7 +10,6 @@ import torch
 
 from sae_moral.controls.draws import STEP, Draws, in_folds, permutations, resamples
 from sae_moral.controls.inference import narrowed, widened
-from sae_moral.controls.sample import Sampled
 from sae_moral.controls.sample import sample as sample_of
 from sae_moral.controls.settings import Controls
 from sae_moral.metrics import Metric
@@ -25,11 +24,13 @@ X, DATA = planted(0, n=150, d=5, polarity=0.7, gradation=1)
 CONTROLS = Controls(("interval", "null"), resamples=60, permutations=29, seed=3)
 
 
-def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Draws:
+def draws(controls: Controls = CONTROLS, *, free: bool = False) -> Any:
+    """`Draws`; which of them are None depends on the controls."""
     return Draws(DATA, controls, folds(DATA, 3, 0), free)
 
 
-def sample(metric: Metric, *arguments: Any, **options: Any) -> Sampled:
+def sample(metric: Metric, *arguments: Any, **options: Any) -> Any:
+    """`Sampled`, whose values are None where a statistic has none."""
     return sample_of(metric, declared(metric), *arguments, **options)
 
 

@@ -25,9 +25,10 @@ def test_relabelled_counts_every_scenario_once_and_weighed_leaves_labels_in_plac
 def test_refitted_reads_every_scenario_once_and_fits_to_others() -> None:
     fitted = Variants.refitted(torch.tensor([[0, 2, 1], [3, 0, 0]]).float())
     assert (fitted.index.tolist(), fitted.weight.tolist(), fitted.n) == ([[0, 1, 2]], [[1.0] * 3], 2)
-    assert fitted.reader is not None and fitted.reader.dtype == torch.float64
-    assert fitted.to("meta").reader.device.type == "meta"
-    assert Variants.one(3).to("meta").reader is None
+    assert fitted.fit is not None and fitted.fit.dtype == torch.float64
+    moved = fitted.to("meta").fit
+    assert moved is not None and moved.device.type == "meta"
+    assert Variants.one(3).to("meta").fit is None
 
 
 def test_nothing_has_a_nan_for_every_version() -> None:

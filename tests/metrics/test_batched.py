@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.inference import FIXED
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
-from sae_moral.metrics.base import Preparing, Values, Variants, folds
+from sae_moral.metrics.base import Preparing, Values, Variants, declared, folds
 from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional
 from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
 from sae_moral.metrics.structural import AuditedStructural, PaperStructural
-from tests.metrics.worlds import LEVELS, moral_data, planted, values
+from tests.metrics.worlds import LEVELS, lengths, moral_data, planted, values
 
 METRICS = [
     AuditedCategorical(folds=3),
@@ -55,7 +55,7 @@ def twins() -> tuple[Tensor, MoralData]:
     rated, other = np.arange(0, 30, 2), np.arange(1, 30, 2)  # record 2i + 1 is text 2i, of the next foundation
     twin[other], f[other] = twin[rated], (f[rated] + 1) % 5
     text = [f"text {i}" + "." * (row % 2) for row, i in enumerate(twin)]
-    data = moral_data(f, pole, typicality, text=text, length=data.length[twin])
+    data = moral_data(f, pole, typicality, text=text, length=lengths(data)[twin])
     return x[torch.from_numpy(twin)] + torch.from_numpy(1e-3 * rng.standard_normal((240, 5))), data
 
 
@@ -79,10 +79,11 @@ WORLDS = {world.__name__: world for world in (plain, twins, homeless)}
 
 def indices(metric: Any, data: MoralData) -> dict[str, Tensor]:
     """Scheme → permutations of the labels, the first of which moves nothing."""
+    nulls = {spec.null for spec in declared(metric).values() if spec.null is not None}
     assert isinstance(metric, Preparing)
     found = {}
     fold = folds(data, 3, 0) if "Audited" in named(metric) else None
-    for name in sorted({spec.null for spec in metric.statistics if spec.null is not None}):
+    for name in sorted(nulls):
         index = permutations(data, name, VERSIONS - 1, seed=3, fold=fold, stratum=None).index
         assert (index != torch.arange(len(data))).float().mean() > 0.15
         found[name] = torch.cat([torch.arange(len(data))[None], index])
@@ -206,7 +207,7 @@ def test_a_fits_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_is_s
             test = virtue & (fold == k)
             direction = (t[sides[0]] - t[sides[0]].mean()) @ v[sides[0]]
             score = v[test] @ direction / np.linalg.norm(v[test], axis=1)
-            parts["spearman", "care"].append((spearmanr(t[test], score)[0], test.sum() - 1))
+            parts["spearman", "care"].append((cast(float, spearmanr(t[test], score)[0]), test.sum() - 1))
             means = np.stack([v[copies[data.pole[copies] == pole]].mean(axis=0) for pole in range(3)])
             nearest = pairwise_distances_argmin(v[fold == k], means)
             right = balanced_accuracy_score(data.pole[fold == k], nearest, adjusted=True)

@@ -115,7 +115,7 @@ class TestPaper:
                 losses.append(torch.nn.functional.mse_loss(layer(features[validation]), y[validation]).item())
                 predictions.append(layer(features[test]).numpy())
         best = predictions[int(np.argmin(losses))]
-        expected = r2_score(data.vector[test.numpy()], best, multioutput="raw_values")
+        expected = np.asarray(r2_score(data.vector[test.numpy()], best, multioutput="raw_values"))
         got = values(metric, x, data)
         for dimension, r2 in zip(DIMENSIONS, expected, strict=True):
             assert got["r2", dimension] == pytest.approx(r2, abs=1e-3)
@@ -158,7 +158,7 @@ class TestAudited:
         x, data, _ = linear_world(2, 200, 6, 0.5)
         fold, got = folds(data, 5, 0), values(AuditedDimensional(), x, data)
         fit = nested_ridge(x, data.vector, fold)
-        expected = r2_score(data.vector, fit.predicted.numpy(), multioutput="raw_values")
+        expected = np.asarray(r2_score(data.vector, fit.predicted.numpy(), multioutput="raw_values"))
         for i, dimension in enumerate(DIMENSIONS):
             assert got["r2", dimension] == pytest.approx(expected[i], abs=1e-12)
             adjusted = 1 - (1 - expected[i]) * 199 / (199 - fit.parameters[i])

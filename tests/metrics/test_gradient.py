@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sae_moral.metrics import gradient
 from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, Graded, PaperGradient
 from sae_moral.metrics.ranks import spearman
-from tests.metrics.worlds import LEVELS, moral_data, overall, planted, values, without_pole
+from tests.metrics.worlds import LEVELS, lengths, moral_data, overall, planted, values, without_pole
 
 
 def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -81,14 +82,15 @@ class TestAudited:
                     train, test = items & (fold != k), items & (fold == k)
                     t = data.typicality[train]
                     score = cosines(v[test], (t - t.mean()) @ v[train])
-                    results[name].append((spearmanr(data.typicality[test], score)[0], test.sum() - 1))
+                    results[name].append((cast(float, spearmanr(data.typicality[test], score)[0]), test.sum() - 1))
                 train, test = own & (fold != k), own & (fold == k)
                 score = cosines(v[test], data.typicality[train] @ v[train])
-                results["spearman_prototype"].append((spearmanr(data.typicality[test], score)[0], test.sum() - 1))
+                value = cast(float, spearmanr(data.typicality[test], score)[0])
+                results["spearman_prototype"].append((value, test.sum() - 1))
                 t = data.typicality[train]
                 score = cosines(v[test], (t - t.mean()) @ v[train])
                 results["spearman_partial"].append(
-                    (given_ranks(data.typicality[test], score, data.length[test]), test.sum() - 2)
+                    (given_ranks(data.typicality[test], score, lengths(data)[test]), test.sum() - 2)
                 )
             for name, parts in results.items():
                 expected = np.average([p[0] for p in parts], weights=[p[1] for p in parts])

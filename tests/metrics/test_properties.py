@@ -23,6 +23,7 @@ from tests.metrics.worlds import (
     AUDITED_STEPS,
     LEVELS,
     balanced,
+    lengths,
     moral_data,
     overall,
     planted,
@@ -61,7 +62,7 @@ def world(seed: int, n: int = 120, d: int = 6) -> tuple[Tensor, MoralData]:
     x, data = planted(seed, n=n, d=d, polarity=0.7, foundation=2, gradation=2)
     twin = np.where(rng.random(n) < 0.2, rng.integers(0, n, n), np.arange(n))
     text = [f"text {i}" + "." * row for row, i in enumerate(twin)]
-    data = moral_data(data.foundation, data.pole, data.typicality, text=text, length=data.length[twin])
+    data = moral_data(data.foundation, data.pole, data.typicality, text=text, length=lengths(data)[twin])
     return x[torch.from_numpy(twin)] + torch.from_numpy(1e-3 * rng.standard_normal((n, d))), data
 
 
@@ -104,7 +105,7 @@ class TestInvariance:
     ) -> None:
         x, data = world(seed)
         moved = x * torch.tensor(log_scale).double().exp() + torch.tensor(shift).double()
-        prepared = [preprocess(v, data.length, AUDITED_STEPS)[0] for v in (x, moved)]
+        prepared = [preprocess(v, lengths(data), AUDITED_STEPS)[0] for v in (x, moved)]
         same(values(metric, prepared[1], data), values(metric, prepared[0], data), tolerance=1e-7)
 
     @pytest.mark.parametrize("metric", AUDITED, ids=named)
@@ -119,7 +120,7 @@ def noise() -> dict[str, list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
     for seed in range(60):
         x, data = planted(seed, n=240, d=10)
-        x = preprocess(x + 2, data.length, AUDITED_STEPS)[0]
+        x = preprocess(x + 2, lengths(data), AUDITED_STEPS)[0]
         for name, value in audited_statistics(x, data).items():
             found[name].append(value)
     return found
@@ -165,7 +166,7 @@ def length_draws(steps: tuple[str, ...], worlds: int, **shape: Any) -> dict[str,
     found: dict[str, list[float]] = defaultdict(list)
     for seed in range(worlds):
         x, data = length_world(seed, **shape)
-        for name, value in audited_statistics(preprocess(x, data.length, steps)[0], data).items():
+        for name, value in audited_statistics(preprocess(x, lengths(data), steps)[0], data).items():
             found[name].append(value)
     return found
 

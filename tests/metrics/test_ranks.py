@@ -31,13 +31,17 @@ def one(m: int) -> Tensor:
     return torch.ones(1, m, dtype=torch.float64)
 
 
-def columns(items: list[tuple[int, ...]]) -> tuple[list[Tensor], Tensor, list[Tensor], Tensor]:
+Columns = tuple[Tensor, Tensor, Tensor]
+
+
+def columns(items: list[tuple[int, ...]]) -> tuple[Columns, Tensor, Columns, Tensor]:
     """The three columns and the weights; and the same with so many copies, each of weight 1."""
     array = torch.tensor(items, dtype=torch.float64).T
     whole = array[:, array[3] > 0]
     copied = array.repeat_interleave(array[3].long(), dim=1)
     assert copied.shape[1] == whole[3].sum()
-    return [c[None] for c in array[:3]], array[3:], [c[None] for c in copied[:3]], one(copied.shape[1])
+    (a, b, c), (d, e, f) = array[:3, None], copied[:3, None]
+    return (a, b, c), array[3:], (d, e, f), one(copied.shape[1])
 
 
 def both(weighed: Weighed) -> list[float]:
@@ -141,7 +145,8 @@ class TestPartialSpearman:
         a, b = given_ + rng.choice(LEVELS, n) * 8, given_ + 4 * rng.standard_normal(n)
         design = np.stack([np.ones(n), rankdata(given_)], axis=1)
         residuals = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in (rankdata(a), rankdata(b))]
-        got = both(partial_spearman(*(torch.from_numpy(v)[None] for v in (a, b, given_)), one(n)))
+        first, second, third = (torch.from_numpy(v)[None] for v in (a, b, given_))
+        got = both(partial_spearman(first, second, third, one(n)))
         if min(np.linalg.norm(r) for r in residuals) > 1e-6 and np.ptp(given_) > 0:
             assert got == [pytest.approx(np.corrcoef(*residuals)[0, 1], abs=1e-9), n - 2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -54,8 +54,9 @@ def test_the_entry_points_give_the_four_built_ins_in_the_form_the_protocol_asks_
 
 def test_folds_and_seed_of_the_protocol_reach_the_metrics() -> None:
     protocol = dataclasses.replace(AUDITED, folds=3, seed=7)
-    assert {(m.folds, m.seed) for m in (get_metric(name, protocol) for name in BUILT_IN)} == {(3, 7)}
-    assert get_metric("dimensional", dataclasses.replace(PAPER, seed=7)).seed == 7
+    made = cast(list[Any], [get_metric(name, protocol) for name in BUILT_IN])
+    assert {(m.folds, m.seed) for m in made} == {(3, 7)}
+    assert cast(Any, get_metric("dimensional", dataclasses.replace(PAPER, seed=7))).seed == 7
 
 
 def test_all_metrics_are_the_built_ins_in_their_order_and_then_the_registered_ones_by_name() -> None:
@@ -114,19 +115,21 @@ def test_a_headline_may_be_declared_among_the_statistics_but_not_twice() -> None
 
 @pytest.mark.parametrize(("word", "nearest"), [("chnace", "chance"), ("directoin", "direction")])
 def test_the_decorator_refuses_what_no_report_would_read(word: str, nearest: str) -> None:
+    keywords: dict[str, Any] = {word: 0.5}
     with pytest.raises(TypeError, match=f"unknown keyword of @metric '{word}'; did you mean '{nearest}'"):
-        metric(headline="a", name="other", **{word: 0.5})(lambda x, data: {"a": 1.0})
+        metric(headline="a", name="other", **keywords)(lambda x, data: {"a": 1.0})
 
 
 @pytest.mark.parametrize(
     ("old", "told"),
     [({"higher_is": "less indifferent"}, "`higher_is` → direction"), ({"nulls": "pole"}, "`nulls` → null")],
 )
-def test_what_version_0_1_declared_is_an_error_that_says_what_to_declare(old: dict[str, str], told: str) -> None:
+def test_what_version_0_1_declared_is_an_error_that_says_what_to_declare(old: dict[str, Any], told: str) -> None:
     with pytest.raises(TypeError, match=told) as caught:
         metric(headline="a", name="other", **old)(lambda x, data: {"a": 1.0})
     assert "StatisticSpec('a', direction='higher'" in str(caught.value)
-    mine = type("Mine", (), {"name": "mine", "headline": "a", "__call__": lambda self, x, data: {"a": 1.0}, **old})()
+    attributes = {"name": "mine", "headline": "a", "__call__": lambda self, x, data: {"a": 1.0}, **old}
+    mine = cast(Any, type("Mine", (), attributes)())
     for refuse in (register, lambda one: resolve_metrics([one], AUDITED)):
         with pytest.raises(TypeError, match=told):
             refuse(mine)

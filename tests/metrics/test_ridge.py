@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
+from torch import Tensor
 
 from sae_moral.metrics.ridge import PENALTIES, NestedRidge, RidgeFit, nested_ridge, refitted
 from tests.metrics.worlds import rotation
@@ -177,7 +180,7 @@ class TestInfluence:
             train = fold != k
             error = (y[~train] - y[train].mean(axis=0)).sum(axis=0)
             expected[train] += -2 * (y[train] - y[train].mean(axis=0)) * error / train.sum()
-        np.testing.assert_allclose(fit.influence, expected, atol=1e-9)
+        np.testing.assert_allclose(cast(Tensor, fit.influence), expected, atol=1e-9)
 
 
 def test_many_targets_at_once_are_each_by_itself() -> None:
@@ -187,6 +190,7 @@ def test_many_targets_at_once_are_each_by_itself() -> None:
     for k in range(7):
         alone = ridge.fit(torch.from_numpy(y[:, k : k + 1]), influence=True)
         np.testing.assert_allclose(together.predicted[:, k], alone.predicted[:, 0], atol=1e-12)
+        assert together.influence is not None and alone.influence is not None
         np.testing.assert_allclose(together.influence[:, k], alone.influence[:, 0], atol=1e-10)
         np.testing.assert_array_equal(together.penalty[:, k], alone.penalty[:, 0])
 
@@ -205,4 +209,4 @@ def test_refitted_predictions_are_those_of_weighed_fits_to_first_order(n: int, d
     assert torch.equal(refitted(ridge, target, fit, torch.ones(3, n))[1], fit.predicted)
     # What moves the predictions moves the squared error.
     change = -2 * ((target - fit.predicted) * torch.from_numpy(got[0])).sum(dim=0)
-    np.testing.assert_allclose(change, torch.from_numpy(direction[0]) @ fit.influence, rtol=1e-9)
+    np.testing.assert_allclose(change, torch.from_numpy(direction[0]) @ cast(Tensor, fit.influence), rtol=1e-9)

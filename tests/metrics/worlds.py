@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,12 @@ def moral_data(
     return MoralData(tuple(text) if text else names, vector, foundation, pole, typicality, names, length=length)
 
 
+def lengths(data: MoralData) -> np.ndarray:
+    """Tokens per scenario, of data that have them."""
+    assert data.length is not None
+    return data.length
+
+
 def balanced(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Foundation, pole and typicality of n records in random order; all combinations equally frequent."""
     index = rng.permutation(n)
@@ -63,13 +70,13 @@ def planted(
     return torch.from_numpy(x), moral_data(f, pole, typicality, length=rng.integers(3, 40, n))
 
 
-def values(metric: Metric, x: Tensor, data: MoralData) -> dict[tuple[str, str], float | None]:
-    """(statistic, group) → value."""
+def values(metric: Metric, x: Tensor, data: MoralData) -> dict[tuple[str, str], Any]:
+    """(statistic, group) → value: a number, or None."""
     return {(s.name, s.group): s.value for s in evaluate(metric, x, data)}
 
 
-def overall(metric: Metric, x: Tensor, data: MoralData) -> dict[str, float | None]:
-    """Statistic → its value for the group `overall`."""
+def overall(metric: Metric, x: Tensor, data: MoralData) -> dict[str, Any]:
+    """Statistic → its value (a number, or None) for the group `overall`."""
     return {name: value for (name, group), value in values(metric, x, data).items() if group == "overall"}
 
 

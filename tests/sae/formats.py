@@ -40,7 +40,8 @@ def gemma_scope(folder: Path) -> tuple[str, str, dict[str, Any], Encoder]:
     w = weights()
     inside = folder / "layer_1" / "width_16k" / "average_l0_9"
     inside.mkdir(parents=True)
-    np.savez(inside / "params.npz", **{k[0].lower() + k[1:]: v.numpy() for k, v in w.items()})
+    arrays: dict[str, Any] = {k[0].lower() + k[1:]: v.numpy() for k, v in w.items()}
+    np.savez(inside / "params.npz", **arrays)
     release = {
         "conversion_func": "gemma_2", "repo_id": "google/gemma-scope-2b-pt-res",
         "config_overrides": {"d_in": D, "d_sae": S, "model_name": MODEL},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -151,7 +151,7 @@ def test_partial_correlation_and_its_p_value() -> None:
     design = np.column_stack([np.ones(400), length, np.log(length), 1 / length, frequency])
     rest = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (*x.T[:2], y)]
     for i in range(2):
-        expected = stats.pearsonr(rest[i], rest[2])[0]
+        expected = cast(float, stats.pearsonr(rest[i], rest[2])[0])
         assert r[i, 0] == pytest.approx(expected, abs=1e-9)
         t = expected * np.sqrt((400 - 6) / (1 - expected**2))
         assert p[i, 0] >= stats.t.sf(t, 400 - 6) * (1 - 1e-9)

@@ -74,7 +74,8 @@ def test_latents_are_measured_beside_the_stream_they_encode(tiny: Any, trained: 
     found = diagnose(tiny, data, sae=trained, metrics=["categorical", "dimensional"], controls=FEW)
     assert found.provenance["layers"] == [1, 2]
     saes = load_saes(trained)
-    assert found.provenance["saes"]["1"]["sha256"] == saes[1].sha256
+    held = found.provenance["saes"]
+    assert held is not None and held["1"]["sha256"] == saes[1].sha256
     stream = diagnose(tiny, data, layers=[1, 2], metrics=["categorical", "dimensional"], controls=FEW)
     before = found.baselines["residual stream"].profiles
     for metric in ("categorical", "dimensional"):

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from inspect_ai.log import list_eval_logs, read_eval_log
@@ -34,7 +34,8 @@ def judges_of(judge: ScriptedJudge, **options: Any) -> Judges:
     return Judges([get_model(judge.name, memoize=False, config=config)], **options)
 
 
-def judged(out: Path, judge: ScriptedJudge, answers: Answers, **options: Any) -> FlamesResults:
+def judged(out: Path, judge: ScriptedJudge, answers: Answers, **options: Any) -> Any:
+    """The `FlamesResults`; whether a rate is None depends on the answers."""
     return run(out, judges_of(judge, **options), provenance={"model": None}, answers=answers)
 
 
@@ -158,7 +159,7 @@ def test_two_judges_and_repeats(tmp_path: Path, judge: ScriptedJudge) -> None:
     answers = {"baseline": make_answers(["bad"] * 6), "steered": make_answers(["good"] * 3 + ["fair"] * 3)}
     results = run(tmp_path, Judges(models, repeats=2), provenance={"model": None}, answers=answers)
     assert [about.name for about in results.judges] == ["openai-api/loopback/one", "openai-api/loopback/two"]
-    for about in results.judges:
+    for about in cast(list[Any], results.judges):
         assert about.consistency_verdicts.value == pytest.approx(9 / 12)
         assert about.consistency_grades.value == 1.0
     agreed = {row.what: row for row in results.agreement}
@@ -180,7 +181,7 @@ def test_null(tmp_path: Path, judge: ScriptedJudge, tiny_folder: Path) -> None:
             tmp_path / str(seed), judges_of(judge), provenance={"model": "tiny"}, model=str(tiny_folder), arms=arms,
             prompts=prompts, decoding=decoding,
         )  # fmt: skip
-        [row] = results.wins
+        [row] = cast(list[Any], results.wins)
         assert row.refused is None
         covered.append(row.share.low <= 0.5 <= row.share.high)
     assert all(covered)
@@ -209,7 +210,7 @@ def test_five_arms_from_one_command(
         "shuffled",
         "random",
     }
-    assert len({arm.identity["model"]["identity"] for arm in results.arms}) == 1
+    assert len({cast(Any, arm.identity)["model"]["identity"] for arm in results.arms}) == 1
     logs = [read_eval_log(log, header_only=True) for log in list_eval_logs(str(tmp_path / "out"))]
     assert {log.status for log in logs} == {"success"}
     asked, answered = len(judge.asked), (tmp_path / "out" / "asked-models.jsonl").stat().st_size
@@ -291,7 +292,7 @@ def test_answers_have_keys_of_all_that_shapes_them(tmp_path: Path, tiny_folder: 
     shaping: dict[str, Any] = {"prompts": 2, "tokens": 9, "seed": 1, "dtype": "bfloat16", "thinking": True}
     for options in [{name: value} for name, value in shaping.items()]:
         assert not keys(**options) & before, options
-    steering = (
+    steering: tuple[dict[str, Any], ...] = (
         {"alphas": [0.6]},
         {"form": "paper"},
         {"units": "relative"},

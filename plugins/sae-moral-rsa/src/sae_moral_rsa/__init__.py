@@ -11,7 +11,7 @@ are a monotone function of the human ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Rsa:
         human = np.linalg.norm(data.vector[first] - data.vector[second], axis=1)
         if len(human) < 3 or np.ptp(human) == 0 or float(model.max() - model.min()) == 0:
             return {"spearman": None}
-        return {"spearman": float(spearmanr(model.cpu().numpy(), human).statistic)}
+        return {"spearman": float(cast(Any, spearmanr(model.cpu().numpy(), human)).statistic)}
 
 
 def rsa(protocol: Protocol) -> Rsa:
