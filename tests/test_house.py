@@ -1,4 +1,4 @@
-"""Rules of the house that no linter checks: private names stay at home, one module writes files."""
+"""Rules of the house that no linter checks: private names stay at home, one room writes files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,12 @@ RENAMES = {("os", "replace"), ("os", "rename"), ("shutil", "move"), ("tempfile",
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_only_io_opens_files_for_writing(path: Path) -> None:
-    if path == ROOT / "sae_moral" / "io.py":
-        assert list(writes(ast.parse(path.read_text(encoding="utf8"))))  # the check sees what it looks for
-    else:
+    if path.parent != ROOT / "sae_moral" / "io":
         assert list(writes(ast.parse(path.read_text(encoding="utf8")))) == []
+
+
+def test_the_check_sees_what_it_looks_for() -> None:
+    found = {
+        path.stem for path in (ROOT / "sae_moral" / "io").glob("*.py") if list(writes(ast.parse(path.read_text())))
+    }
+    assert found == {"files", "journal"}

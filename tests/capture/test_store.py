@@ -194,7 +194,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
             raise OSError(28, "0.00 GB free and 0.01 GB needed", file.name)
         real(file, size)
 
-    monkeypatch.setattr(io, "reserve", reserve)
+    monkeypatch.setattr(io.files, "reserve", reserve)
     with pytest.raises(OSError, match="GB needed"):
         capture(tiny, scenarios(10).text, store=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_leaves_no_result_and_no_waste(tmp_path: Path, monke
             complete(file, content)
 
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr(io, "write_all", write_all)
+            patch.setattr(io.files, "write_all", write_all)
             study.run([cell])
         assert study.read(cell) is None and not [p for p in (tmp_path / "cells").rglob("*") if p.suffix != ".lease"]
     (done,) = study.run([cell])
