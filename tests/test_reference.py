@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sae_moral import Diagnosis, diagnose
+from sae_moral import PAPER, Diagnosis, diagnose, load_data
+from sae_moral.capture import capture
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, POLES
+from sae_moral.metrics import evaluate, resolve_metrics
+from sae_moral.metrics.preprocess import preprocess
 
 TOLERANCE = 1e-3
+ROUNDING = 1e-6
+"""About eight units in the last place of float32: what sums in another order differ by."""
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +28,37 @@ def reference(shared: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def paper(smollm2: Any, stratified_sample: Path) -> Diagnosis:
-    return diagnose(
-        smollm2, stratified_sample, protocol="paper", metrics=["categorical", "gradient", "structural"], controls="none"
-    )
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def paper(smollm2: Any, stratified_sample: Path, store: Path) -> Diagnosis:
+    metrics = ["categorical", "gradient", "structural"]
+    return diagnose(smollm2, stratified_sample, protocol="paper", metrics=metrics, controls="none", store=store)
+
+
+@pytest.fixture(scope="module")
+def rounded(smollm2: Any, stratified_sample: Path, store: Path) -> Callable[[int], dict[str, tuple[float, float]]]:
+    """From a layer to the range of its structural statistics when vectors move by no more than float32 rounding.
+
+    HDBSCAN makes whole points of it: which kernels a processor has decides about a few of 2,786.
+    """
+    data, (metric,) = load_data(stratified_sample), resolve_metrics(["structural"], PAPER)
+    how: dict[str, Any] = {"template": PAPER.template, "pooling": PAPER.pooling, "bos": PAPER.bos}
+    captured = capture(smollm2, data.text, store=store, **how)
+
+    def of(layer: int) -> dict[str, tuple[float, float]]:
+        vectors, found = captured[layer], defaultdict(list)
+        for seed in range(5):
+            noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
+            moved, _ = preprocess(vectors * (1 + ROUNDING * noise), captured.total, PAPER.preprocessing)
+            for statistic in evaluate(metric, moved, data):
+                if statistic.value is not None:
+                    found[statistic.name.removeprefix("ari_")].append(statistic.value)
+        return {name: (min(values), max(values)) for name, values in found.items()}
+
+    return of
 
 
 def compared(diagnosis: Diagnosis, reference: dict[str, Any], metric: str) -> list[tuple[int, str, Any, Any]]:
@@ -42,12 +77,22 @@ def compared(diagnosis: Diagnosis, reference: dict[str, Any], metric: str) -> li
 
 
 @pytest.mark.parametrize(("metric", "per_layer"), [("categorical", 5), ("gradient", 11), ("structural", 4)])
-def test_agrees_at_every_layer(paper: Diagnosis, reference: dict[str, Any], metric: str, per_layer: int) -> None:
+def test_agrees_at_every_layer(
+    paper: Diagnosis,
+    reference: dict[str, Any],
+    rounded: Callable[[int], dict[str, tuple[float, float]]],
+    metric: str,
+    per_layer: int,
+) -> None:
     pairs = compared(paper, reference, metric)
     assert len(pairs) == 30 * per_layer
     for layer, name, ours, theirs in pairs:
         assert (ours is None) == (theirs is None), (layer, name, ours, theirs)
-        assert ours is None or abs(ours - theirs) <= TOLERANCE, (layer, name, ours, theirs)
+        if ours is None or abs(ours - theirs) <= TOLERANCE:
+            continue
+        assert metric == "structural", (layer, name, ours, theirs)
+        low, high = rounded(layer)[name]
+        assert high - low > TOLERANCE / 2 and low - TOLERANCE <= theirs <= high + TOLERANCE, (layer, name, ours, theirs)
 
 
 def test_the_report_says_that_this_protocol_measures_length(paper: Diagnosis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(
 
 def test_no_reply_stops_a_run(tmp_path: Path, judge: ScriptedJudge) -> None:
     """Whatever a judge says, it is kept, counted, and not asked for again."""
-    judge.say = lambda text: ODD[int(text.partition("answer ")[2].partition(" ")[0])]
+    judge.say = lambda text: ODD[int(re.findall(r"answer (\d+) ", text)[-1])]
     said = {arm: make_answers([f"answer {i} {arm}" for i in range(len(ODD))]) for arm in ("baseline", "steered")}
     results = run(tmp_path, judges_of(judge, language="en"), provenance={"model": None}, answers=said)
     for row in results.accounting:
