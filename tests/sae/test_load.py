@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from sae_moral.errors import SaeMoralWarning
+from sae_moral.provenance import HookedModel
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.compatibility import community_saes, model_family
 from sae_moral.sae.load import load_sae, load_saes
@@ -22,7 +24,8 @@ X = torch.randn(40, D, generator=torch.Generator().manual_seed(9)) * 3
 
 
 def model(name: str = MODEL, d_model: int = D, n_layers: int = 3) -> Any:
-    return SimpleNamespace(cfg=SimpleNamespace(model_name=name, d_model=d_model, n_layers=n_layers, device="cpu"))
+    cfg = SimpleNamespace(model_name=name, d_model=d_model, n_layers=n_layers, device="cpu")
+    return Mock(spec=HookedModel, cfg=cfg, training=False)
 
 
 def small_sae(architecture: str = "standard", **options: Any) -> Any:
