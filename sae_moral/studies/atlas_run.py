@@ -239,9 +239,9 @@ class _Run:
         """Every pair of models that have results under the compared protocol."""
         results = {entry.name: entry.results for entry in entries}
         there = [entry for entry in self.plan.entries if self.plan.compared in results[entry.name]]
-        pairs: list[tuple[Entry, Entry, Literal["variants", "baseline"]]] = []
-        pairs += [(a, b, "variants") for a, b in variant_pairs(there)]
-        pairs += [(a, b, "baseline") for a, b in baseline_pairs(there)]
+        pairs: list[tuple[Entry, Entry, Literal["variants", "baseline"]]]
+        pairs = [(a, b, "variants") for a, b in variant_pairs(there)]
+        pairs.extend((a, b, "baseline") for a, b in baseline_pairs(there))
         cells = {(a.name, b.name): self._pair(a, b, results) for a, b, _ in pairs}
         study = Study(self.out, "atlas-pair")
         done = study.run(cells.values(), keep_going=(Exception,), what="pairs", progress=self.progress)

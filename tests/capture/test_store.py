@@ -184,9 +184,9 @@ def test_layer_file_cut_short_is_refused(tiny: Any, tmp_path: Path) -> None:
 def test_too_little_disk_is_said_before_anything_is_written(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sae_moral import io
+    from sae_moral.io import files
 
-    real, seen = io.reserve, []
+    real, seen = files.reserve, []
 
     def reserve(file: Any, size: int) -> None:
         seen.append(size)
@@ -194,7 +194,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
             raise OSError(28, "0.00 GB free and 0.01 GB needed", file.name)
         real(file, size)
 
-    monkeypatch.setattr(io.files, "reserve", reserve)
+    monkeypatch.setattr(files, "reserve", reserve)
     with pytest.raises(OSError, match="GB needed"):
         capture(tiny, scenarios(10).text, store=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))

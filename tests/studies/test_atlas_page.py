@@ -6,6 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sae_moral.studies import Atlas
@@ -74,9 +75,9 @@ def test_figures_of_models_of_different_depth_share_a_relative_axis(old: Atlas) 
     pair = dataclasses.replace(old.similarities[0], depths=(3, 6))
     axes = cka_figure({"x": pair}, old.similarities[1:], ["standardise"]).axes
     assert axes[0].get_xlabel() == "share of the blocks passed" and axes[0].get_title("left") == "standardised"
-    assert max(axes[0].get_lines()[0].get_xdata()) <= 1
+    assert np.max(axes[0].get_lines()[0].get_xdata()) <= 1
     same = cka_figure({"x": old.similarities[0]}, [], []).axes
-    assert same[0].get_xlabel() == "layer" and list(same[0].get_lines()[0].get_xdata()) == [0, 1, 2]
+    assert same[0].get_xlabel() == "layer" and np.asarray(same[0].get_lines()[0].get_xdata()).tolist() == [0, 1, 2]
     results = {entry.name: entry.results["paper"] for entry in old.entries[:2]}
     panels = profiles_figure(results).axes
     assert [panel.get_title("left") for panel in panels[:2]] == ["categorical · cosine", "dimensional · r2"]

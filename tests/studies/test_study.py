@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_moral import DataError, io
-from sae_moral.io import Journal, canonical, read_record, write_bytes, write_record, write_text
+from sae_moral.io import Journal, canonical, files, read_record, write_bytes, write_record, write_text
 from sae_moral.studies.study import RECORD, Cell, Done, Study
 from tests.studies.worker import cells
 
@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_leaves_no_result_and_no_waste(tmp_path: Path, monke
             complete(file, content)
 
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr(io.files, "write_all", write_all)
+            patch.setattr(files, "write_all", write_all)
             study.run([cell])
         assert study.read(cell) is None and not [p for p in (tmp_path / "cells").rglob("*") if p.suffix != ".lease"]
     (done,) = study.run([cell])
