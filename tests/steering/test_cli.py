@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sae_moral.cli import main, marked
+from sae_moral.cli import main
+from sae_moral.cli.diff import marked
 from sae_moral.data import write_parquet
 from sae_moral.studies import Sweep
 from tests.steering.planted import operated, random_sae

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from sae_moral import cli, io
-from sae_moral.cli import COMMANDS, main, name_of
+from sae_moral.cli import COMMANDS, main
+from sae_moral.cli.folders import name_of
+from sae_moral.cli.table import Command
 from sae_moral.errors import BusyError, DataError, FolderError
 from sae_moral.results import DiagnosisRecord
 from tests.data.invented_social_chem import write_table
@@ -246,7 +248,7 @@ def test_nothing_is_left_of_a_diagnosis_that_failed(
 
 def killed(model: Path, table: Path, folder: Path, kills: int) -> None:
     command = [sys.executable, "-m", "tests.killed", str(model), str(table), str(folder), str(kills), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= kills // 2
     expected, found = (DiagnosisRecord.load(folder / name) for name in ("uninterrupted", "killed"))
@@ -299,7 +301,7 @@ def test_every_error_has_a_line_and_a_status(
     def fail(arguments: object) -> int:
         raise error
 
-    monkeypatch.setitem(COMMANDS, "models", (fail, lambda made: None))
+    monkeypatch.setitem(COMMANDS, "models", Command(fail))
     monkeypatch.delenv("SAE_MORAL_DEBUG", raising=False)
     assert main(["models"]) == status
     told = capsys.readouterr().err
@@ -320,10 +322,10 @@ def test_what_caused_an_error_counts_and_faults_of_ours_are_shown(
     def broken(arguments: object) -> int:
         raise KeyError("layer")
 
-    monkeypatch.setitem(COMMANDS, "models", (fail, lambda made: None))
+    monkeypatch.setitem(COMMANDS, "models", Command(fail))
     assert main(["models"]) == 3
     assert "too little memory: cannot load 'm'" in capsys.readouterr().err
-    monkeypatch.setitem(COMMANDS, "models", (broken, lambda made: None))
+    monkeypatch.setitem(COMMANDS, "models", Command(broken))
     with pytest.raises(KeyError):
         main(["models"])
 
@@ -336,7 +338,7 @@ def test_damaged_safetensors(here: Path, monkeypatch: pytest.MonkeyPatch, capsys
             return 0
 
     (here / "nothing.safetensors").write_bytes(b"\xff" * 20)
-    monkeypatch.setitem(COMMANDS, "models", (fail, lambda made: None))
+    monkeypatch.setitem(COMMANDS, "models", Command(fail))
     assert main(["models"]) == 2
     assert "a damaged safetensors file" in capsys.readouterr().err
 
@@ -364,7 +366,7 @@ def test_installed_command_reports_bad_input_in_one_line(tmp_path: Path) -> None
     (tmp_path / "bad.csv").write_text("text,foundation,judgment,agreement\nlying,care-hram,-1,2\n")
     command = [sys.executable, "-m", "sae_moral.cli"]
     line = ["diagnose", "smollm2-135m-instruct", "--data", str(tmp_path / "bad.csv")]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run([*command, *line], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

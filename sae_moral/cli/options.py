@@ -88,7 +88,7 @@ def constant(node: ast.expr, module: str) -> Any:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    path = Path(__file__).parent.joinpath(*module.split("."))
+    path = Path(__file__).parents[1].joinpath(*module.split("."))
     return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf8"))
 
 

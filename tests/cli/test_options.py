@@ -13,10 +13,10 @@ from importlib import import_module
 
 import pytest
 
-from sae_moral import cli
-from sae_moral.options import CHOICES, UNKNOWN, Parser, constant, listed, named, one_of, parameters
+from sae_moral.cli import COMMANDS, table
+from sae_moral.cli.options import CHOICES, UNKNOWN, Parser, constant, listed, named, one_of, parameters
 
-SOURCES = [value for name, value in vars(cli).items() if name.isupper() and isinstance(value, str) and ":" in value]
+SOURCES = [value for name, value in vars(table).items() if name.isupper() and isinstance(value, str) and ":" in value]
 SOURCES = [value for value in SOURCES if re.fullmatch(r"[\w.]+:\w+", value)]
 
 
@@ -44,8 +44,8 @@ def test_names_and_defaults_are_those_of_the_function(where: str) -> None:
 def test_most_defaults_are_read() -> None:
     found = [one.default for where in SOURCES for one in parameters(where).values()]
     assert len(SOURCES) >= 10 and sum(default is not UNKNOWN for default in found) > 0.6 * len(found)
-    assert parameters(cli.SWEEP)["positions"].default == "all-but-first"  # a field of a class of another module
-    assert parameters(cli.SWEEP)["full_measures"].default == 3  # a constant of the module
+    assert parameters(table.SWEEP)["positions"].default == "all-but-first"  # a field of a class of another module
+    assert parameters(table.SWEEP)["full_measures"].default == 3  # a constant of the module
 
 
 @pytest.mark.parametrize("where", [*CHOICES.values(), "steering.steering:FORMS", "surgery.settings:FORMS"])
@@ -92,7 +92,7 @@ def test_an_option_is_its_parameter() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    lines = [[name] for name in cli.COMMANDS] + [["data", name] for name in ("info", "build", "verify", "sample")]
+    lines = [[name] for name in COMMANDS] + [["data", name] for name in ("info", "build", "verify", "sample")]
     code = f"""
 import sys
 from sae_moral.cli import main

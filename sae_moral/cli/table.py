@@ -1,0 +1,205 @@
+"""The commands as a table: for each its function, and its options in the order of its help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
+from pathlib import Path
+
+from sae_moral.cli import commands as run
+from sae_moral.cli.options import UNKNOWN, Parser, listed, named, one_of
+
+DIAGNOSE, TRAIN, TRAINING = "diagnosis:diagnose", "sae.train:train_saes", "sae.train_config:TrainSettings"
+LATENTS, OPERATE = "sae.association:LatentSettings", "surgery.operate:operate"
+SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steering"
+GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
+MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
+"""Where the options of commands are written down."""
+
+Option = Callable[[Parser], object]
+of, all_of, own = (partial(methodcaller, name) for name in ("of", "all_of", "add_argument"))
+"""An option that is a parameter, the options of all plain parameters, an option of the command line alone."""
+switch = partial(own, action="store_true")
+
+
+class Command:
+    """A function (its docstring is the help), its options, and the commands below it."""
+
+    def __init__(self, run: Callable[[argparse.Namespace], int], *options: Option, **actions: Command) -> None:
+        self.run, self.options, self.actions = run, options, actions
+
+
+def _pair(text: str) -> tuple[str, str]:
+    good, bad = text.split("/")
+    return good, bad
+
+
+def _forms(text: str) -> list[str]:
+    read = one_of("form", named("FORMS", "steering.steering"))
+    return [read(one) for one in text.split(",")]
+
+
+def _layers(text: str) -> str:
+    """Layers that a model could have."""
+    from sae_moral.protocol import parse_layers
+
+    try:
+        parse_layers(text, 100_000)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+METRICS = "metric names (default: all; see: sae-moral metrics)"
+CONTROLS = f"default (all but random-weights), all, none, or names of {', '.join(named('NAMES', 'controls.settings'))}"
+PARTS = "shares of train, validation and test scenarios"
+NEXT_WORDS = "approving/disapproving next words, spaces and all (default: ' right/ wrong, good/ bad, …')"
+NEUTRAL = "neutral texts, one a line (default: our own)"
+FOLDERS = "folders of sae-moral operate"
+STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
+SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
+PAIRS = listed(_pair, "words in twos, e.g. ' right/ wrong, good/ bad'")
+
+
+def _out(folder: str) -> tuple[Option, ...]:
+    return (
+        own("--out", type=Path, metavar="DIR", help=f"folder for the results (default: {folder})"),
+        switch("--overwrite", help="replace other results that are there"),
+    )
+
+
+def _file(name: str) -> tuple[Option, ...]:
+    return (
+        of(BUILD, "out", default=Path(name), metavar="FILE", help="file to write"),
+        switch("--overwrite", help="replace that file"),
+    )
+
+
+model = own("model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name")
+data = (
+    model,
+    of(DIAGNOSE, "data", metavar="SOURCE", help="a source (see: sae-moral data) or a table"),
+    of("data.sources:load_data", "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
+    of(DIAGNOSE, "limit", metavar="N"),
+)
+layers = of(DIAGNOSE, "layers", type=_layers, help="all, 3, 0,5,9 or 0:30:5")
+measured = (
+    of(DIAGNOSE, "protocol", help="template, pooling, preprocessing and form of the metrics"),
+    of(DIAGNOSE, "metrics", metavar="A,B", type=listed(str, "names"), help=METRICS),
+    of(DIAGNOSE, "controls", metavar="A,B", help=CONTROLS),
+    of(DIAGNOSE, "match"),
+)
+shares = of("data.splits:group_split", "shares", type=SHARES, metavar="A,B,C", help=PARTS)
+any_model = of(SWEEP, "any_model", help="accept an SAE of a model with another name")
+device = of(DIAGNOSE, "device", help="cpu, cuda, … (default: cuda when there is one)")
+machine = (of(DIAGNOSE, "dtype", choices=("float32", "bfloat16", "float16"), help="of the model"), device)
+chemistry = (
+    own("path", nargs="?", type=Path, metavar="PATH", help="its .zip, .tsv or built .parquet"),
+    of(BUILD, "offline", action="store_true", help="never download"),
+)
+
+COMMANDS = {
+    "diagnose": Command(
+        run.diagnose,
+        *(*data, layers, *measured),
+        of(DIAGNOSE, "sae", help="measure an SAE's latents: a folder (of one or of several), or release/id"),
+        of(DIAGNOSE, "store", metavar="DIR"),
+        *(*machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
+    ),
+    "atlas": Command(
+        run.atlas,
+        own("models", type=Path, metavar="MODELS.yaml", help="which models, measured how (see docs/atlas.md)"),
+        device,
+        switch("--store-delete-after", help="delete the captured vectors once they have been compared"),
+        *_out("atlas-MODELS"),
+    ),
+    "train-sae": Command(
+        run.train_sae,
+        *(*data, layers, all_of(TRAINING)),
+        of(TRAIN, "splice_texts", metavar="N"),
+        of(TRAIN, "store", metavar="DIR", help="folder for the vectors (default: OUT/activations)"),
+        *(*machine, *_out("saes-MODEL-SOURCE")),
+    ),
+    "saes": Command(
+        run.saes,
+        own("model", metavar="MODEL", help="any name of the model, e.g. Qwen/Qwen3-8B"),
+        switch("--ids", help="list every SAE of every release"),
+    ),
+    "latents": Command(
+        run.latents,
+        *data,
+        own("--sae", required=True, metavar="SAE", help="a folder (of one or of several), or release/id"),
+        *(all_of(LATENTS), *machine, *_out("latents-MODEL-SOURCE")),
+    ),
+    "compare-saes": Command(
+        run.compare_saes,
+        *data,
+        own("--saes", required=True, nargs="+", metavar="SAE", help="folders, or release/id"),
+        *(*measured, *machine, *_out("saes-MODEL-SOURCE-compared")),
+    ),
+    "operate": Command(
+        run.operate,
+        *data,
+        own("sae", metavar="SAE", help="a folder, or release/id"),
+        own("--latents", type=Path, metavar="DIR", help="moral latents found before (default: find them)"),
+        of(OPERATE, "control", help="a control in place of the surgery"),
+        of(OPERATE, "settings", help="values of all that follows, where it is not given"),
+        all_of(SURGERY, "name", "form", default=UNKNOWN),
+        of(SURGERY, "form", choices="surgery.settings:FORMS", default=UNKNOWN),
+        of(OPERATE, "granularity", help="default: what the SAE was trained on"),
+        shares,
+        of(OPERATE, "seed"),
+        of(OPERATE, "store", metavar="DIR", help="keep captured vectors here: later runs reuse them"),
+        *(any_model, *machine, *_out("operation-MODEL-SOURCE[-CONTROL]")),
+    ),
+    "steer": Command(
+        run.steer,
+        model,
+        own("operation", metavar="OPERATION", type=Path, nargs="+", help=FOLDERS),
+        own("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times"),
+        of(STEERING, "alpha", type=STRENGTHS, default=[1], metavar="A,B", help="strengths, one after the other"),
+        of(STEERING, "form", choices="steering.steering:FORMS"),
+        *(of(STEERING, "units"), of(STEERING, "positions")),
+        of(GENERATE, "max_new_tokens", "--tokens", metavar="N", help="new tokens at most"),
+        *(of(GENERATE, "temperature"), of(GENERATE, "top_p")),
+        of(GENERATE, "seed", help="of the samples"),
+        of(GENERATE, "chat", choices=tuple(run.CHAT), default="auto", help="use the chat template"),
+        *machine,
+    ),
+    "sweep": Command(
+        run.sweep,
+        *data,
+        own("operations", metavar="OPERATION", type=Path, nargs="+", help=FOLDERS),
+        own("--shuffled", type=Path, nargs="*", default=[], metavar="OPERATION", help=f"{FOLDERS} --control shuffled"),
+        of(SWEEP, "alphas", type=STRENGTHS, required=True, metavar="A,B", help="strengths, e.g. 0.5,1,2,4"),
+        of(SWEEP, "forms", "--form", metavar="A,B", type=_forms),
+        *(of(STEERING, "units"), of(SWEEP, "positions", choices="steering.steering:WITHOUT_MASK")),
+        own("--random", type=int, default=19, metavar="N", help="random directions per strength (default: 19)"),
+        of(SWEEP, "full_measures", metavar="N"),
+        *(shares, of(SWEEP, "downstream", metavar="LAYER")),
+        of(MEASURES, "neutral", type=Path, metavar="FILE", default=UNKNOWN, help=NEUTRAL),
+        of(MEASURES, "pairs", type=PAIRS, metavar="A/B,C/D", default=UNKNOWN, help=NEXT_WORDS),
+        *(all_of(MEASURES), of(SWEEP, "draws", metavar="N")),
+        *(any_model, *machine, *_out("sweep-MODEL-SOURCE")),
+    ),
+    "data": Command(
+        run.data,
+        info=Command(
+            run.info,
+            own("source", metavar="SOURCE", help="a source name or a file"),
+            own("--figure", type=Path, metavar="FILE", help="also draw it (.svg, .png or .pdf)"),
+        ),
+        build=Command(run.build, *chemistry, *_file("social-chem-101.parquet")),
+        verify=Command(run.verify, *chemistry),
+        sample=Command(
+            run.sample,
+            *chemistry,
+            of("data.social_chem:diagnosis_sample", "seed", help="of the draws"),
+            *_file("social-chem-101-sample.parquet"),
+        ),
+    ),
+    "models": Command(run.models),
+    "metrics": Command(run.metrics, of(DIAGNOSE, "protocol")),
+}
