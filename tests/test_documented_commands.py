@@ -31,7 +31,11 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("page, line", commands())
 def test_it_is_understood(page: str, line: str) -> None:
     arguments = shlex.split(line, comments=True)[1:]
-    if arguments[0] == "flames":
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as ended:
+            parser(arguments[0]).parse_args(arguments)
+        assert ended.value.code == 0
+    elif arguments[0] == "flames":
         plugin = pytest.importorskip("sae_moral_inspect.cli", reason="needs the plugin sae-moral-inspect")
         plugin.parser().parse_args(arguments[1:])
     else:
