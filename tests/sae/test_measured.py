@@ -54,7 +54,9 @@ def test_coordinates_of_the_span_leave_every_metric_as_it_is() -> None:
                 assert other.value == pytest.approx(one.value, abs=1e-6), (metric.name, one.name, one.group)
 
 
-def test_a_metric_that_says_nothing_of_rotations_gets_the_latents_themselves(tiny: Any, trained: Path) -> None:
+def test_a_metric_that_says_nothing_of_rotations_gets_the_latents_themselves(
+    tiny: Any, trained: Path, clean_registry: None
+) -> None:
     from sae_moral import metric
 
     seen = []
