@@ -155,7 +155,7 @@ def latents_with_page(
         assert one.folder is not None
         found[layer] = MoralLatents.load(one.folder)
         found[layer].save(out if len(saes) == 1 else out / f"layer_{layer:03d}", overwrite=overwrite)
-        by_layer[layer] = {latent: {text: words for text, words in shown} for latent, shown in one.value}
+        by_layer[layer] = {latent: {text: _pairs(words) for text, words in shown} for latent, shown in one.value}
     return found, write_latents_report(found, out / "latents.html", tokens=by_layer)
 
 
@@ -168,6 +168,11 @@ def _tokens(model: HookedModel, sae: LoadedSae, found: MoralLatents) -> list[Any
     template = str(found.provenance["capture"]["template"])
     values = latents_by_token(model, sae, text, shown, template=template)
     return [[latent, [[t, of[i]] for t, of in zip(text, values, strict=True)]] for i, latent in enumerate(shown)]
+
+
+def _pairs(words: Sequence[Sequence[Any]]) -> list[tuple[str, float]]:
+    """JSON knows no tuples."""
+    return [(str(word), float(value)) for word, value in words]
 
 
 def _top(found: MoralLatents, latent: int) -> Sequence[Mapping[str, Any]]:

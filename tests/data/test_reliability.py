@@ -140,5 +140,5 @@ def test_the_published_sample_has_a_ceiling(shared: Callable[[str], Path]) -> No
     assert typicality.ci_high < valence.ci_low
 
 
-def test_most_sources_have_no_repeated_annotations(shared: Path) -> None:
-    assert label_reliability(load_data(shared / "data" / "vignettes" / "clifford_2015.jsonl")) is None
+def test_most_sources_have_no_repeated_annotations(shared: Callable[[str], Path]) -> None:
+    assert label_reliability(load_data(shared("vignettes/clifford_2015.jsonl"))) is None
