@@ -95,7 +95,7 @@ def first_token(tokens: Any) -> torch.Tensor:
         {"granularity": "token"},
         {"tokens_per_batch": 32},
     ],
-    ids=str,
+    ids=lambda how: "-".join(how),
 )
 def test_vectors_are_keyed_by_text_and_prompts(store_of: Callable[..., str], how: dict[str, Any]) -> None:
     assert store_of(**how) != store_of()
