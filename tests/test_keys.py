@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sae_moral import AUDITED, Controls
 from sae_moral.capture import capture
 from sae_moral.capture.store import Store
-from sae_moral.data import MoralData
 from sae_moral.io import key
 from sae_moral.provenance import model_identity
 from sae_moral.sae import TrainSettings
@@ -127,12 +127,6 @@ DATA = scenarios(40)
 PROTOCOLS = {"name": "mine", "template": "{text}.", "pooling": "all", "bos": "tokenizer", "estimators": "paper"}
 
 
-def relabelled(data: MoralData) -> MoralData:
-    vector = data.vector.copy()
-    vector[0] = vector[0][::-1]
-    return dataclasses.replace(data, vector=vector)
-
-
 def test_a_diagnosis_is_keyed_by_every_setting_text_and_label() -> None:
     before = key("k", **shape_of_diagnosis(DATA))
     for name, protocol in variants(AUDITED, **PROTOCOLS):
@@ -141,7 +135,7 @@ def test_a_diagnosis_is_keyed_by_every_setting_text_and_label() -> None:
         assert key("k", **shape_of_diagnosis(DATA, controls=controls)) != before, name
     assert key("k", **shape_of_diagnosis(DATA, match="length")) != before
     assert key("k", **shape_of_diagnosis(DATA, metrics=["categorical"])) != before
-    assert key("k", **shape_of_diagnosis(relabelled(DATA))) != before
+    assert key("k", **shape_of_diagnosis(DATA.relabelled(np.roll(np.arange(len(DATA)), 1)))) != before
     other = dataclasses.replace(DATA, text=("another text", *DATA.text[1:]))
     assert key("k", **shape_of_diagnosis(other)) != before
     assert key("k", **shape_of_diagnosis(scenarios(40))) == before
