@@ -67,7 +67,7 @@ class Coverage:
         rate: of intervals that hold it.
         truth, spread: mean and standard deviation of the values.
         width: mean half width over 1.96 standard deviations of the values; 1 where normal intervals are right.
-        below, above: share of the intervals that lie wholly below (above) the mean of all worlds.
+        below, above: share of the intervals that lie entirely below (above) the mean of all worlds.
     """
 
     rate: Rate
