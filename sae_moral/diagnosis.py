@@ -95,7 +95,8 @@ def diagnose(
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
             repeated ones are free.
-        dtype, device: for a model given by name.
+        dtype: of a model given by name.
+        device: of a model given by name.
         progress: progress bars; by default only on a terminal.
 
     Raises:

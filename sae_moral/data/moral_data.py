@@ -255,7 +255,8 @@ def from_records(
     """`MoralData` from (id, text, moral vector, foundation index) records: pole and typicality follow from the vector.
 
     Args:
-        file, lines: where the records are from, and the line of each, for errors.
+        file: where the records are from, for errors.
+        lines: the line of each, for errors.
 
     Raises:
         DataError: as `MoralData`.

@@ -85,10 +85,17 @@ def metric(
     Args:
         headline: the statistic that stands for the metric in summaries.
         name: the function's name by default.
-        direction, null, interval, chance, ceiling: of the headline (see `StatisticSpec`).
+        direction: of the headline, see `StatisticSpec`.
+        null: of the headline, see `StatisticSpec`.
+        interval: of the headline, see `StatisticSpec`.
+        chance: of the headline, see `StatisticSpec`.
+        ceiling: of the headline, see `StatisticSpec`.
         statistics: declarations of further statistics, or of the headline in the place of these keywords.
-        means, does_not_prove: sentences for reports.
-        raw, rotation_invariant, parameters: see `Metric`.
+        means: a sentence for reports.
+        does_not_prove: a sentence for reports.
+        raw: see `Metric`.
+        rotation_invariant: see `Metric`.
+        parameters: see `Metric`.
         prepare: a function (representation, data) → `Prepared`, for many versions at once; needed by intervals other
             than `resampled`.
 

@@ -86,8 +86,11 @@ def latent_representations(
         saes: one SAE, or {layer: SAE}; see `load_sae`.
         granularity: `scenario` (encode the pooled vector) or `token` (encode every pooled token inside the hook, then
             pool). By default what the SAEs say they were trained on, and where they do not say: `token` for a model.
-        template, pooling, bos: as for `capture`; by default what the SAEs were trained on, where they say.
-        tokens_per_batch, progress: as for `capture`.
+        template: as for `capture`; by default what the SAEs were trained on, where they say.
+        pooling: likewise.
+        bos: likewise.
+        tokens_per_batch: as for `capture`.
+        progress: as for `capture`.
         any_model: as for `load_sae`.
 
     Raises:

@@ -117,7 +117,8 @@ def train_saes(
         out: folder for the results: per layer `out/HOOK` (SAELens' files and `sae_moral.json`), `out/training.json`.
         store: folder for the vectors; `out/activations` by default. May be deleted afterwards.
         limit: use at most so many scenarios.
-        dtype, device: of a model given by name; the SAEs are float32 and on the model's device.
+        dtype: of a model given by name; the SAEs are float32.
+        device: of a model given by name; the SAEs are on the model's device.
         splice_texts: held-out scenarios for `loss_recovered`; 0 skips it.
         overwrite: take over a folder that holds another training.
         progress: progress bars; by default only on a terminal.

@@ -147,7 +147,11 @@ def compare_saes(
         saes: what `load_saes` takes, any number of SAEs each.
         data: the scenarios.
         out: folder: a diagnosis per SAE, `saes.json` and `saes.md`.
-        protocol, metrics, controls, match, progress: as for `diagnose`.
+        protocol: as for `diagnose`.
+        metrics: as for `diagnose`.
+        controls: as for `diagnose`.
+        match: as for `diagnose`.
+        progress: as for `diagnose`.
         overwrite: write to `out` even if it holds something else.
 
     Raises:

@@ -102,7 +102,10 @@ def latents_with_page(
         sae: what `load_saes` takes.
         data: the labelled scenarios.
         out: folder for the results.
-        settings, split, select, report: as for `find_moral_latents`.
+        settings: as for `find_moral_latents`.
+        split: as for `find_moral_latents`.
+        select: as for `find_moral_latents`.
+        report: as for `find_moral_latents`.
         overwrite: write to `out` even if it holds something else.
         progress: progress bars; by default only on a terminal.
         options: as for `latent_representations`: granularity, template, pooling, bos.

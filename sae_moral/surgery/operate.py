@@ -65,7 +65,8 @@ def operate(
         control: `none`, `shuffled`, `random` or `no-surgery`; see `evaluate`.
         seed: of the batches, the control and the intervals.
         split: records of train, validation and test; by default `group_split(data)`.
-        granularity, store: as for `vectors_of`.
+        granularity: as for `vectors_of`.
+        store: as for `vectors_of`.
         progress: progress bars of a capture.
         changes: fields of `SurgerySettings`, e.g. `polarity=0.5`.
 
