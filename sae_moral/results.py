@@ -226,6 +226,18 @@ class ModelFacts(TypedDict):
     d_model: int
 
 
+class LengthSpread(TypedDict):
+    """How far texts that may swap labels differ in length, in tokens.
+
+    mean: of longest − shortest in a text's stratum, over texts. largest: of any stratum. equal: share of the texts
+    whose stratum has one length.
+    """
+
+    mean: float
+    largest: int
+    equal: float
+
+
 class ControlFacts(TypedDict):
     """Which controls were run, and how."""
 
@@ -239,6 +251,7 @@ class ControlFacts(TypedDict):
     monte_carlo: dict[str, float]
     stratum: int | None
     labels_that_cannot_move: dict[str, float]
+    spread_of_length: NotRequired[dict[str, LengthSpread]]
     explained_by_nuisance: dict[str, list[float]]
     seconds: dict[str, float]
 

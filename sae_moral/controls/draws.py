@@ -5,7 +5,8 @@ Labels are permuted over groups of equal text (a text's records move together), 
 - what a statistic conditions on, its scheme: poles within a foundation, typicality within a dimension, …;
 - a cross-validation fold, so that folds stay as evenly filled as they were made, and the statistic of permuted labels
   is the statistic of the data, other labels given: the test is exact if labels are exchangeable within blocks;
-- texts of about the same length, so that what a layer knows of length, and labels go with length, is in the null, too.
+- texts of the same length, or nearly (`strata_of_length`), so that what a layer knows of length, and labels go with
+  length, is in the null, too.
 
 A control task gives every word type a random label (Hewitt & Liang 2019): all texts that open with the same word get
 the labels of one randomly drawn text of the same block. Held-out texts share opening words with training texts, so a
@@ -19,7 +20,7 @@ probe reads morality: it says only that words known by heart would not do.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,6 +34,7 @@ from sae_moral.data import MoralData
 from sae_moral.data.moral_data import normalise
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL
+from sae_moral.results import LengthSpread
 
 SCHEMES: dict[str, Callable[[MoralData], Int[np.ndarray, "n"]]] = {
     "all": lambda data: np.where(data.foundation < 0, -1, 0),
@@ -62,10 +64,12 @@ class Permutations:
     """Attributes:
     index: record i gets the labels of record `index[v, i]`.
     fixed: share of the records whose labels could not move: no other text of their kind and length.
+    spread: of lengths within the strata; None without strata.
     """
 
     index: Int[Tensor, "b n"]
     fixed: float
+    spread: LengthSpread | None = None
 
 
 def permutations(
@@ -85,7 +89,7 @@ def permutations(
         n: how many.
         seed: of a local generator.
         fold: labels stay in their fold.
-        stratum: texts per stratum of length; None: labels move between texts of any length.
+        stratum: texts per stratum of length, at least; None: labels move between texts of any length.
 
     Raises:
         ValueError: unknown scheme, or strata asked for of data without lengths.
@@ -101,7 +105,8 @@ def permutations(
         for column in cell.T:
             index[:, column] = column[order]
     moving = sum(cell.size for cell in cells)
-    return Permutations(torch.from_numpy(index), 1 - moving / len(data))
+    spread = None if stratum is None or data.length is None else _spread(data.length, cells)
+    return Permutations(torch.from_numpy(index), 1 - moving / len(data), spread)
 
 
 def _exchangeable(
@@ -121,8 +126,44 @@ def _exchangeable(
             continue
         assert data.length is not None
         by_length = members[np.argsort(data.length[members[:, 0]], kind="stable")]
-        cells += np.array_split(by_length, max(1, len(members) // stratum))
+        cells += np.split(by_length, strata_of_length(data.length[by_length[:, 0]], stratum))
     return [cell for cell in cells if len(cell) > 1]
+
+
+def strata_of_length(length: Int[np.ndarray, "texts"], least: int) -> list[int]:
+    """Where to cut ascending lengths into strata of at least `least` texts, so that the sum over texts of the range of
+    lengths in their stratum is smallest. Equal lengths are never cut apart.
+
+    Example:
+        strata_of_length(np.array([4, 4, 4, 5, 9, 9]), 2)  # [4]: {4, 4, 4, 5}, {9, 9}
+    """
+    value, first = np.unique(length, return_index=True)
+    edge = np.append(first, len(length))  # a cut may lie before the j-th length, at edge[j]
+    cost = np.full(len(edge), np.inf)
+    cost[0], before = 0.0, np.zeros(len(edge), dtype=np.int64)
+    for j in range(1, len(edge)):
+        size = edge[j] - edge[:j]
+        total = np.where(size >= least, cost[:j] + size * (value[j - 1] - value[:j]), np.inf)
+        before[j] = int(total.argmin())
+        cost[j] = total[before[j]]
+    cuts, at = [], len(value)
+    while np.isfinite(cost[at]) and before[at] > 0:
+        at = int(before[at])
+        cuts.append(int(edge[at]))
+    return cuts[::-1]
+
+
+def _spread(length: Int[np.ndarray, "n"], cells: Sequence[Int[np.ndarray, "_ _"]]) -> LengthSpread | None:
+    """Over the texts of the cells; None without any."""
+    if not cells:
+        return None
+    texts = np.array([len(cell) for cell in cells])
+    ranges = np.array([np.ptp(length[cell[:, 0]]) for cell in cells])
+    return LengthSpread(
+        mean=round(float(np.average(ranges, weights=texts)), 3),
+        largest=int(ranges.max()),
+        equal=round(float(texts[ranges == 0].sum() / texts.sum()), 4),
+    )
 
 
 STEP = 0.3
@@ -239,4 +280,13 @@ class Draws:
             name: round(drawn.fixed, 4)
             for (name, free), drawn in sorted(self._permuted.items(), key=lambda item: item[0])
             if not free
+        }
+
+    @property
+    def spread(self) -> dict[str, LengthSpread]:
+        """Of lengths within strata, by scheme, of the permutations that were drawn."""
+        return {
+            name: drawn.spread
+            for (name, free), drawn in sorted(self._permuted.items(), key=lambda item: item[0])
+            if not free and drawn.spread is not None
         }

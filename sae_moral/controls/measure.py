@@ -309,6 +309,7 @@ class _Run:
             monte_carlo=controls.monte_carlo,
             stratum=controls.stratum,
             labels_that_cannot_move=self.draws.fixed,
+            spread_of_length=self.draws.spread,
             explained_by_nuisance=dict(nuisance),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )

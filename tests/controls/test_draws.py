@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sae_moral.controls.draws import LENGTH_STRATUM, SCHEMES, in_folds, permutations, perturbed, resamples
+from sae_moral.controls.draws import (
+    LENGTH_STRATUM,
+    SCHEMES,
+    in_folds,
+    permutations,
+    perturbed,
+    resamples,
+    strata_of_length,
+)
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import NEUTRAL
 from sae_moral.metrics.base import folds
@@ -108,13 +116,34 @@ class TestPermutations:
             strata[kind[min(cell)]].append(cell)
         assert any(len(parts) > 1 for parts in strata.values())
         for parts in strata.values():
-            sizes = [len(part) for part in parts]
             if len(parts) > 1:
-                assert LENGTH_STRATUM <= min(sizes)
-            assert max(sizes) < 2 * LENGTH_STRATUM
+                assert min(len(part) for part in parts) >= LENGTH_STRATUM
             spans = sorted((min(length[list(part)]), max(length[list(part)])) for part in parts)
             for (_, longest), (shortest, _) in pairwise(spans):
-                assert longest <= shortest
+                assert longest < shortest
+
+    @given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=9), least=st.integers(1, 5))
+    @settings(max_examples=100, deadline=None)
+    def test_strata_have_the_smallest_spread_of_all_that_split_no_length(self, counts: list[int], least: int) -> None:
+        length = np.repeat(np.arange(len(counts)) ** 2, counts)
+        if not len(length):
+            return
+        allowed = [i for i in range(1, len(length)) if length[i] != length[i - 1]]
+
+        def cost(cuts: tuple[int, ...]) -> float:
+            parts = np.split(length, cuts)
+            small = len(parts) > 1 and min(map(len, parts)) < least
+            return np.inf if small else float(sum(len(part) * np.ptp(part) for part in parts))
+
+        best = min(cost(cuts) for k in range(len(allowed) + 1) for cuts in combinations(allowed, k))
+        assert cost(tuple(strata_of_length(length, least))) == best
+
+    def test_the_spread_of_lengths_within_strata_is_told(self) -> None:
+        length = np.array([4, 4, 4, 5, 9, 9])
+        assert strata_of_length(length, 2) == [4] and strata_of_length(length, 4) == []
+        data = moral_data([0] * 6, [0] * 6, [1.0] * 6, length=length)
+        assert permutations(data, "all", 1, stratum=2).spread == {"mean": 0.667, "largest": 1, "equal": 0.3333}
+        assert permutations(data, "all", 1, stratum=None).spread is None
 
     def test_texts_of_like_length_swap_and_others_do_not(self) -> None:
         length = np.repeat([5, 50], 12)
