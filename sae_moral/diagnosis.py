@@ -65,6 +65,7 @@ def diagnose(
     layers: str | int | Sequence[int] = "all",
     limit: int | None = None,
     match: str | None = None,
+    groups: str | Sequence[object] | None = None,
     controls: str | Sequence[str] | Controls = "default",
     sae: SaeLike | Mapping[int, SaeLike] | None = None,
     store: str | Path | None = None,
@@ -89,6 +90,9 @@ def diagnose(
         limit: use at most so many scenarios, every foundation and pole keeping its share.
         match: `length`: draw virtue, vice and neutral items of a foundation with the same distribution of token
             counts before measuring.
+        groups: what folds, draws and permutations hold together: `equal` texts, `near` ones too (of single words,
+            families), a column of the table, or a value per scenario; by default what the data say, else what the
+            protocol does (`audited`: `near`, `paper`: `equal`).
         controls: `default` (intervals, permuted labels, nuisance, bag of words, selectivity), `all` (the same
             architecture with random weights, too), `none`, names, or `Controls` of your own.
         sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
@@ -111,6 +115,7 @@ def diagnose(
     from sae_moral.controls.baselines import Subject, captured
     from sae_moral.controls.measure import check
     from sae_moral.data import load_data
+    from sae_moral.data.groups import is_kind
     from sae_moral.metrics import resolve_metrics
 
     started = time.perf_counter()
@@ -118,8 +123,9 @@ def diagnose(
     if match is not None and match not in MATCHES:
         raise unknown("match", match, MATCHES)
     resolved = resolve_metrics(metrics, chosen)
-    scenarios = load_data(data)
+    scenarios = load_data(data, groups=None if is_kind(groups) else groups)
     scenarios = scenarios if limit is None else scenarios.sample(limit, seed=chosen.seed)
+    scenarios = scenarios.regrouped(groups) if is_kind(groups) else scenarios.held_by(chosen.groups)
     check(scenarios, resolved, chosen, settings)
     model = load_model(model, dtype=dtype, device=device) if isinstance(model, str | Path) else model
     if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
@@ -269,7 +275,7 @@ def _provenance(
     facts = describe_model(model)
     prototypes = _prototypes(data) if protocol.estimators == "paper" else None
     captured = dict(representations.provenance)
-    texts = len(set(data.group.tolist()))
+    texts = len(set(data.same_text.tolist()))
     return Provenance(
         model=facts,
         data={**data.provenance, "n": len(data), "n_texts": texts, "sha256": data.sha256},

@@ -21,7 +21,9 @@ class Protocol:
     bos: `tokenizer` (whatever it adds by itself) or `prepend` (exactly one, in front).
     preprocessing: steps applied to every layer's vectors, in order (`sae_moral.metrics.preprocess`).
     estimators: `paper` or `audited`: which form of each built-in metric is used.
-    folds: number of cross-fitting folds, grouped by text.
+    folds: number of cross-fitting folds, by groups of text.
+    groups: what is held together in folds, draws and permutations: `equal` texts or `near` ones, too
+        (`MoralData.regrouped`), unless the data say something else.
     seed: of the folds and of everything else that draws.
     """
 
@@ -33,6 +35,7 @@ class Protocol:
     estimators: str
     folds: int = 5
     seed: int = 0
+    groups: str = "equal"
 
 
 PAPER = Protocol(
@@ -50,6 +53,7 @@ AUDITED = Protocol(
     bos="prepend",
     preprocessing=("standardise", "remove_length"),
     estimators="audited",
+    groups="near",
 )
 PROTOCOLS: dict[str, Protocol] = {"paper": PAPER, "audited": AUDITED}
 

@@ -31,15 +31,16 @@ def diagnose(a: argparse.Namespace) -> int:
     Example: sae-moral diagnose gemma-3-270m --data my_scenarios.csv --layers 0:18:3 --out out
     """
     from sae_moral.controls import get_controls
+    from sae_moral.data.groups import is_kind
     from sae_moral.diagnosis import diagnose
     from sae_moral.protocol import get_protocol, parse_layers
     from sae_moral.provenance import describe_model
     from sae_moral.sae import load_saes
 
     files, out = ("diagnosis.json", "report.html"), out_folder(a, "diagnosis", a.protocol)
-    metrics, data = _metric_names(a), _scenarios(a, limit=False)
+    metrics, data = _metric_names(a), _scenarios(a, limit=False, kinds=False)
     asked = {"data": data.sha256, "protocol": get_protocol(a.protocol), "metrics": metrics, "limit": a.limit}
-    asked |= {"match": a.match, "controls": get_controls(a.controls), "version": __version__}
+    asked |= {"match": a.match, "groups": a.groups, "controls": get_controls(a.controls), "version": __version__}
     check_folder(a, out, "diagnosis", files, asked)
     model = _model(a)
     saes = None if a.sae is None else load_saes(a.sae, model=model)
@@ -48,8 +49,9 @@ def diagnose(a: argparse.Namespace) -> int:
     facts = describe_model(model)
     asked |= {"model": facts["identity"], "dtype": facts["dtype"], "layers": layers, "saes": of_saes}
     with claimed(a, out, "diagnosis", files, asked):
-        given = _given(a, diagnose, "model", "data", "layers", "sae", "metrics", "dtype", "device")
-        diagnosis = diagnose(model, data, layers=layers, sae=saes, metrics=metrics, **given)
+        given = _given(a, diagnose, "model", "data", "layers", "sae", "metrics", "groups", "dtype", "device")
+        groups = a.groups if is_kind(a.groups) else None
+        diagnosis = diagnose(model, data, layers=layers, sae=saes, metrics=metrics, groups=groups, **given)
         with io.staged_files(out, first=files[0]) as new:
             diagnosis.save(new)
             diagnosis.report(new / files[1])
@@ -355,12 +357,16 @@ def _given(arguments: argparse.Namespace, of: Callable[..., object], *skip: str)
     return {name: given[name] for name in inspect.signature(of).parameters if name in given and name not in skip}
 
 
-def _scenarios(arguments: argparse.Namespace, *, limit: bool = True) -> MoralData:
-    """The scenarios that were asked for; without `limit`, all of them, for functions that draw themselves."""
+def _scenarios(arguments: argparse.Namespace, *, limit: bool = True, kinds: bool = True) -> MoralData:
+    """The scenarios that were asked for, with their groups; without `limit`, all of them, for functions that draw
+    themselves; without `kinds`, grouped by a column at most, for those that group what they drew."""
     from sae_moral.data import load_data
+    from sae_moral.data.groups import is_kind
 
-    data = load_data(arguments.data, path=arguments.path)
-    return data.sample(arguments.limit) if limit and arguments.limit is not None else data
+    kind = is_kind(arguments.groups)
+    data = load_data(arguments.data, path=arguments.path, groups=None if kind else arguments.groups)
+    data = data.sample(arguments.limit) if limit and arguments.limit is not None else data
+    return data.regrouped(arguments.groups) if kind and kinds else data
 
 
 def _metric_names(arguments: argparse.Namespace) -> list[str]:

@@ -54,6 +54,9 @@ def _layers(text: str) -> str:
 
 METRICS = "metric names (default: all; see: sae-moral metrics)"
 CONTROLS = f"default (all but random-weights), all, none, or names of {', '.join(named('NAMES', 'controls.settings'))}"
+GROUPS = (
+    "hold together equal texts, near ones too, or a column of the table (default: equal; measuring: the protocol's)"
+)
 PARTS = "shares of train, validation and test scenarios"
 NEXT_WORDS = "approving/disapproving next words, spaces and all (default: ' right/ wrong, good/ bad, …')"
 NEUTRAL = "neutral texts, one a line (default: our own)"
@@ -83,6 +86,7 @@ data = (
     of(DIAGNOSE, "data", metavar="SOURCE", help="a source (see: sae-moral data) or a table"),
     of("data.sources:load_data", "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
     of(DIAGNOSE, "limit", metavar="N"),
+    of(DIAGNOSE, "groups", help=GROUPS),
 )
 layers = of(DIAGNOSE, "layers", type=_layers, help="all, 3, 0,5,9 or 0:30:5")
 measured = (

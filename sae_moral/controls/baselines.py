@@ -40,7 +40,7 @@ from torch import Tensor
 
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData, word_frequency
-from sae_moral.data.splits import words as split_words
+from sae_moral.data.text import words as split_words
 
 if TYPE_CHECKING:
     from sae_moral.capture import Representations
@@ -206,7 +206,7 @@ def bag_of_words(
     data: MoralData, *, words: tuple[int, int] | None = (1, 2), characters: tuple[int, int] | None = (2, 5),
     axes: int | None = AXES,
 ) -> Float[Tensor, "n v"]:  # fmt: skip
-    """TF-IDF vectors of the scenarios, in float64; equal texts (`data.group`) have equal rows.
+    """TF-IDF vectors of the scenarios, in float64; equal texts (`data.same_text`) have equal rows.
 
     Frequencies and axes are those of the distinct texts, whatever their labels and however many records they are. A
     Chinese or Japanese character counts as a word, so pairs of words are pairs of characters there.
@@ -221,7 +221,7 @@ def bag_of_words(
         ValueError: neither words nor characters, a range that is none, axes below 1, no n-gram in the texts.
     """
     _check(words, characters, axes)
-    first, row = np.unique(data.group, return_index=True, return_inverse=True)[1:]
+    first, row = np.unique(data.same_text, return_index=True, return_inverse=True)[1:]
     texts = [" ".join(split_words(data.text[i])) for i in first]
     tfidf = _tfidf(texts, words, characters)
     vectors = tfidf.toarray() if axes is None else _leading(tfidf, axes)

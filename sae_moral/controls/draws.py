@@ -1,7 +1,7 @@
 """What controls draw: permutations of labels and resamples of texts. One draw serves all metrics and layers, so that
 their maximum can be taken draw by draw and two models can be compared on the same texts.
 
-Labels are permuted over groups of equal text (a text's records move together), within:
+Labels are permuted over groups of text (`MoralData.group`; a group's records move together), within:
 - what a statistic conditions on, its scheme: poles within a foundation, typicality within a dimension, …;
 - a cross-validation fold, so that folds stay as evenly filled as they were made, and the statistic of permuted labels
   is the statistic of the data, other labels given: the test is exact if labels are exchangeable within blocks;
@@ -26,12 +26,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from sae_moral.controls.settings import LENGTH_STRATUM, Controls
 from sae_moral.data import MoralData
-from sae_moral.data.moral_data import normalise
+from sae_moral.data.text import normalise
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL
 from sae_moral.results import LengthSpread
@@ -63,7 +63,7 @@ def blocks(data: MoralData, scheme: str) -> Int[np.ndarray, "n"]:
 class Permutations:
     """Attributes:
     index: record i gets the labels of record `index[v, i]`.
-    fixed: share of the records whose labels could not move: no other text of their kind and length.
+    fixed: share of the records whose labels could not move: no other group of their kind and length.
     spread: of lengths within the strata; None without strata.
     """
 
@@ -100,7 +100,7 @@ def permutations(
     cells = _exchangeable(data, block, fold, stratum)
     rng = np.random.default_rng(seed)
     index = np.tile(np.arange(len(data)), (n, 1))
-    for cell in cells:  # [texts, records per text]
+    for cell in cells:  # [groups, records per group]
         order = rng.permuted(np.tile(np.arange(len(cell)), (n, 1)), axis=1)
         for column in cell.T:
             index[:, column] = column[order]
@@ -111,26 +111,33 @@ def permutations(
 
 def _exchangeable(
     data: MoralData, block: Int[np.ndarray, "n"], fold: Int[np.ndarray, "n"] | None, stratum: int | None
-) -> list[Int[np.ndarray, "texts records"]]:
-    """Cells of at least two texts that may swap labels: same fold, same blocks for their records, similar length."""
-    order = np.lexsort((block, data.group))
-    texts = np.split(order, np.flatnonzero(np.diff(data.group[order])) + 1)
-    kinds: dict[tuple, list[np.ndarray]] = defaultdict(list)
+) -> list[Int[np.ndarray, "groups records"]]:
+    """Cells of at least two groups that may swap labels: same fold, similar length, and as many texts with the same
+    blocks for their records (docs/design/data.md says why no less will do)."""
+    order = np.lexsort((block, data.same_text, data.group))
+    texts = np.split(order, np.flatnonzero(np.diff(data.same_text[order])) + 1)
+    length = np.zeros(len(data)) if data.length is None else data.length
+    groups: dict[int, list[tuple[list[int], float, np.ndarray]]] = defaultdict(list)
     for records in texts:
-        kinds[(-1 if fold is None else int(fold[records[0]]), *block[records].tolist())].append(records)
+        groups[int(data.group[records[0]])].append((block[records].tolist(), float(length[records[0]]), records))
+    kinds: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    for members in groups.values():
+        members.sort(key=lambda one: one[:2])
+        records = np.concatenate([one[2] for one in members])
+        kinds[(-1 if fold is None else int(fold[records[0]]), tuple(tuple(one[0]) for one in members))].append(records)
     cells = []
     for kind in sorted(kinds):
         members = np.stack(kinds[kind])
         if stratum is None:
             cells.append(members)
             continue
-        assert data.length is not None
-        by_length = members[np.argsort(data.length[members[:, 0]], kind="stable")]
-        cells += np.split(by_length, strata_of_length(data.length[by_length[:, 0]], stratum))
+        mean = length[members].mean(axis=1)
+        order = np.argsort(mean, kind="stable")
+        cells += np.split(members[order], strata_of_length(mean[order], stratum))
     return [cell for cell in cells if len(cell) > 1]
 
 
-def strata_of_length(length: Int[np.ndarray, "texts"], least: int) -> list[int]:
+def strata_of_length(length: Num[np.ndarray, "texts"], least: int) -> list[int]:
     """Where to cut ascending lengths into strata of at least `least` texts, so that the sum over texts of the range of
     lengths in their stratum is smallest. Equal lengths are never cut apart.
 
@@ -171,7 +178,7 @@ STEP = 0.3
 
 
 def perturbed(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
-    """Weights 1 + STEP (e − 1), e exponential with mean 1 per distinct text: the Bayesian bootstrap (Rubin 1981) at a
+    """Weights 1 + STEP (e − 1), e exponential with mean 1 per group of texts: the Bayesian bootstrap (Rubin 1981) at a
     distance at which a statistic is nearly linear. Deviations have to be divided by STEP."""
     names, group = np.unique(data.group, return_inverse=True)
     weight = np.random.default_rng(seed).exponential(size=(n, len(names)))
@@ -189,8 +196,8 @@ def in_folds(weight: Float[Tensor, "b n"], data: MoralData, fold: Int[np.ndarray
 
 
 def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]:
-    """How often each record counts in n bootstrap samples: distinct texts are drawn with replacement, and the records
-    of a text come with it."""
+    """How often each record counts in n bootstrap samples: groups of texts are drawn with replacement, with all their
+    records."""
     names, group = np.unique(data.group, return_inverse=True)
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)

@@ -89,11 +89,11 @@ def check(data: MoralData, metrics: Sequence[Metric], protocol: Protocol, contro
                 raise unknown(f"interval of {metric.name}/{spec.name}", spec.interval, INTERVALS)
             if spec.direction not in ("higher", "lower", None):
                 raise unknown(f"direction of {metric.name}/{spec.name}", str(spec.direction), ["higher", "lower"])
-    texts = len(np.unique(data.group))
+    texts, what = len(np.unique(data.group)), "distinct text" if data.groups is None else "group of text"
     needed = max((k for metric in metrics if isinstance(k := getattr(metric, "folds", None), int)), default=1)
     if texts < needed:
         raise DataError(
-            f"{texts} distinct text{'s' * (texts != 1)}; the {protocol.name} protocol needs at least {needed}, "
+            f"{texts} {what}{'s' * (texts != 1)}; the {protocol.name} protocol needs at least {needed}, "
             "one for each of its folds: give more scenarios, or a protocol with fewer folds"
         )
     least = sum(len(columns) for columns in FEATURES.values()) + 2

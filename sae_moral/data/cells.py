@@ -84,6 +84,19 @@ class Row:
             raise self.error(column, f"empty {column}; expected words")
         return self._unicode(column, value)
 
+    def name_or_number(self, column: str) -> str | float:
+        """A string that is not blank, or a number.
+
+        Raises:
+            DataError: something else.
+        """
+        value = self.values[column]
+        if self.is_missing(column) or value == "" or value != value:
+            raise self.error(column, "empty; expected a name or a number in every row")
+        if not isinstance(value, str | int | float):
+            raise self.error(column, f"{_SHORT.repr(value)}; expected a name or a number")
+        return value
+
     def identifier(self) -> str:
         """The `id` cell as a string; `file:row` where the source has none.
 

@@ -27,7 +27,8 @@ def describe(data: MoralData) -> str:
     is distributed (records at each level, or quantiles if it has more than eight) and the median length in words; then
     lengths over all, texts that occur more than once, and how many of them each split would tear apart."""
     known = data.provenance
-    head = [f"{known.get('source', 'data')}: {len(data):,} records of {int(data.group.max()) + 1:,} different texts"]
+    texts = int(data.same_text.max()) + 1
+    head = [f"{known.get('source', 'data')}: {len(data):,} records of {texts:,} different texts"]
     head += [f"{name}: {_joined(known[name])}" for name in ("licence", "citation", "labels", "file") if known.get(name)]
     if left_out := known.get("left_out"):
         head.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()))
@@ -82,7 +83,7 @@ def _distribution(typicality: Float[np.ndarray, "k"], levels: Float[np.ndarray, 
 def _texts(data: MoralData) -> list[str]:
     length = _n_words(data)
     low, median, high = np.quantile(length, [0.05, 0.5, 0.95])
-    labels = np.unique(np.column_stack([data.group, data.foundation]), axis=0, return_counts=True)[1]
+    labels = np.unique(np.column_stack([data.same_text, data.foundation]), axis=0, return_counts=True)[1]
     torn = leaks(data, paper_split(data.id))
     whole = leaks(data, group_split(data))
     shares = ", ".join(f"{share:.1%} of {part}" for part, share in torn.shares.items())
@@ -121,7 +122,7 @@ def describe_figure(data: MoralData) -> Figure:
         panel.tick_params(labelsize=8)
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     source = data.provenance.get("source", "data")
-    figure.suptitle(f"{source}: {len(data):,} records, {int(data.group.max()) + 1:,} texts", fontsize=10)
+    figure.suptitle(f"{source}: {len(data):,} records, {int(data.same_text.max()) + 1:,} texts", fontsize=10)
     return figure
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,19 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_moral.errors import DataError
+from sae_moral.data.groups import KINDS, near_groups, user_groups
+from sae_moral.data.text import normalise
+from sae_moral.errors import DataError, unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, VICE, VIRTUE
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-def normalise(text: str) -> str:
-    """The text two scenarios must share to be in one group: Unicode NFKC, case folded, single spaces, no outer
-    punctuation. ("Lying to a friend." and "lying to a  friend" are the same scenario.)"""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    folded = re.sub(r"\s+", " ", folded).strip()
-    return folded.strip(" .,;:!?\"'“”‘’") or folded
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +38,7 @@ class MoralData:
         provenance: origin, licence, citation, hash and counts; JSON values only.
         length: tokens per scenario, filled by a capture; None before one.
         strata: what folds are spread evenly over; None for foundation × pole. Permuted labels keep the original's.
+        groups: which records are held together, if more than those of equal text (`regrouped`); None for these.
 
     Raises:
         DataError: arrays of different lengths, empty data, an empty text, a strength outside [0, 1] or NaN, both
@@ -61,12 +54,13 @@ class MoralData:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     length: Int[np.ndarray, "n"] | None = None
     strata: Int[np.ndarray, "n"] | None = None
+    groups: Int[np.ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.text)
         if n == 0:
             raise DataError("no scenarios; expected at least one")
-        for name in ("vector", "foundation", "pole", "typicality", "id", "length", "strata"):
+        for name in ("vector", "foundation", "pole", "typicality", "id", "length", "strata", "groups"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise DataError(f"{len(value)} values of {name} for {n} texts; expected one each")
@@ -108,16 +102,58 @@ class MoralData:
         return len(self.text)
 
     @cached_property
-    def group(self) -> Int[np.ndarray, "n"]:
-        """Index of each record's normalised text: records of one group never fall on both sides of a split."""
+    def same_text(self) -> Int[np.ndarray, "n"]:
+        """Index of each record's normalised text."""
         key = {text: normalise(text) for text in set(self.text)}
         # Not np.unique: as a numpy array every text would take the room of the longest.
         index = {name: i for i, name in enumerate(sorted(set(key.values())))}
         return np.fromiter((index[key[text]] for text in self.text), dtype=np.int64, count=len(self))
 
+    @property
+    def group(self) -> Int[np.ndarray, "n"]:
+        """Index of each record's group: records of one group never fall on both sides of a split. Equal texts
+        (`same_text`), or more (`regrouped`)."""
+        return self.same_text if self.groups is None else self.groups
+
+    def regrouped(self, groups: str | Sequence[object] | Int[np.ndarray, "n"]) -> MoralData:
+        """The same records, held together otherwise.
+
+        Args:
+            groups: `equal` (texts that are equal after `normalise`), `near` (near-equal ones too; of single words,
+                families: `sae_moral.data.groups`), or a value per record of your own, where equal texts are joined
+                whatever their values.
+
+        Raises:
+            ValueError: an unknown name, or not one value per record.
+            DataError: a record without a value.
+        """
+        known = {name: value for name, value in self.provenance.items() if name != "groups"}
+        if isinstance(groups, str) and groups == "equal":
+            return self._held(None, {**known, "groups": {"kind": "equal"}})
+        if isinstance(groups, str):
+            if groups not in KINDS:
+                raise unknown("groups", groups, KINDS)
+            first, inverse, count = np.unique(
+                self.same_text, return_index=True, return_inverse=True, return_counts=True
+            )[1:]
+            near = near_groups([normalise(self.text[i]) for i in first], count)
+            return self._held(near.group[inverse.reshape(-1)], {**known, "groups": dict(near.facts)})
+        own = user_groups(groups, self.same_text)
+        return self._held(own.group, {**known, "groups": dict(own.facts)})
+
+    def held_by(self, groups: str) -> MoralData:
+        """As they were `regrouped`; if they never were, by `groups`."""
+        return self if self.groups is not None or "groups" in self.provenance else self.regrouped(groups)
+
+    def _held(self, groups: Int[np.ndarray, "n"] | None, provenance: Mapping[str, Any]) -> MoralData:
+        found = replace(self, groups=groups, provenance=provenance)
+        found.__dict__["same_text"] = self.same_text
+        return found
+
     @cached_property
     def sha256(self) -> str:
-        """Hash of the texts and labels (not of the provenance): equal data, equal hash."""
+        """Hash of the texts, labels and groups (not of the provenance): equal data, equal hash. Whatever is split,
+        folded or drawn depends on the groups; those of equal text follow from the texts."""
         digest = hashlib.sha256()
         for text in self.text:
             encoded = text.encode("utf8")
@@ -129,6 +165,9 @@ class MoralData:
             (self.pole, "<i8"),
         ):
             digest.update(np.ascontiguousarray(array + 0, dtype=dtype).tobytes())  # + 0: −0 and 0 are equal
+        if self.groups is not None:
+            first, inverse = np.unique(self.groups, return_index=True, return_inverse=True)[1:]
+            digest.update(b"groups" + first[inverse.reshape(-1)].astype("<i8").tobytes())  # whatever their numbers
         return digest.hexdigest()
 
     def items(self, foundation: int, pole: int) -> Bool[np.ndarray, "n"]:
@@ -159,9 +198,10 @@ class MoralData:
             typicality=self.typicality[rows],
             length=None if self.length is None else self.length[rows],
             strata=None if self.strata is None else self.strata[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
-        if "group" in self.__dict__:  # normalising texts is slow, and resampling takes thousands of subsets
-            part.__dict__["group"] = self.group[rows]
+        if "same_text" in self.__dict__:  # normalising texts is slow, and resampling takes thousands of subsets
+            part.__dict__["same_text"] = self.same_text[rows]
         return part
 
     def relabelled(self, index: Int[np.ndarray, "n"]) -> MoralData:
@@ -174,7 +214,7 @@ class MoralData:
             typicality=self.typicality[index],
             strata=self.foundation * 3 + self.pole if self.strata is None else self.strata,
         )
-        moved.__dict__["group"] = self.group
+        moved.__dict__["same_text"] = self.same_text
         return moved
 
     def sample(self, n: int, *, seed: int = 0) -> MoralData:
@@ -201,7 +241,7 @@ class MoralData:
 
     def to_dataset(self) -> Dataset:
         """As a `datasets.Dataset` with the columns id, text, vector, foundation, pole, typicality (names, not indices,
-        for foundation and pole). `load_data` reads it back; provenance and length are not part of it."""
+        for foundation and pole). `load_data` reads it back; provenance, length and groups are not part of it."""
         from datasets import Dataset
 
         return Dataset.from_dict(

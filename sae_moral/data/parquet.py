@@ -34,8 +34,9 @@ _DAMAGED = "damaged, or changed since it was written: it does not fit its own ch
 
 
 def write_parquet(data: MoralData, path: str | Path, *, columns: Mapping[str, Any] | None = None) -> Path:
-    """Write the columns of `MoralData.to_dataset` (id, text, vector, foundation, pole, typicality), further `columns`
-    of the caller's, and the provenance. The file appears whole or not at all.
+    """Write the columns of `MoralData.to_dataset` (id, text, vector, foundation, pole, typicality), `group` where more
+    than equal texts are held together, further `columns` of the caller's, and the provenance. The file appears whole
+    or not at all.
 
     Returns:
         `path`.
@@ -53,6 +54,7 @@ def write_parquet(data: MoralData, path: str | Path, *, columns: Mapping[str, An
             "foundation": pyarrow.array(FOUNDATIONS).take(names),
             "pole": pyarrow.array(POLARITIES).take(pyarrow.array(data.pole)),
             "typicality": pyarrow.array(data.typicality.astype(np.float64)),
+            **({} if data.groups is None else {"group": pyarrow.array(data.groups)}),
             **{name: pyarrow.array(values) for name, values in (columns or {}).items()},
         }
     )
@@ -135,4 +137,5 @@ def _data(table: pyarrow.Table, provenance: Mapping[str, Any]) -> MoralData:
         typicality=table.column("typicality").to_numpy().astype(np.float64),
         id=tuple(table.column("id").to_pylist()),
         provenance=provenance,
+        groups=table.column("group").to_numpy().astype(np.int64) if "group" in table.column_names else None,
     )

@@ -164,7 +164,7 @@ def label_reliability(
     else:
         sign = np.where(data.pole == NEUTRAL, 0.0, np.where(data.pole == VICE, -1.0, 1.0))
         signed = data.typicality * sign
-        groups, clusters = data.group * 6 + data.foundation, data.group
+        groups, clusters = data.same_text * 6 + data.foundation, data.group
         named = np.unique(np.asarray(data.id), return_inverse=True)[1]
         rows = np.sort(np.unique(np.column_stack([groups, named]), axis=0, return_index=True)[1])
     values = {"typicality": np.abs(signed), "polarity": np.sign(signed), "valence": signed}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_moral.data.groups import KINDS
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import has_provenance, read_parquet
 from sae_moral.data.provenance import Source
@@ -28,6 +30,7 @@ def load_data(
     path: str | os.PathLike[str] | None = None,
     text_column: str | None = None,
     extra_columns: ExtraColumns | None = None,
+    groups: str | Sequence[object] | None = None,
 ) -> MoralData:
     """Scenarios with human labels, from wherever they are.
 
@@ -42,6 +45,8 @@ def load_data(
         text_column: for a table or Dataset only, the column of the texts; by default `text`.
         extra_columns: for a table or Dataset only, what to do with columns that no layout has: `error` (the default)
             or `ignore`.
+        groups: what splits, folds, draws and permutations hold together: `equal` texts, `near` ones too, a column of
+            the table, or a value per record (`MoralData.regrouped`); by default equal texts.
 
     Raises:
         ValueError: an unknown name (with the nearest valid one), a name that needs a `path`, or an option that does
@@ -51,7 +56,10 @@ def load_data(
         ModuleNotFoundError: a source that is a Python package which is not installed.
         TypeError: a source of another type.
     """
-    options: dict[str, Any] = {"text_column": text_column, "extra_columns": extra_columns}
+    if groups is not None and not (isinstance(groups, str) and groups not in KINDS):
+        found = load_data(source, path=path, text_column=text_column, extra_columns=extra_columns)
+        return found.regrouped(groups)
+    options: dict[str, Any] = {"text_column": text_column, "extra_columns": extra_columns, "groups": groups}
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(source, MoralData):
         _refuse("a MoralData", path=path, **options)
@@ -133,6 +141,9 @@ def _dataset_rows(dataset: Any) -> Rows:
 
 
 def _refuse(what: str, **options: Any) -> None:
+    if (groups := options.get("groups")) is not None:
+        expected = f"expected {', '.join(KINDS)} or a value per record; a name of yours is the column of a table"
+        raise ValueError(f"groups={groups!r:.80} given for {what}; {expected}")
     given = [f"{name}=" for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"{' and '.join(given)} given for {what}, to which it does not apply; leave it out")

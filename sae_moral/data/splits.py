@@ -3,7 +3,6 @@ leaks), and matched subsamples, in which virtue, vice and neutral do not differ 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_moral.data.moral_data import MoralData, normalise
+from sae_moral.data.moral_data import MoralData
+from sae_moral.data.text import words
 from sae_moral.errors import DataError
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
@@ -19,15 +19,14 @@ PARTS: tuple[str, str, str] = ("train", "validation", "test")
 PAPER_SEED = 42
 Split = Mapping[str, Int[np.ndarray, "_"]]
 """Part → positions of its records, ascending."""
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """How far the parts of a split share texts (equal after `normalise`).
+    """How far the parts of a split share texts (equal ones, or whatever `MoralData.group` holds together).
 
     Attributes:
-        texts: distinct texts that occur in more than one part.
+        texts: groups that occur in more than one part: distinct texts, if data are held together by equal texts.
         records: per part, the records whose text also occurs in another part.
         shares: the same, as a share of the part's records.
     """
@@ -56,8 +55,9 @@ def paper_split(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "_"]]:
 def group_split(
     data: MoralData, seed: int = 0, shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
 ) -> dict[str, Int[np.ndarray, "_"]]:
-    """A split in which equal normalised texts stay together: groups in a random order, cut where 80 % and 90 % of the
-    records are reached, so the parts hold 80/10/10 % of the records (or other shares) to within one text.
+    """A split in which groups (equal texts, or more: `MoralData.regrouped`) stay together: groups in a random order,
+    cut where 80 % and 90 % of the records are reached, so the parts hold 80/10/10 % of the records (or other shares)
+    to within one group.
 
     Raises:
         ValueError: shares that are not above 0 or do not sum to 1.
@@ -154,16 +154,11 @@ def match(data: MoralData, values: Int[np.ndarray, "n"], seed: int = 0, *, by: s
     return replace(part, provenance={**data.provenance, "matched": matched})
 
 
-def words(text: str) -> list[str]:
-    """A text's words, normalised: what spaces separate, and each Chinese or Japanese character (nothing does there)."""
-    return _WORD.findall(normalise(text))
-
-
 def word_frequency(data: MoralData) -> Float[np.ndarray, "n"]:
     """How common each record's words are: the mean log frequency of its words among the distinct texts of these data.
     A text counts once, however many records it is."""
     split = [words(text) for text in data.text]
-    first = np.unique(data.group, return_index=True)[1]
+    first = np.unique(data.same_text, return_index=True)[1]
     counts = Counter(word for i in first for word in split[i])
     return np.array([np.mean(np.log([counts[word] for word in text])) for text in split])
 

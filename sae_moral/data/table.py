@@ -37,7 +37,9 @@ class _Layout:
     """A row -> (moral vector, foundation index) of each of its records."""
 
 
-def read_table(path: str | Path, *, text_column: str = "text", extra_columns: ExtraColumns = "error") -> MoralData:
+def read_table(
+    path: str | Path, *, text_column: str = "text", extra_columns: ExtraColumns = "error", groups: str | None = None
+) -> MoralData:
     """A user's .jsonl, .csv, .tsv or .parquet file as `MoralData`; the layouts are in the module's docstring.
 
     Raises:
@@ -45,11 +47,16 @@ def read_table(path: str | Path, *, text_column: str = "text", extra_columns: Ex
             be right.
         FileNotFoundError: no such file.
     """
-    return table_data(read_rows(path), text_column=text_column, extra_columns=extra_columns)
+    return table_data(read_rows(path), text_column=text_column, extra_columns=extra_columns, groups=groups)
 
 
 def table_data(
-    rows: Rows, *, source: str = "table", text_column: str = "text", extra_columns: ExtraColumns = "error"
+    rows: Rows,
+    *,
+    source: str = "table",
+    text_column: str = "text",
+    extra_columns: ExtraColumns = "error",
+    groups: str | None = None,
 ) -> MoralData:
     """As `read_table`, of rows already parsed."""
     if extra_columns not in ("error", "ignore"):
@@ -59,7 +66,10 @@ def table_data(
     if text_column not in rows.columns:
         raise rows.missing(text_column)
     layout = _choose_layout(rows)
-    used = (text_column, *(("id",) if "id" in rows.columns else ()), *layout.columns)
+    if groups is not None and groups not in rows.columns:
+        raise rows.missing(groups)
+    identifier = ("id",) if "id" in rows.columns else ()
+    used = tuple(dict.fromkeys((text_column, *identifier, *layout.columns, *((groups,) if groups is not None else ()))))
     extra = [column for column in rows.columns if column not in used]
     if extra and extra_columns == "error":
         hint = f"{nearest(extra[0], (text_column, 'id', *layout.columns))}. Rename it, drop it, or pass"
@@ -67,15 +77,19 @@ def table_data(
         raise DataError(problem, file=rows.file, row=rows.columns[extra[0]], column=extra[0])
     records: list[tuple[str, str, np.ndarray, int]] = []
     lines: list[int] = []
+    group: list[str | float] = []
     n_read = 0
     for row in rows.read(used):
         n_read += 1
         identifier, text = row.identifier(), row.text(text_column)
         records += [(identifier, text, vector, foundation) for vector, foundation in layout.expand(row)]
         lines += [row.number] * (len(records) - len(lines))
+        if groups is not None:
+            group += [row.name_or_number(groups)] * (len(records) - len(group))
     sha256 = rows.sha256
     known = provenance(source, file=rows.file, sha256=sha256, n_read=n_read, n=len(records), ignored_columns=extra)
-    return from_records(records, known, file=rows.file, lines=lines)
+    data = from_records(records, known, file=rows.file, lines=lines)
+    return data if groups is None else data.regrouped(group)
 
 
 def _choose_layout(rows: Rows) -> _Layout:

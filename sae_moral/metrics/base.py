@@ -370,12 +370,12 @@ def mean_of_groups(parts: Sequence[Float[Tensor, "b"]]) -> Float[Tensor, "b"]:
 
 @lru_cache(maxsize=16)
 def folds(data: MoralData, k: int, seed: int) -> Int[np.ndarray, "n"]:
-    """Fold of each scenario: equal texts share a fold, foundations × poles are spread evenly over the folds.
+    """Fold of each scenario: the texts of a group share a fold, foundations × poles are spread evenly over the folds.
 
     Permuted labels (`MoralData.relabelled`) leave the folds as they are.
 
     Raises:
-        ValueError: fewer distinct texts than folds.
+        ValueError: fewer groups than folds.
     """
     groups = len(np.unique(data.group))
     if k < 2:

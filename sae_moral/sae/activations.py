@@ -114,7 +114,7 @@ def capture_activations(
     provenance = {
         "granularity": granularity,
         "model": describe_model(model),
-        "data": {**data.provenance, "n": len(data), "n_texts": int(data.group.max()) + 1, "sha256": data.sha256},
+        "data": {**data.provenance, "n": len(data), "n_texts": int(data.same_text.max()) + 1, "sha256": data.sha256},
         "capture": captured.provenance,
         "split": {"kind": "group_split", "seed": split_seed},
         "n_vectors": {name: int((part == number).sum()) for number, name in enumerate(PARTS)},

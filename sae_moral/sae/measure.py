@@ -56,7 +56,7 @@ def texts_of(
     data: MoralData, length: Int[np.ndarray, "n"], rows: Int[np.ndarray, "k"], frequency: Float[np.ndarray, "n"]
 ) -> Texts:
     """The distinct texts among the given records."""
-    _, first, text, count = np.unique(data.group[rows], return_index=True, return_inverse=True, return_counts=True)
+    _, first, text, count = np.unique(data.same_text[rows], return_index=True, return_inverse=True, return_counts=True)
     vector = data.vector[rows]
     total = np.zeros((len(first), vector.shape[1]))
     np.add.at(total, text, vector)
@@ -90,7 +90,7 @@ def two_parts(
     if len(shared):
         raise ValueError(
             f"{len(shared)} texts are in the part to select on ({', '.join(select)}) and in the part to report on "
-            f"({', '.join(report)}); split with group_split, which keeps equal texts together"
+            f"({', '.join(report)}); split with group_split, which keeps what belongs together in one part"
         )
     frequency = word_frequency(data)
     return texts_of(data, length, np.sort(chosen), frequency), texts_of(data, length, np.sort(held), frequency)

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sae_moral import __version__
+from sae_moral.data.groups import is_kind
 from sae_moral.io import check_claim, claim, locked, typed, write_text, write_together
 from sae_moral.protocol import get_protocol, parse_layers
 from sae_moral.studies.atlas_page import Atlas, render_atlas
@@ -77,7 +78,9 @@ def atlas(
     from sae_moral.data import load_data
 
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
-    run = _Run(Path(out), plan, load_data(plan.data, path=plan.path), device, delete_stores, progress)
+    column = None if is_kind(plan.groups) else plan.groups
+    data = load_data(plan.data, path=plan.path, groups=column)
+    run = _Run(Path(out), plan, data, device, delete_stores, progress)
     if not overwrite:
         check_claim(out, "atlas", {}, files=FILES)
     with locked(out, wait=True):
@@ -101,7 +104,11 @@ class _Run:
         self.store = out / "store"
         self.models, self.checksums = OneModel(device), Checksums(out / "checksums.json")
         seeds = {name: get_protocol(name).seed for name in plan.protocols}
-        self.data = {n: data if plan.limit is None else data.sample(plan.limit, seed=s) for n, s in seeds.items()}
+        drawn = {n: data if plan.limit is None else data.sample(plan.limit, seed=s) for n, s in seeds.items()}
+        self.data = {
+            name: own.regrouped(plan.groups) if is_kind(plan.groups) else own.held_by(get_protocol(name).groups)
+            for name, own in drawn.items()
+        }
         self.options: dict[str, Any] = {"metrics": plan.metrics}
         if plan.controls is not None:
             self.options["controls"] = plan.controls
@@ -280,7 +287,7 @@ class _Run:
 
     def _texts(self) -> Int[np.ndarray, "k"]:
         """The first scenario of every distinct text."""
-        return np.sort(np.unique(self.data[self.plan.compared].group, return_index=True)[1])
+        return np.sort(np.unique(self.data[self.plan.compared].same_text, return_index=True)[1])
 
     def _similarity(
         self,

@@ -30,7 +30,7 @@ _RESERVED = {
 }
 """Names that the folder of an atlas, or Windows, has another use for; with any ending, too."""
 _LAYERS = re.compile(r"all|-?[0-9]{1,5}(,-?[0-9]{1,5})*|(-?[0-9]{1,5})?:(-?[0-9]{1,5})?(:-?[0-9]{1,5})?")
-_KEYS = ("data", "path", "protocols", "layers", "metrics", "limit", "dtype", "controls", "models")
+_KEYS = ("data", "path", "protocols", "layers", "metrics", "limit", "groups", "dtype", "controls", "models")
 _MODEL_KEYS = ("name", "model", "family", "variant", "lineage", "layers", "dtype")
 
 
@@ -66,6 +66,7 @@ class Plan:
         protocols: names; representations are compared under `audited`, or the first where it is not among them.
         metrics: names, or None for all.
         limit: use at most so many scenarios.
+        groups: as for `diagnose`; None for what each protocol holds together.
         controls: as for `diagnose`; None for its default.
     """
 
@@ -75,6 +76,7 @@ class Plan:
     protocols: tuple[str, ...] = ("audited", "paper")
     metrics: tuple[str, ...] | None = None
     limit: int | None = None
+    groups: str | None = None
     controls: str | None = None
 
     @property
@@ -175,6 +177,7 @@ class _Reader:
             protocols=self._protocols(given),
             metrics=None if metrics is None else tuple(metrics),
             limit=self._limit(given),
+            groups=self._text(given, "groups", ""),
             controls=self._text(given, "controls", ""),
         )
 

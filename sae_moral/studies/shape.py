@@ -36,7 +36,7 @@ def shape_of_diagnosis(
     """
     chosen = get_protocol(protocol)
     return {
-        "data": data.sha256,
+        "data": data.held_by(chosen.groups).sha256,
         "protocol": dataclasses.asdict(chosen),
         "metrics": [_described(metric) for metric in resolve_metrics(metrics, chosen)],
         "controls": dataclasses.asdict(get_controls(controls)),

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from sae_moral.data.moral_data import normalise
+from sae_moral.data.text import normalise
 from sae_moral.errors import DataError, FolderError, unknown
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import (

@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sae_moral.data import MoralData
-from sae_moral.data.moral_data import check_vectors, from_records, normalise
+from sae_moral.data.moral_data import check_vectors, from_records
+from sae_moral.data.text import normalise
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
