@@ -270,6 +270,7 @@ def _provenance(
     measured: Measured,
     seconds: Mapping[str, float],
 ) -> Provenance:
+    from sae_moral.data.groups import groups_of
     from sae_moral.provenance import describe_model, versions
 
     facts = describe_model(model)
@@ -278,7 +279,7 @@ def _provenance(
     texts = len(set(data.same_text.tolist()))
     return Provenance(
         model=facts,
-        data={**data.provenance, "n": len(data), "n_texts": texts, "sha256": data.sha256},
+        data={**data.provenance, "n": len(data), "n_texts": texts, "sha256": data.sha256, "groups": groups_of(data)},
         protocol=jsonable(protocol),
         layers=list(representations.layers),
         saes=captured.pop("saes", None),

@@ -24,6 +24,8 @@ from sae_moral.errors import DataError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from sae_moral.data.moral_data import MoralData
+
 KINDS: tuple[str, str] = ("equal", "near")
 """`equal`: equal text, after `normalise`. `near`: near-equal texts too; of single words, families."""
 NEAR = 0.5
@@ -115,17 +117,14 @@ def user_groups(values: Sequence[object] | np.ndarray, same: Int[np.ndarray, "n"
     return Near(joined, {"kind": "own", "joined_by_equal_texts": lost})
 
 
-def describe_groups(
-    group: Int[np.ndarray, "n"], same: Int[np.ndarray, "n"], facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def groups_of(data: MoralData) -> dict[str, Any]:
     """What provenance says of groups: how they were made, how many there are, the records of the largest, and the
-    records whose group holds another text."""
-    names, size = np.unique(group, return_counts=True)
-    pairs = np.unique(np.stack([group, same]), axis=1)
+    records whose group holds another text. JSON values."""
+    size = np.unique(data.group, return_counts=True)[1]
+    pairs = np.unique(np.stack([data.group, data.same_text]), axis=1)
     texts = np.unique(pairs[0], return_counts=True)[1]
-    mixed = int(size[texts > 1].sum())
-    counts = {"n_groups": len(names), "largest": int(size.max()), "n_with_other_texts": mixed}
-    return {**(facts or {"kind": "equal"}), **counts}
+    counts = {"n_groups": len(size), "largest": int(size.max()), "n_with_other_texts": int(size[texts > 1].sum())}
+    return {"kind": "equal", **data.provenance.get("groups", {}), **counts}
 
 
 # Near texts
@@ -147,7 +146,7 @@ def _pairs(x: csr_matrix, least: float) -> tuple[Int[np.ndarray, "p"], Int[np.nd
     """
     rare = _rare_first(x, least)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    width = np.diff(rare.tocsc().indptr)
+    width = np.bincount(rare.indices, minlength=rare.get_shape()[1])
     load = np.concatenate([[0], np.cumsum(rare.astype(bool) @ width)])
     for start, stop in _blocks(load):
         i, j = (rare[start:stop] @ rare.T).nonzero()
@@ -164,15 +163,16 @@ def _rare_first(x: csr_matrix, least: float) -> csr_matrix:
     """What of each row is needed to find its neighbours."""
     from scipy.sparse import csr_matrix
 
-    order = np.argsort(np.diff(x.tocsc().indptr), kind="stable")
+    n, columns = x.get_shape()
+    order = np.argsort(np.bincount(x.indices, minlength=columns), kind="stable")
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    row = np.repeat(np.arange(n), np.diff(x.indptr))
     common_first = np.lexsort((-place[x.indices], row))
     square = np.cumsum(x.data[common_first] ** 2)
     before = np.concatenate([[0.0], square])[x.indptr[:-1]]
     kept = common_first[square - before[row] >= least**2 - 1e-9]
-    return csr_matrix((np.ones(len(kept)), (row[kept], x.indices[kept])), shape=x.shape)
+    return csr_matrix((np.ones(len(kept)), (row[kept], x.indices[kept])), shape=(n, columns))
 
 
 def _blocks(load: Int[np.ndarray, "_"]) -> Iterator[tuple[int, int]]:

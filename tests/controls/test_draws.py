@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -22,8 +23,8 @@ from sae_moral.controls.draws import (
     resamples,
     strata_of_length,
 )
-from sae_moral.data.moral_data import MoralData
-from sae_moral.foundations import NEUTRAL
+from sae_moral.data.moral_data import MoralData, from_records
+from sae_moral.foundations import NEUTRAL, VICE
 from sae_moral.metrics.base import folds
 from tests.metrics.worlds import LEVELS, lengths, moral_data
 
@@ -243,3 +244,65 @@ class TestInFolds:
             np.testing.assert_allclose(kept[:, cell].sum(dim=1).numpy(), cell.sum(), rtol=1e-12)
             share = kept[:, cell] / weight[:, cell]  # within a cell nothing changes but the scale
             np.testing.assert_allclose(share.numpy(), share[:, :1].expand_as(share).numpy(), rtol=1e-12)
+
+
+def families(seed: int, n: int = 200, agree: float = 0.95) -> tuple[MoralData, np.ndarray]:
+    """Families of up to six texts with one label, mostly, and one part of their vectors: a world without morality."""
+    rng = np.random.default_rng(seed)
+    records, family = [], []
+    while len(records) < n:
+        foundation, pole, i = int(rng.integers(5)), int(rng.integers(2)), len(set(family))
+        for j in range(rng.choice([1, 2, 3, 4, 6], p=[0.3, 0.25, 0.2, 0.15, 0.1])):
+            own = foundation if rng.random() < agree else int(rng.integers(5))
+            vector = np.zeros(10)
+            vector[2 * own + (pole if rng.random() < agree else 1 - pole)] = rng.choice([0.25, 0.5, 1.0])
+            records.append((f"{i}", " ".join([*(f"f{i}w{k}" for k in range(4)), f"u{i}n{j}"]), vector, own))
+            family.append(i)
+    of = np.array(family[:n])
+    data = replace(from_records(records[:n], {}), length=rng.integers(4, 9, n))
+    return data, rng.standard_normal((n, 8))[of] + 0.7 * rng.standard_normal((n, 8))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_groups_move_whole_to_groups_of_the_same_make_up(scheme: str) -> None:
+    data = families(0)[0].regrouped("near")
+    block, fold = SCHEMES[scheme](data), folds(data, 5, 0)
+    drawn = permutations(data, scheme, 20, seed=1, fold=fold)
+    index = drawn.index.numpy()
+    assert (np.sort(index, axis=1) == np.arange(len(data))).all()
+    assert (block[index] == block).all() and (fold[index] == fold).all()
+    for value in np.unique(data.group):
+        own = data.group == value
+        sources = data.group[index[:, own]]
+        assert (sources == sources[:, :1]).all()
+        assert (np.bincount(data.group)[sources] == own.sum()).all()
+    moved = (index != np.arange(len(data))).any(axis=0)
+    assert 0 < moved.sum() <= round((1 - drawn.fixed) * len(data)) < len(data)
+
+
+def _auroc(x: np.ndarray, data: MoralData, fold: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Vice against virtue on held-out texts, along the line between the poles' means, for each row of labels."""
+    label, found = np.where(data.pole == VICE, 1.0, -1.0)[index], []
+    for k in range(5):
+        train, test = fold != k, fold == k
+        weight = label[:, train] - label[:, train].mean(axis=1, keepdims=True)
+        rank = (weight @ x[train] @ x[test].T).argsort(axis=1).argsort(axis=1) + 1
+        vice = label[:, test] > 0
+        p, q = vice.sum(axis=1), (~vice).sum(axis=1)
+        found.append(((rank * vice).sum(axis=1) - p * (p + 1) / 2) / (p * q))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.slow
+def test_families_without_morality_are_found_five_times_in_a_hundred() -> None:
+    rejected: dict[str, list[bool]] = {"equal": [], "near": []}
+    for seed in range(300):
+        data, x = families(seed)
+        for kind, found in rejected.items():
+            held = data.regrouped(kind)
+            fold = folds(held, 5, 0)
+            drawn = permutations(held, "labels", 99, seed=seed, fold=fold).index.numpy()
+            value = _auroc(x, held, fold, np.concatenate([np.arange(len(held))[None], drawn]))
+            found.append((value[1:] >= value[0] - 1e-12).sum() + 1 <= 5)
+    assert 0.02 < np.mean(rejected["near"]) < 0.08
+    assert np.mean(rejected["equal"]) > 0.5

@@ -17,6 +17,8 @@ from sae_moral.data.text import normalise
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
+TROUBLE = "-—–''\"`´“‘″ \u00ad\u200b\u200d\u0301\u3164\uffa0\x85\x93.aŉ"
+
 
 def _vector(**strengths: float) -> np.ndarray:
     vector = np.zeros(len(DIMENSIONS))
@@ -54,14 +56,37 @@ def test_labels_follow_from_vector_and_foundation() -> None:
         ("ﬁne", "FINE"),
         ("...", " ... "),
         ("tab\tnew\nline", "tab new line"),
+        ("Don’t lie", "Don't lie"),
+        ("it`s hers", "it´s hers"),
+        ("a “white” lie", 'a "white" lie'),
+        ("l\x92\x93amie\x94", 'l\'"amie"'),
+        ("ly\u00ading", "lying"),
+        ("ly\u200bing\ufeff", "lying"),
+        ("a\u00a0b\u2009c\u3000d", "a b c d"),
+        ("a – b", "a - b"),
+        ("a—b", "a -- b"),
+        ("co\u2011worker", "co-worker"),
+        ("wait…", "wait..."),
+        ("e\u00ad\u0301", "é"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("說謊。", "說謊"),
+        ("\u202alying\u202c", "lying"),
     ],
 )
 def test_equal_texts_normalise_to_one(a: str, b: str) -> None:
     assert normalise(a) == normalise(b) != ""
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("well-being", "wellbeing"), ("its", "it's"), ("a b", "ab"), ("resume", "résumé"), ("\u0661", "\u0600\u0661")],
+)
+def test_other_texts_stay_other(a: str, b: str) -> None:
+    assert normalise(a) != normalise(b)
+
+
 @settings(deadline=None, database=None)
-@given(st.text(min_size=1).filter(str.strip))
+@given(st.text(st.one_of(st.characters(), st.sampled_from(TROUBLE)), min_size=1).filter(str.strip))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text) != ""
 
