@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """The project's own warnings, and any that its code causes, are errors."""
     config.addinivalue_line("filterwarnings", "error::sae_moral.errors.SaeMoralWarning")
     config.addinivalue_line("filterwarnings", r"error:::sae_moral\.")
+
+
+def pytest_collection_finish() -> None:
+    """What importing has made stays: the garbage collector need not walk over it, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,11 @@ from sae_moral.capture.store import Store, reopen, save_index
 from sae_moral.errors import BusyError, DataError
 from sae_moral.io import LOCK, read_record, write_record
 from tests.conftest import bundled
+from tests.forks import killed_until, one_thread
 from tests.tiny import save_tiny_model, scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
+KILLS = 10
 HOLD = """
 import sys
 from sae_moral.io import locked
@@ -97,20 +100,27 @@ def test_same_weights_loaded_twice_share_a_store(tiny: Any, tiny_folder: Path, t
 
 
 def run_killed(model: str, folder: Path, n: int, seed: int) -> None:
-    command = [sys.executable, "-m", "tests.capture.killed", model, str(folder), str(n), "10", str(seed)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 8  # kills must hit a running capture for the test to mean anything
+    loaded, text = load_model(model, device="cpu"), scenarios(n).text
+
+    def work(name: str) -> None:
+        capture(loaded, text, tokens_per_batch=64, store=folder / name)
+
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae_moral.capture.store.SECONDS_BETWEEN_SYNCS", 0.02)
+        started = time.perf_counter()
+        work("uninterrupted")
+        duration = time.perf_counter() - started
+        again = functools.partial(shutil.rmtree, folder / "killed")
+        killed_until(lambda: work("killed"), KILLS, seed, 0, duration / 8, done=again)
+        work("killed")
     assert contents(folder / "killed") == contents(folder / "uninterrupted")
     assert set(Path(name).name for name in contents(folder / "killed")) >= {"store.json", "layer_000.safetensors"}
 
 
 def test_killed_ten_times_the_bytes_and_the_diagnosis_are_the_same(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
-    run_killed(str(folder), tmp_path, 3000, seed=1)
-    data = scenarios(3000)
+    run_killed(str(folder), tmp_path, 1200, seed=1)
+    data = scenarios(1200)
     killed, whole = (
         diagnose(str(folder), data, store=tmp_path / name, metrics=["categorical"], controls="none")
         for name in ("killed", "uninterrupted")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import os
+import random
 import re
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from sae_moral.cli import COMMANDS, main
 from sae_moral.cli.folders import name_of
 from sae_moral.results import DiagnosisRecord
 from tests.data.invented_social_chem import write_table
+from tests.forks import killed as kill
+from tests.forks import one_thread
 from tests.tiny import save_tiny_model
 
 QUICK = ["--controls", "none", "--metrics", "categorical", "--layers", "1", "--device", "cpu"]
@@ -224,11 +227,28 @@ def test_nothing_is_left_of_a_diagnosis_that_failed(
     assert main(line) == 0
 
 
-def killed(model: Path, table: Path, folder: Path, kills: int) -> None:
-    command = [sys.executable, "-m", "tests.killed", str(model), str(table), str(folder), str(kills), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= kills // 2
+def killed_diagnoses(model: Path, table: Path, folder: Path, kills: int) -> None:
+    def work(out: Path) -> None:
+        assert main(["diagnose", str(model), "--data", str(table), *QUICK, "--out", str(out)]) == 0
+
+    def whole_or_nothing() -> None:
+        if (folder / "killed" / DiagnosisRecord.FILE).exists():
+            DiagnosisRecord.load(folder / "killed")
+            assert "</html>" in (folder / "killed" / "report.html").read_text(encoding="utf8")
+
+    with one_thread():
+        work(folder / "warm-up")
+        started = time.perf_counter()
+        work(folder / "uninterrupted")
+        duration = time.perf_counter() - started
+        rng, hit = random.Random(0), 0
+        for _ in range(3 * kills):
+            hit += kill(functools.partial(work, folder / "killed"), rng.uniform(0.2, 1) * duration)
+            whole_or_nothing()
+            if hit == kills:
+                break
+        assert hit == kills
+        work(folder / "killed")
     expected, found = (DiagnosisRecord.load(folder / name) for name in ("uninterrupted", "killed"))
     assert found.rows == expected.rows and found.peaks == expected.peaks
     left = [name for name in names(folder / "killed") if not name.startswith(".lock")]
@@ -236,12 +256,12 @@ def killed(model: Path, table: Path, folder: Path, kills: int) -> None:
 
 
 def test_killed_diagnoses_leave_nothing_half(tiny_folder: Path, table: Path, tmp_path: Path) -> None:
-    killed(tiny_folder, table, tmp_path / "work", 3)
+    killed_diagnoses(tiny_folder, table, tmp_path / "work", 2)
 
 
 @pytest.mark.slow
 def test_diagnoses_killed_at_twenty_moments(tiny_folder: Path, table: Path, tmp_path: Path) -> None:
-    killed(tiny_folder, table, tmp_path / "work", 20)
+    killed_diagnoses(tiny_folder, table, tmp_path / "work", 20)
 
 
 # Help

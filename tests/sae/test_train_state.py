@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sae_moral.errors import DataError
-from sae_moral.sae.train import TrainedSaes, train_on
+from sae_moral.sae.train import TrainedSaes, train_on, train_saes
 from sae_moral.sae.train_config import TrainSettings, configure
 from sae_moral.sae.train_input import Batches
 from sae_moral.sae.train_layer import LayerTraining
@@ -20,6 +20,9 @@ from sae_moral.sae.train_state import save_state
 from tests.sae.killed import run
 from tests.sae.test_train_input import invented
 from tests.sae.test_train_layer import NAMES, settings, trained
+from tests.tiny import scenarios
+
+FEW_VECTORS = pytest.mark.filterwarnings("ignore:the SAE of layer")
 
 
 class _Stop(Exception):
@@ -77,13 +80,30 @@ def same_training(killed: Path, whole: Path) -> None:
         }
 
 
-def test_killed_training_is_taken_up(tiny_folder: Path, tmp_path: Path) -> None:
-    same_training(*run("train", tiny_folder, tmp_path, 4, seed=1))
+def killed_training(model: Any, folder: Path, kills: int, seed: int) -> None:
+    """Train the SAEs of two layers, from the capture on."""
+    chosen = TrainSettings(expansion=4, target_l0=8, steps=80, batch=64, checkpoints=8, granularity="scenario")
+    data = scenarios()
+    same_training(
+        *run(
+            lambda out: train_saes(model, data, [0, 2], chosen, out=out, splice_texts=4, progress=False),
+            folder,
+            kills,
+            seed,
+            within=0.4,
+        )
+    )
+
+
+@FEW_VECTORS
+def test_killed_training_is_taken_up(tiny: Any, tmp_path: Path) -> None:
+    killed_training(tiny, tmp_path, 2, seed=1)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_training_ends_the_same(tiny_folder: Path, tmp_path: Path) -> None:
-    same_training(*run("train", tiny_folder, tmp_path, 20, seed=2))
+@FEW_VECTORS
+def test_killed_twenty_times_training_ends_the_same(tiny: Any, tmp_path: Path) -> None:
+    killed_training(tiny, tmp_path, 20, seed=2)
 
 
 def test_a_checkpoint_is_resumed_by_its_own_training_only_and_damage_is_noticed(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import shutil
-import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,10 @@ from sae_moral.protocol import AUDITED
 from sae_moral.results import DiagnosisRecord
 from sae_moral.studies import Atlas, atlas, read_plan
 from sae_moral.studies.cka import linear_cka
+from tests.forks import forked, killed_until, one_thread
 from tests.studies.conftest import HEAD, MODELS
 from tests.studies.test_study import hidden
 from tests.tiny import save_tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -277,17 +277,23 @@ def test_command(plan_file: Callable[[str], Path], tmp_path: Path, capsys: pytes
     assert str(tmp_path / "atlas.html") in printed.out and "gone could not be loaded" in printed.err
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_has_the_numbers_of_an_uninterrupted_one(
-    kills: int, two_models: Path, tmp_path: Path
+    kills: int, plan_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    path = two_models / "killed.yaml"
-    path.write_text(f"data: table.jsonl\nmetrics: categorical\ncontrols: interval\n{MODELS}")
-    command = [sys.executable, "-m", "tests.studies.killed", str(path), str(tmp_path), str(kills), "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= kills // 2
+    path = plan_file(f"data: table.jsonl\nmetrics: categorical\nprotocols: audited\ncontrols: interval\n{MODELS}")
     both = [tmp_path / name for name in ("uninterrupted", "killed")]
+
+    def work(folder: Path) -> Atlas:
+        return atlas(path, folder, device="cpu", progress=False)
+
+    with one_thread():
+        started = time.perf_counter()
+        work(both[0])
+        duration = time.perf_counter() - started
+        again = functools.partial(shutil.rmtree, both[1])
+        killed_until(lambda: work(both[1]), kills, 0, 0, duration / 2, done=again)
+        work(both[1])
     first, second = (Atlas.load(folder) for folder in both)
     assert not second.failures
     assert (first.entries, first.similarities) == (second.entries, second.similarities)
@@ -298,15 +304,20 @@ def test_a_run_killed_at_random_has_the_numbers_of_an_uninterrupted_one(
         assert DiagnosisRecord.load(diagnosis).rows == DiagnosisRecord.load(other).rows
 
 
-def test_two_processes_share_an_atlas(two_models: Path, tmp_path: Path) -> None:
-    path = two_models / "shared.yaml"
-    path.write_text(f"data: table.jsonl\nmetrics: categorical\ncontrols: none\n{MODELS}")
-    command = [sys.executable, "-m", "sae_moral.cli", "atlas", str(path), "--out", str(tmp_path), "--device", "cpu"]
-    workers = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    printed = [worker.communicate(timeout=600) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], printed
-    assert printed[0][0] == printed[1][0]
-    assert len(list((tmp_path / "cells").iterdir())) == 3 + 6 + 2 and not hidden(tmp_path / "cells")
-    assert not Atlas.load(tmp_path).failures
+def test_two_processes_share_an_atlas(plan_file: Callable[[str], Path], tmp_path: Path) -> None:
+    path = plan_file(f"{HEAD}{MODELS}")
+    found = [tmp_path / f"found-{i}" for i in range(2)]
+
+    def work(mine: Path) -> None:
+        with mine.open("w", encoding="utf8") as file, contextlib.redirect_stdout(file):
+            assert main(["atlas", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+
+    with one_thread():
+        workers = [forked(functools.partial(work, mine)) for mine in found]
+        for worker in workers:
+            worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert found[0].read_text(encoding="utf8") == found[1].read_text(encoding="utf8") != ""
+    cells = tmp_path / "out" / "cells"
+    assert len(list(cells.iterdir())) == 3 + 6 + 2 and not hidden(cells)
+    assert not Atlas.load(tmp_path / "out").failures

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from sae_moral.studies.sweep_page import verdicts
 from sae_moral.studies.sweep_results import ARMS, beyond_random
 from sae_moral.studies.sweep_run import Sweep
 from sae_moral.surgery.operation import digests
+from tests.forks import forked, killed
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
 
@@ -184,14 +183,7 @@ def left_over(out: Path) -> set[str]:
     return {path.name for path in out.rglob(".*")} - {".lock"}
 
 
-def forked(work: Any) -> Any:
-    """A process that begins as this one is, model and all."""
-    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
-    process.start()
-    return process
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(tiny: Any, tmp_path: Path, kills: int) -> None:
     options: dict[str, Any] = {"alphas": [2.0, -1.0], "full_measures": 0, "limit": 24}
     start = time.monotonic()
@@ -199,11 +191,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tiny: Any, tmp_path:
     seconds, rng, hit = time.monotonic() - start, np.random.default_rng(kills), 0
     for i in range(kills):
         out = tmp_path / f"out {i % 5}"  # now and then a folder that was killed before
-        process = forked(lambda out=out: run(tiny, out, **options))
-        time.sleep(seconds * rng.uniform(0, 0.9))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        hit += process.exitcode == -signal.SIGKILL
+        hit += killed(lambda out=out: run(tiny, out, **options), seconds * rng.uniform(0, 0.9))
     assert hit > 0
     for out in tmp_path.glob("out *"):
         found = run(tiny, out, **options)

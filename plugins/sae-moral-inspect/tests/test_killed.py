@@ -124,7 +124,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterato
             found.worker.process.communicate()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(runs: Runs, kills: int) -> None:
     chance = random.Random(kills)
     for i in range(kills):
