@@ -1,6 +1,6 @@
 """Planted worlds with known answers, and what every metric says of them under both protocols.
 
-    python -m benchmarks.validity --out out [--quick] [--processes 2]
+    python -m benchmarks.validity --out out [--quick] [--processes 2] [--time]
 
 Every measured world is a line in OUT/worlds.jsonl (worlds-quick.jsonl), so that an interrupted run goes on where it
 ended. The tables and figures go to --page (docs/results by default; --quick writes them to OUT).
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.validity.page import write
 from benchmarks.validity.plan import by_name
-from benchmarks.validity.store import fill, load
+from benchmarks.validity.store import fill, load, seconds
 
 
 def main() -> None:
@@ -24,7 +24,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--page", type=Path, help="where validity.md and its figures go")
     parser.add_argument("--only-page", action="store_true", help="from what has been measured so far")
+    parser.add_argument("--time", action="store_true", help="only print how long a world of each kind takes")
     arguments = parser.parse_args()
+    if arguments.time:
+        return seconds(arguments.quick)
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / ("worlds-quick.jsonl" if arguments.quick else "worlds.jsonl")
     plan = by_name(arguments.quick)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.validity.plan import METRICS, NULLS, POWER_METRICS, SHARES, VERDICT_WORLDS, Configuration
+from benchmarks.validity.plan import METRICS, MORE_NULLS, NULLS, POWER_METRICS, SHARES, VERDICT_WORLDS, Configuration
 from benchmarks.validity.store import Records
 from benchmarks.validity.summary import Rate, headline_coverage, peaks, rejected
 from sae_moral.report.style import DASHED, DOTTED, FAINT, INK, MUTED, OTHER_COLOURS, SOLID, blank_figure
@@ -20,9 +20,14 @@ COLOURS: dict[str, str] = dict(zip(METRICS, (OTHER_COLOURS[i] for i in (0, 2, 6,
 MARKS: dict[str, str] = dict(zip(METRICS, "osD^", strict=True))
 VERDICTS = {
     "not tested": ("#ffffff", "no value"),
+    "not testable": ("#ffffff", "not testable"),
+    "not shown": ("#f6f7f9", "not shown"),
     "empty": ("#eceef1", "empty"),
     "length": ("#f6c98f", "length"),
     "nuisance": ("#f3e3a0", "nuisance"),
+    "untrained": ("#f3e3a0", "untrained"),
+    "words": ("#f3e3a0", "words"),
+    "beyond chance": ("#d7e6f3", "beyond chance"),
     "found": ("#a9cbe8", "found"),
 }
 """Verdict → colour of its cell, and the word in it."""
@@ -130,7 +135,7 @@ def _false_positives(axes: Axes, records: Records, plan: Mapping[str, Configurat
     shown = [
         (c, f"{c.world}, {c.n} × {c.d}")
         for c in plan.values()
-        if c.part == "draws" and c.protocol == "audited" and c.world.split(",")[0] in NULLS
+        if c.part == "draws" and c.protocol == "audited" and c.world.split(", four")[0] in (*NULLS, *MORE_NULLS)
     ]
     _dots(axes, records, shown, lambda entries, metric: rejected(peaks(entries, metric, "p_value")), (0.03, 0.07), 0.05)
     axes.set_xlim(0, 0.16)

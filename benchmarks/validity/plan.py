@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from benchmarks.validity import worlds
+from benchmarks.validity import nulls, worlds
 from benchmarks.validity.measuring import measured, record
 from benchmarks.validity.worlds import Make, World
 from sae_moral.controls import Controls
@@ -65,6 +65,8 @@ class Configuration:
         """How late its worlds come, so that a run that is cut short has the most wanted numbers."""
         if self.part == "verdicts":
             return 0.0
+        if self.part.startswith("compared") or self.world in HEAVY_WORLDS:
+            return 0.3
         if (self.share, self.n) == CLAIMED or (self.part, self.protocol) == ("draws", "audited"):
             return 2.0 if "layers" in self.world or (self.n * self.d > 25_000 and self.part == "draws") else 0.3
         return 1.0
@@ -122,6 +124,22 @@ _MAKE: Mapping[str, Make] = {
     "weak": _everything(0.005),
     "middle": _everything(0.05),
     "strong": _everything(0.2),
+    "steps of length": lambda seed, n, d: nulls.nonlinear_length(seed, n, d, code="steps"),
+    "one-hot length": lambda seed, n, d: nulls.nonlinear_length(seed, n, d, code="one-hot"),
+    "families of paraphrases": lambda seed, n, d: nulls.family_noise(seed, n, d, words=False),
+    "families of words": lambda seed, n, d: nulls.family_noise(seed, n, d, words=True),
+    "families of paraphrases, near": lambda seed, n, d: nulls.family_noise(seed, n, d, words=False, groups="near"),
+    "families of words, near": lambda seed, n, d: nulls.family_noise(seed, n, d, words=True, groups="near"),
+    "noise, n < d": worlds.noise,
+    "95 % vice": lambda seed, n, d: nulls.one_pole(seed, n, d, vice=0.95),
+    "no virtue": lambda seed, n, d: nulls.one_pole(seed, n, d, vice=1.0),
+    "no virtue in two foundations": nulls.missing_virtues,
+    "exclusive or": nulls.exclusive_or,
+    "told by words": nulls.told_by_words,
+    "polarity 5 % beside heavy tails": lambda seed, n, d: nulls.heavy_tails(seed, n, d, share=0.05, tail=0.9),
+    "polarity 5 % of what heavy tails leave": lambda seed, n, d: nulls.heavy_tails(
+        seed, n, d, share=0.05 * 0.001, tail=0.999
+    ),
     "clean polarity": lambda seed, n, d: worlds.planted_polarity(seed, n, d, share=0.05, **CLEAN),
     "clean typicality": lambda seed, n, d: worlds.planted_typicality(seed, n, d, share=0.05, **CLEAN),
     "clean ten dimensions": lambda seed, n, d: worlds.planted_vectors(seed, n, d, share=0.1, **CLEAN),
@@ -133,7 +151,23 @@ VERDICT_WORLDS = (
     *("ten dimensions 10 %", "everything", "labels shuffled"),
 )
 NULLS = ("labels shuffled", "length only", "sink only", "rogue dimension")
+"""Worlds without morality, under both protocols."""
+MORE_NULLS = (
+    *("steps of length", "one-hot length", "families of paraphrases, near", "families of words, near"),
+    *("noise, n < d", "no virtue in two foundations", "95 % vice", "exclusive or"),
+)
+"""Worlds without morality, or without any that a linear reader sees, under `audited`."""
+CAUTIOUS = ("95 % vice", "exclusive or")
+"""Of these, worlds where a test may have fewer false positives than its level."""
+LEAKING = ("families of paraphrases", "families of words")
+"""Worlds where a reader that knows one text of a family knows the labels of the others: only equal texts are held
+together. `MORE_NULLS` has them with near texts held together."""
 BOTH = ("interval", "null")
+COMPARED = (("null",), BOTH, ("null", "nuisance", "words"), (*BOTH, "nuisance", "words"))
+"""Controls of the part `compared`; only the last say what `found` claims."""
+COMPARED_WORLDS = ("polarity 5 %", "told by words")
+UNTESTABLE = ("95 % vice", "no virtue")
+HEAVY_WORLDS = ("polarity 5 % beside heavy tails", "polarity 5 % of what heavy tails leave")
 
 
 def configurations(quick: bool) -> Iterator[Configuration]:
@@ -146,27 +180,38 @@ def configurations(quick: bool) -> Iterator[Configuration]:
         return Configuration(part, protocol, world, n, d, few or count, controls, **more)
 
     yield from _nulls(one)
+    yield from _compared(one)
     yield from _coverage(one, quick)
     yield from _power(one, quick)
     yield from _bias(one, quick)
     for world in VERDICT_WORLDS:
         for protocol in ("audited", "paper"):
-            more = {"names": (*BOTH, "nuisance"), "b": 500, "p": 199}
+            more = {"names": (*BOTH, "nuisance", "words"), "b": 500, "p": 199}
             yield replace(one("verdicts", protocol, world, 400 if quick else 1000, 60, 1, **more), count=1)
 
 
 def _nulls(one: Any) -> Iterator[Configuration]:
     yield one("draws", "audited", "labels shuffled", 300, 20, 300)
-    yield one("draws", "audited", "labels shuffled", 600, 40, 300, names=("null",))
-    for world in NULLS[1:]:
-        yield one("draws", "audited", world, 300, 20, 200, names=("null",))
+    yield one("draws", "audited", "labels shuffled", 600, 40, 200, names=("null",))
+    for world in (*NULLS[1:], *MORE_NULLS):
+        n, d = (200, 400) if world == "noise, n < d" else (300, 20)
+        yield one("draws", "audited", world, n, d, 500, names=("null",))
+    for world in LEAKING:
+        yield one("draws", "audited", world, 300, 20, 40, names=("null",))
+    yield one("draws", "audited", "no virtue", 300, 20, 40, names=("null",))
     yield one("draws", "audited", "labels shuffled, four layers", 300, 20, 100, names=("null",))
-    yield one("draws", "paper", "labels shuffled", 600, 40, 100, metrics=CHEAP)
-    yield one("draws", "paper", "labels shuffled", 600, 40, 20, metrics=("dimensional",))
+    yield one("draws", "paper", "labels shuffled", 600, 40, 60, metrics=CHEAP)
+    yield one("draws", "paper", "labels shuffled", 600, 40, 10, metrics=("dimensional",))
     for world in NULLS[1:]:
         # With what length and word frequency give by themselves: the verdict has to name them.
-        yield one("draws", "paper", world, 600, 40, 100, names=(*BOTH, "nuisance"), metrics=CHEAP)
+        yield one("draws", "paper", world, 600, 40, 60, names=(*BOTH, "nuisance"), metrics=CHEAP)
         yield one("draws", "paper", world, 600, 40, 10, names=("null",), metrics=("dimensional",))
+
+
+def _compared(one: Any) -> Iterator[Configuration]:
+    for world in COMPARED_WORLDS:
+        for names in COMPARED:
+            yield one(f"compared {'+'.join(names)}", "audited", world, 600, 40, 20, names=names)
 
 
 def _coverage(one: Any, quick: bool) -> Iterator[Configuration]:
@@ -174,7 +219,7 @@ def _coverage(one: Any, quick: bool) -> Iterator[Configuration]:
         yield one("draws", "audited", world, 300, 20, 300)
     yield one("draws", "audited", "middle", 600, 40, 100)
     yield one("draws", "audited", "middle", 300, 100, 100)
-    yield one("draws", "paper", "middle", 600, 40, 100, metrics=CHEAP)
+    yield one("draws", "paper", "middle", 600, 40, 60, metrics=CHEAP)
     if not quick:
         yield one("draws", "audited", "middle", 2000, 40, 30)
         yield one("draws", "audited", "middle", 600, 300, 30)
@@ -188,7 +233,10 @@ def _power(one: Any, quick: bool) -> Iterator[Configuration]:
                 # Sixty of sixty put the lower end of a Wilson interval at 94 %.
                 yield one("power", "audited", world, n, 100, 60 if (share, n) == CLAIMED else 20, **more)
                 if world != "ten dimensions" or n < 2000:
-                    yield one("power", "paper", world, n, 100, 10, **more)
+                    yield one("power", "paper", world, n, 100, 5, **more)
+    for world in HEAVY_WORLDS:
+        more = {"names": ("null",), "p": 39, "metrics": POWER_METRICS["polarity"]}
+        yield one("power", "audited", world, *((500, 20) if quick else (2000, 100)), 60, **more)
 
 
 def _bias(one: Any, quick: bool) -> Iterator[Configuration]:
@@ -196,7 +244,7 @@ def _bias(one: Any, quick: bool) -> Iterator[Configuration]:
         for n in BIAS_N[:2] if quick else BIAS_N:
             for protocol in ("audited", "paper"):
                 yield one(
-                    "bias", protocol, world, n, BIAS_D, 20 if protocol == "audited" else 10, names=(), metrics=metrics
+                    "bias", protocol, world, n, BIAS_D, 20 if protocol == "audited" else 6, names=(), metrics=metrics
                 )
 
 

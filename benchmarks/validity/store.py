@@ -19,13 +19,18 @@ from benchmarks.validity.plan import Configuration, by_name
 
 Records = dict[str, list[dict[str, Any]]]
 """Name of a configuration → its worlds, by seed."""
+HELD = ("groups.py", "moral_data.py", "text.py")
+"""Modules of `sae_moral.data` that say which scenarios are held together."""
 
 
 @cache
 def fingerprint() -> str:
-    """Hash of the code whose results these are, docstrings and comments left out: metrics, controls and worlds."""
-    folders = [Path(sae_moral.__file__).parent / name for name in ("metrics", "controls")]
-    files = [*(file for folder in folders for file in sorted(folder.glob("*.py"))), Path(__file__).parent / "worlds.py"]
+    """Hash of the code whose results these are, docstrings and comments left out: protocols, metrics, controls, how
+    scenarios are held together, and worlds."""
+    package, here = Path(sae_moral.__file__).parent, Path(__file__).parent
+    files = [package / "protocol.py", *(package / "data" / name for name in HELD)]
+    files += [file for name in ("metrics", "controls") for file in sorted((package / name).glob("*.py"))]
+    files += [here / name for name in ("worlds.py", "nulls.py", "measuring.py")]
     digest = hashlib.sha256()
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf8"))
@@ -87,6 +92,24 @@ def fill(file: Path, quick: bool, processes: int) -> None:
             stream.flush()
             if i % 50 == 49 or i + 1 == len(jobs):
                 print(f"{i + 1} of {len(jobs)} worlds, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def seconds(quick: bool) -> None:
+    """Print how long a world of each configuration takes on one core, and all of them; nothing is kept.
+
+    The second of two worlds is timed: the first one imports and compiles.
+    """
+    _quiet()
+    total = 0.0
+    for name, configuration in by_name(quick).items():
+        own = []
+        for seed in (0, 1):
+            started = time.process_time()
+            configuration.measure(seed)
+            own.append(time.process_time() - started)
+        total += own[1] * configuration.count
+        print(f"{own[1]:7.2f} s × {configuration.count:3} = {own[1] * configuration.count:6.0f} s  {name}", flush=True)
+    print(f"{total:.0f} s on one core")
 
 
 def _quiet() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -15,6 +15,8 @@ from benchmarks.validity.plan import METRICS
 Entries = Sequence[dict[str, Any]]
 LEAST = 20
 """Worlds that a coverage rests on, at least."""
+BEYOND = ("nuisance", "untrained", "words", "beyond chance", "found")
+"""Verdicts on what is beyond chance."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,33 @@ def headline_coverage(entries: Entries, metric: str) -> Coverage | None:
 def verdicts(entries: Entries, metric: str) -> Counter[str]:
     """How often each verdict was given."""
     return Counter(entry["verdicts"][metric]["verdict"] for entry in entries if metric in entry["verdicts"])
+
+
+def family(entries: Entries) -> Rate | None:
+    """In how many worlds at least one metric is beyond chance, by its verdict; None without worlds."""
+    said = [any(one["verdict"] in BEYOND for one in entry["verdicts"].values()) for entry in entries]
+    return Rate(sum(said), len(said)) if said else None
+
+
+def total(rates: Iterable[Rate | None]) -> Rate | None:
+    """All together; None where there is none."""
+    known = [rate for rate in rates if rate is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def holds(rates: Sequence[Rate], low: float, high: float) -> str:
+    """Whether rates lie in a range, or at least their Wilson intervals reach into it."""
+    if all(low <= rate.value <= high for rate in rates):
+        return "yes"
+    return "within chance" if all(rate.ends[1] >= low and rate.ends[0] <= high for rate in rates) else "no"
+
+
+def percent(rate: Rate | None) -> str:
+    """With its interval and number of worlds."""
+    if rate is None:
+        return "–"
+    low, high = rate.ends
+    return f"{100 * rate.value:.1f} % ({100 * low:.1f}–{100 * high:.1f}; {rate.n})"
 
 
 def named(entries: Entries) -> list[str]:

@@ -27,6 +27,9 @@ TYPICALITY = TYPICALITY / TYPICALITY.sum(axis=1, keepdims=True)
 SECOND_FOUNDATION, REPEATED = 0.4, 0.06
 LOG_LENGTH = 2.0, 0.5
 """Mean and standard deviation of the logarithm of a scenario's tokens."""
+SYLLABLES = [f"{consonant}{vowel}" for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+VOCABULARY = np.array([f"{a}{b}{c}" for a in SYLLABLES for b in SYLLABLES for c in ("", "n", "s", "r")])
+"""Invented words, the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def scenarios(rng: np.random.Generator, n: int, *, rho: float = 0.0, repeated: f
     score = _unit(np.choose(pole, [1.0, -1.0, 0.0]) * typicality)
     log = LOG_LENGTH[0] + LOG_LENGTH[1] * (rho * score + np.sqrt(1 - rho**2) * rng.standard_normal(n))
     length = np.clip(np.round(np.exp(log)), 2, 40).astype(np.int64)[source]
-    text = _texts(rng, length)
+    text = texts(rng, length)
     return MoralData(
         text=tuple(text[i] for i in source),
         vector=vector,
@@ -110,7 +113,7 @@ def whitened(data: MoralData) -> np.ndarray:
 
 def length_columns(data: MoralData) -> np.ndarray:
     """n, log n and 1/n, each standardised."""
-    n = _lengths(data).astype(np.float64)
+    n = lengths(data).astype(np.float64)
     return np.stack([_unit(column) for column in (n, np.log(n), 1 / n)], axis=1)
 
 
@@ -142,7 +145,7 @@ def mixed(
         directions = np.linalg.qr(fixed.standard_normal((d, columns.shape[1])))[0].T
         part = (columns - columns.mean(axis=0)) @ directions
         x += part * np.sqrt(share / part.var(axis=0).sum())
-    return torch.from_numpy(x[_first(data)]).float()
+    return torch.from_numpy(x[first_records(data)]).float()
 
 
 def _draws(seed: int, n: int, rho: float = 0.0, repeated: float = REPEATED) -> tuple[np.random.Generator, MoralData]:
@@ -167,7 +170,7 @@ def sink_only(seed: int, n: int, d: int, *, rho: float = 0.5, size: float = 300.
     noise; labels go with length."""
     rng, data = _draws(seed, n, rho)
     sink = _sink(d, size)
-    x = mixed(rng, data, d, []).double().numpy() + sink / (1 + _lengths(data)[:, None])
+    x = mixed(rng, data, d, []).double().numpy() + sink / (1 + lengths(data)[:, None])
     return World((torch.from_numpy(x).float(),), data)
 
 
@@ -175,7 +178,7 @@ def rogue_dimension(seed: int, n: int, d: int, *, share: float = 0.99) -> World:
     """One coordinate with nearly all the variance, unrelated to anything, and noise."""
     rng, data = _draws(seed, n)
     x = mixed(rng, data, d, []).double().numpy()
-    x[:, 0] += np.sqrt(share / (1 - share)) * rng.standard_normal(n)[_first(data)]
+    x[:, 0] += np.sqrt(share / (1 - share)) * rng.standard_normal(n)[first_records(data)]
     return World((torch.from_numpy(x).float(),), data)
 
 
@@ -236,8 +239,8 @@ def everything(seed: int, n: int, d: int, *, strength: float = 0.05, rho: float 
         share = strength * layer / max(1, layers - 1)
         parts = [(polarity(data), share), (gradation(data), share), (foundations(data), share)]
         factors = [*(part for part in parts if share), (length_columns(data), 0.2)]
-        x = mixed(rng, data, d, factors, decay=1.0).double().numpy() + sink / (1 + _lengths(data)[:, None])
-        x[:, 0] += 5 * rng.standard_normal(n)[_first(data)]
+        x = mixed(rng, data, d, factors, decay=1.0).double().numpy() + sink / (1 + lengths(data)[:, None])
+        x[:, 0] += 5 * rng.standard_normal(n)[first_records(data)]
         vectors.append(torch.from_numpy(x).float())
     return World(tuple(vectors), data)
 
@@ -272,29 +275,26 @@ def _typicality(rng: np.random.Generator, pole: np.ndarray) -> np.ndarray:
     return np.where(pole == NEUTRAL, 0.0, LEVELS[level])
 
 
-def _texts(rng: np.random.Generator, length: np.ndarray) -> list[str]:
+def texts(rng: np.random.Generator, length: np.ndarray) -> list[str]:
     """Invented texts of so many words; the first word is the text's own, so that no two are equal by chance."""
-    vocabulary = np.array([f"{a}{b}{c}" for a in _SYLLABLES for b in _SYLLABLES for c in ("", "n", "s", "r")])
-    frequency = 1 / np.arange(1, len(vocabulary) + 1)
-    words = vocabulary[rng.choice(len(vocabulary), size=int(length.sum()), p=frequency / frequency.sum())]
+    frequency = 1 / np.arange(1, len(VOCABULARY) + 1)
+    words = VOCABULARY[rng.choice(len(VOCABULARY), size=int(length.sum()), p=frequency / frequency.sum())]
     parts = np.split(words, np.cumsum(length)[:-1])
     return [" ".join([f"{part[0]}{i}", *part[1:]]) for i, part in enumerate(parts)]
-
-
-_SYLLABLES = [f"{consonant}{vowel}" for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 def _unit(column: np.ndarray) -> np.ndarray:
     return (column - column.mean()) / max(float(column.std()), 1e-12)
 
 
-def _first(data: MoralData) -> np.ndarray:
+def first_records(data: MoralData) -> np.ndarray:
     """The first record of each record's text."""
     first, inverse = np.unique(data.group, return_index=True, return_inverse=True)[1:]
     return first[inverse]
 
 
-def _lengths(data: MoralData) -> np.ndarray:
+def lengths(data: MoralData) -> np.ndarray:
+    """Tokens of each record."""
     assert data.length is not None
     return data.length
 

@@ -1,0 +1,142 @@
+"""What must hold in planted worlds, and whether it does: rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from benchmarks.validity.plan import (
+    CAUTIOUS,
+    COMPARED,
+    COMPARED_WORLDS,
+    HEAVY_WORLDS,
+    METRICS,
+    MORE_NULLS,
+    NULLS,
+    POWER_METRICS,
+    UNTESTABLE,
+    Configuration,
+)
+from benchmarks.validity.store import Records
+from benchmarks.validity.summary import (
+    Entries,
+    Rate,
+    family,
+    headline_coverage,
+    holds,
+    peaks,
+    percent,
+    rejected,
+    verdicts,
+)
+
+Plan = Mapping[str, Configuration]
+
+
+def draws(plan: Plan, protocol: str | None = None) -> list[Configuration]:
+    """The kinds that rates are counted in."""
+    return [c for c in plan.values() if c.part == "draws" and protocol in (None, c.protocol)]
+
+
+def claims(records: Records, plan: Plan) -> Iterator[str]:
+    """The table."""
+    yield from ("", "## What must hold under `audited`", "", "| claim | found | holds |", "|---|---|---|")
+    yield from _false_positives(records, plan)
+    yield from _coverage(records, plan)
+    yield from _power(records, plan)
+    yield from _compared(records, plan)
+    yield from _not_testable(records, plan)
+    yield from _named(records, plan)
+
+
+def _row(claim: str, rates: list[Rate], low: float, high: float, more: str = "") -> str:
+    least, most = min(rates, key=lambda r: r.value), max(rates, key=lambda r: r.value)
+    said = percent(least) if len(rates) == 1 else f"{percent(least)} to {percent(most)}"
+    return f"| {claim} | {said}{more} | {holds(rates, low, high)} |"
+
+
+def of_world(records: Records, plan: Plan, protocol: str, world: str) -> Entries:
+    """All worlds of a name, whatever their size."""
+    return [entry for c in draws(plan, protocol) if c.world == world for entry in records.get(c.name, [])]
+
+
+def _false_positives(records: Records, plan: Plan) -> Iterator[str]:
+    """Of each metric by itself, and of all four together."""
+    for world in (*NULLS, *MORE_NULLS):
+        entries = of_world(records, plan, "audited", world)
+        rates = [rejected(peaks(entries, metric, "p_value")) for metric in METRICS]
+        known = [rate for rate in rates if rate is not None]
+        if known:
+            low = 0.0 if world in CAUTIOUS else 0.03
+            said = "at most 7 %" if world in CAUTIOUS else "3 to 7 %"
+            yield _row(f"{world}: every metric has {said} false positives", known, low, 0.07)
+        if (together := family(entries)) is not None:
+            yield _row(f"{world}: one metric of four or more is beyond chance in at most 7 %", [together], 0, 0.07)
+
+
+def _coverage(records: Records, plan: Plan) -> Iterator[str]:
+    nulls = (*NULLS, *MORE_NULLS)
+    for words, kinds in (
+        ("without morality", [c for c in draws(plan, "audited") if c.world in nulls]),
+        ("with morality", [c for c in draws(plan, "audited") if c.world not in nulls]),
+    ):
+        for metric in METRICS:
+            found = [headline_coverage(records.get(c.name, []), metric) for c in kinds]
+            known = [one for one in found if one is not None and one.rate.n >= 40]
+            if known:
+                widths = [one.width for one in known]
+                more = f", {len(known)} kinds" * (len(known) > 1) + f"; width {min(widths):.2f} to {max(widths):.2f}"
+                claim = f"{metric}: 92 to 97 % of the intervals hold the estimator's mean at this n, worlds {words}"
+                yield _row(claim, [one.rate for one in known], 0.92, 0.97, more)
+
+
+def _power(records: Records, plan: Plan) -> Iterator[str]:
+    for world, metrics in POWER_METRICS.items():
+        for metric in metrics:
+            rate = rejected(peaks(records.get(f"power/audited/{world} 0.05/2000x100", []), metric, "p_value"))
+            if rate is not None:
+                yield _row(f"{metric} detects {world} of 5 % at n = 2,000 in 90 % of worlds", [rate], 0.9, 1)
+    for c in plan.values():
+        if c.part == "power" and c.world in HEAVY_WORLDS:
+            for metric in POWER_METRICS["polarity"]:
+                rate = rejected(peaks(records.get(c.name, []), metric, "p_value"))
+                if rate is not None:
+                    yield _row(f"{metric} detects {c.world} at n = {c.n:,} in 90 % of worlds", [rate], 0.9, 1)
+
+
+def _compared(records: Records, plan: Plan) -> Iterator[str]:
+    """`found` takes all comparisons, and a lead over each."""
+    for world in COMPARED_WORLDS:
+        for names in COMPARED:
+            counts = [
+                verdicts(records.get(c.name, []), "categorical")
+                for c in plan.values()
+                if c.part == f"compared {'+'.join(names)}" and c.world == world
+            ]
+            n = sum(sum(one.values()) for one in counts)
+            if not n:
+                continue
+            rate = Rate(sum(one["found"] for one in counts), n)
+            if names != COMPARED[-1]:
+                yield _row(f"{world}, controls {', '.join(names)}: categorical is never found", [rate], 0, 0)
+            elif world == "told by words":
+                yield _row(f"{world}, all comparisons: categorical is never found", [rate], 0, 0)
+            else:
+                yield _row(f"{world}, all comparisons: categorical is found in 90 %", [rate], 0.9, 1)
+
+
+def _not_testable(records: Records, plan: Plan) -> Iterator[str]:
+    for world in UNTESTABLE:
+        counts = verdicts(of_world(records, plan, "audited", world), "categorical")
+        if n := sum(counts.values()):
+            rate = Rate(counts["not testable"] + counts["not tested"], n)
+            yield _row(f"{world}: categorical is not testable", [rate], 0.9, 1)
+
+
+def _named(records: Records, plan: Plan) -> Iterator[str]:
+    for world in ("length only", "sink only"):
+        for metric in METRICS[:2]:
+            counts = verdicts(of_world(records, plan, "paper", world), metric)
+            named = counts["length"] + counts["nuisance"]
+            if n := named + counts["found"] + counts["beyond chance"] + counts["words"]:
+                claim = f"{world}: what {metric} finds under `paper` is named length or nuisance"
+                yield _row(claim, [Rate(named, n)], 0.93, 1)
