@@ -39,6 +39,8 @@ class MoralData:
         length: tokens per scenario, filled by a capture; None before one.
         strata: what folds are spread evenly over; None for foundation × pole. Permuted labels keep the original's.
         groups: which records are held together, if more than those of equal text (`regrouped`); None for these.
+        nuisance: columns that audited readers take out of the vectors on their training parts, beside length; None for
+            none. It belongs to the texts: permuted labels leave it.
 
     Raises:
         DataError: arrays of different lengths, empty data, an empty text, a strength outside [0, 1] or NaN, both
@@ -55,12 +57,13 @@ class MoralData:
     length: Int[np.ndarray, "n"] | None = None
     strata: Int[np.ndarray, "n"] | None = None
     groups: Int[np.ndarray, "n"] | None = None
+    nuisance: Float[np.ndarray, "n q"] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.text)
         if n == 0:
             raise DataError("no scenarios; expected at least one")
-        for name in ("vector", "foundation", "pole", "typicality", "id", "length", "strata", "groups"):
+        for name in ("vector", "foundation", "pole", "typicality", "id", "length", "strata", "groups", "nuisance"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise DataError(f"{len(value)} values of {name} for {n} texts; expected one each")
@@ -199,6 +202,7 @@ class MoralData:
             length=None if self.length is None else self.length[rows],
             strata=None if self.strata is None else self.strata[rows],
             groups=None if self.groups is None else self.groups[rows],
+            nuisance=None if self.nuisance is None else self.nuisance[rows],
         )
         if "same_text" in self.__dict__:  # normalising texts is slow, and resampling takes thousands of subsets
             part.__dict__["same_text"] = self.same_text[rows]

@@ -5,14 +5,14 @@
 a space where one direction may hold 99 % of the variance; a cosine near ±1 says more about that direction than
 about morality.
 
-`audited`: the accuracy (AUROC) with which held-out items fall on the right side along the direction from the vice to
-the virtue prototype, beside the cosine of the cross-fitted prototypes, their reliability, and the cosine corrected
-for it.
+`audited`: the accuracy (AUROC) with which a regularised discriminant of the other folds orders held-out items, beside
+that of the line between the two prototypes, the cosine of the cross-fitted prototypes, their reliability, and the
+cosine corrected for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +24,8 @@ from torch import Tensor
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
+from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
+from sae_moral.metrics.nuisance import Nuisance
 from sae_moral.metrics.prototypes import Items, prototype_items
 from sae_moral.metrics.ranks import auroc, mean_of_folds
 from sae_moral.protocol import Protocol
@@ -75,17 +77,20 @@ class PaperCategorical:
         return {("cosine", name): (n, 0) for name, n in zip(FOUNDATIONS, tops, strict=True)}
 
 
-PER_FOUNDATION = ("auroc", "cosine", "reliability", "cosine_corrected")
+PER_FOUNDATION = ("auroc", "auroc_prototype", "cosine", "reliability", "cosine_corrected")
 
 
 @dataclass(frozen=True)
 class AuditedCategorical:
     """Held-out pole discrimination and cross-fitted prototype cosines per foundation.
 
-    - `auroc` (headline): w = virtue prototype − vice prototype of the training folds; the probability that a held-out
-      virtue item has a larger inner product with w than a held-out vice item, averaged within folds. 0.5 is chance.
-      We lead with it because a cosine of centred prototypes is not a scale: it is −1 for any two halves of noise
-      around their common mean, and near +1 wherever the topic of the foundation outweighs its poles.
+    - `auroc` (headline): the probability that a held-out virtue item scores above a held-out vice item of its
+      foundation with the discriminant of the other folds (`sae_moral.metrics.discriminant`), averaged within folds.
+      0.5 is chance.
+    - `auroc_prototype`: the same along virtue prototype − vice prototype of the foundation's training folds, the
+      weaker reader that the paper's cosine goes with. A cosine of centred prototypes is not a scale: it is −1 for any
+      two halves of noise around their common mean, and near +1 wherever the topic of the foundation outweighs its
+      poles.
     - `cosine`: inner product of the prototypes over all pairs of different texts (`GroupSums.product`), divided by
       the norms of both. No item meets its own text.
     - `reliability`: √(r_virtue · r_vice), where r of a prototype is its cross-fitted squared norm over its plain one:
@@ -97,10 +102,12 @@ class AuditedCategorical:
 
     folds: int = 5
     seed: int = 0
+    remove_length: bool = True
     name: str = "categorical"
     headline: str = "auroc"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
         StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5),
+        StatisticSpec("auroc_prototype", "higher", null="pole", interval="fixed", chance=0.5),
         StatisticSpec("cosine", "lower", null="pole", ceiling="reliability"),
         StatisticSpec("cosine_corrected", "lower", null="pole"),
         StatisticSpec("reliability", null=None),
@@ -108,9 +115,9 @@ class AuditedCategorical:
     )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
-        "AUROC: how often a held-out virtuous scenario lies further than a held-out vicious one of the same foundation "
-        "along the line between the two prototypes, which are fitted on other texts; 0.5 is chance. Beside it the "
-        "cosine of the cross-fitted prototypes, their reliability, and the cosine corrected for it."
+        "AUROC: how often a regularised linear reader, fitted on other texts, scores a held-out virtuous scenario "
+        "above a held-out vicious one of the same foundation; 0.5 is chance. Beside it the same along the line between "
+        "the two prototypes, the cosine of the cross-fitted prototypes, their reliability, and the corrected cosine."
     )
     does_not_prove: str = (
         "That the model uses the difference, or that it is about morality rather than about the words that virtues "
@@ -119,7 +126,7 @@ class AuditedCategorical:
     )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
-        """Four statistics per foundation, one per dimension, and their means; None where a pole has no item or too few
+        """Five statistics per foundation, one per dimension, and their means; None where a pole has no item or too few
         texts."""
         return self.prepare(representation, data).statistics()
 
@@ -127,14 +134,21 @@ class AuditedCategorical:
         """See `sae_moral.metrics.base`; weights count in the cosines' prototypes, and in which held-out items the
         AUROC is of."""
         fold = folds(data, self.folds, self.seed)
-        poles = [Poles.of(representation, data, f, fold) for f in range(len(FOUNDATIONS))]
+        nuisance = Nuisance.of(representation, data, fold, length=self.remove_length)
+        poles = [Poles.of(representation, data, f, fold, nuisance) for f in range(len(FOUNDATIONS))]
+        space = Whitened.of(representation, data, fold, length=self.remove_length)
+        whitened = [space.items(data, pole.items.rows) for pole in poles]
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
             found: Values = {}
+            if only is None or "auroc" in only:
+                scores = [pole.domain(items, variants) for pole, items in zip(poles, whitened, strict=True)]
+                for name, pole, score in zip(FOUNDATIONS, poles, discriminant_scores(space, scores), strict=True):
+                    found["auroc", name] = pole.auroc(variants, score)
             for name, pole in zip(FOUNDATIONS, poles, strict=True):
-                if only is None or "auroc" in only:
-                    found["auroc", name] = pole.auroc(variants)
-                if only is None or set(only) - {"auroc"}:
+                if only is None or "auroc_prototype" in only:
+                    found["auroc_prototype", name] = pole.auroc(variants, pole.along_prototypes(variants))
+                if only is None or set(only) - {"auroc", "auroc_prototype"}:
                     found |= pole.cross_fitted(variants)
             for name in (*PER_FOUNDATION, "prototype_reliability"):
                 if parts := [value for key, value in found.items() if key[0] == name]:
@@ -168,10 +182,17 @@ class Poles:
     foundation: int
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n d"], data: MoralData, foundation: int, fold: np.ndarray | None = None) -> Poles:
+    def of(
+        cls,
+        x: Float[Tensor, "n d"],
+        data: MoralData,
+        foundation: int,
+        fold: np.ndarray | None = None,
+        nuisance: Nuisance | None = None,
+    ) -> Poles:
         """Those of x."""
         either = data.items(foundation, VIRTUE) | data.items(foundation, VICE)
-        return cls(Items.of(x, data, np.flatnonzero(either), fold), data, foundation)
+        return cls(Items.of(x, data, np.flatnonzero(either), fold, nuisance), data, foundation)
 
     def masks(self, variants: Variants, pole: np.ndarray) -> tuple[Tensor, Tensor]:
         """Which items are virtues in each version, and which are vices."""
@@ -190,18 +211,31 @@ class Poles:
         # A prototype without length (a layer that does not vary) has no direction to compare.
         return torch.where(scale > 0, (means[0] * means[1]).sum(dim=1) / scale, torch.nan)
 
-    def auroc(self, variants: Variants) -> Float[Tensor, "b"]:
-        """AUROC of held-out virtue against held-out vice items along the training folds' prototype difference, averaged
-        within folds by number of pairs; NaN where a training part lacks a pole."""
-        virtue, vice = self.masks(variants, self.data.pole)
+    def domain(self, items: Items, variants: Variants) -> Domain:
+        """The same items in other coordinates, labelled 1 for virtue and −1 for vice."""
+        virtue = self.masks(variants, self.data.pole)[0]
+        return Domain(items, 2.0 * virtue.double() - 1.0, items.fit_weight(variants))
+
+    def along_prototypes(self, variants: Variants) -> dict[int, Float[Tensor, "b _"]]:
+        """Held-out scores per fold, along the difference of the training folds' prototypes."""
+        fit = self.items.fit_weight(variants)
+        sums = [self.items.fold_sums(fit * mask) for mask in self.masks(variants, self.data.pole)]
+        return {
+            k: (sums[0].without(k).mean - sums[1].without(k).mean) @ self.items.held_out(k).T
+            for k, _ in self.items.folds
+        }
+
+    def auroc(self, variants: Variants, score: Mapping[int, Float[Tensor, "b _"]]) -> Float[Tensor, "b"]:
+        """AUROC of held-out virtue against held-out vice items, averaged within folds by number of pairs; NaN where a
+        training part lacks a pole."""
+        masks = self.masks(variants, self.data.pole)
         weight, fit = self.items.weight(variants), self.items.fit_weight(variants)
-        sums = [self.items.fold_sums(fit * mask) for mask in (virtue, vice)]
-        parts, known = [], torch.ones(variants.n, dtype=torch.bool, device=virtue.device)
+        parts, known = [], torch.ones(variants.n, dtype=torch.bool, device=weight.device)
         for k, test in self.items.folds:
-            train = [one.without(k) for one in sums]
-            known = known & (train[0].count > 0) & (train[1].count > 0)
-            direction = train[0].mean - train[1].mean
-            parts.append(auroc(direction @ self.items.x[test].T, virtue[:, test], weight[:, test]))
+            rest = torch.cat([part for other, part in self.items.folds if other != k] or [test[:0]])
+            for mask in masks:
+                known = known & ((fit[:, rest] * mask[:, rest]).sum(dim=1) > 0)
+            parts.append(auroc(score[k].nan_to_num(), masks[0][:, test], weight[:, test]))
         return torch.where(known, mean_of_folds(parts), torch.nan) if parts else variants.nothing
 
     def cross_fitted(self, variants: Variants) -> Values:
@@ -230,4 +264,6 @@ class Poles:
 
 def categorical(protocol: Protocol) -> Metric:
     """The categorical metric under a protocol (entry point)."""
-    return PaperCategorical() if protocol.estimators == "paper" else AuditedCategorical(protocol.folds, protocol.seed)
+    if protocol.estimators == "paper":
+        return PaperCategorical()
+    return AuditedCategorical(protocol.folds, protocol.seed, "remove_length" in protocol.preprocessing)

@@ -19,6 +19,7 @@ from torch import Tensor
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
+from sae_moral.metrics.nuisance import nuisance_design
 from sae_moral.metrics.ranks import mean_of_folds, spearman
 from sae_moral.metrics.ridge import NestedRidge, RidgeFit, refitted
 from sae_moral.protocol import Protocol
@@ -177,6 +178,7 @@ class AuditedDimensional:
 
     folds: int = 5
     seed: int = 0
+    remove_length: bool = True
     name: str = "dimensional"
     headline: str = "r2"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
@@ -201,7 +203,7 @@ class AuditedDimensional:
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
         """See `sae_moral.metrics.base`."""
         fold = folds(data, self.folds, self.seed)
-        probe = _Probe(NestedRidge.of(representation, fold), data)
+        probe = _Probe(NestedRidge.of(representation, fold, nuisance_design(data, length=self.remove_length)), data)
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
             y = variants.moved(data.vector, np.arange(len(data)), data.foundation)
@@ -269,4 +271,4 @@ def dimensional(protocol: Protocol) -> Metric:
     """The dimensional metric under a protocol (entry point)."""
     if protocol.estimators == "paper":
         return PaperDimensional(seed=protocol.seed)
-    return AuditedDimensional(protocol.folds, protocol.seed)
+    return AuditedDimensional(protocol.folds, protocol.seed, "remove_length" in protocol.preprocessing)

@@ -3,12 +3,13 @@
 `paper`: Spearman's correlation of human typicality with the cosine of an item to the prototype of its pole, over the
 items of that pole and the foundation's neutrals (at typicality 0), prototype items included (arXiv 2603.15615 §3).
 
-`audited`: the same within the pole, over held-out items only, with and without the neutrals, and given length.
+`audited`: within the pole and over held-out items only, a regularised linear reader of typicality; beside it simpler
+readers, with the neutrals, and given length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL
 from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds, mean_of_groups
+from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
+from sae_moral.metrics.nuisance import Nuisance
 from sae_moral.metrics.prototypes import Items, prototype_items
 from sae_moral.metrics.ranks import mean_of_folds, partial_spearman, spearman
 from sae_moral.protocol import Protocol
@@ -87,47 +90,51 @@ class PaperGradient:
         return {("spearman", OVERALL): (pooled, 0), **counts}
 
 
-PER_DIMENSION = ("spearman", "spearman_with_neutral", "spearman_partial", "spearman_prototype")
+PER_DIMENSION = ("spearman", "spearman_with_neutral", "spearman_partial", "spearman_graded", "spearman_prototype")
 STATISTICS = (*PER_DIMENSION, "asymmetry")
+READ = {"spearman", "spearman_partial", "asymmetry"}
+"""Statistics of the discriminant's scores."""
 
 
 @dataclass(frozen=True)
 class AuditedGradient:
-    """Cross-fitted gradedness per dimension.
+    """Cross-fitted gradedness per dimension; correlations over held-out items, averaged within folds.
 
-    A held-out item's score is its cosine with a direction fitted on the other folds: Σ (t − t̄) x over their items x
-    of typicality t, the typical end of the pole minus its atypical end. Closeness to the prototype itself (Σ t x,
-    reported as `spearman_prototype`) orders items less well: what all items of the pole share says nothing about
-    their order, and its sampling noise does (docs/design/metrics.md). Correlations are averaged within folds.
-
-    - `spearman` (headline): within the pole, neutrals left out: grave against slight.
-    - `spearman_with_neutral`: neutrals added at typicality 0, as in the paper; part of it is moral against neutral.
-    - `spearman_partial`: within the pole, with the rank of the token count taken out of both.
-    - `spearman_prototype`: within the pole, by closeness to the cross-fitted prototype.
+    - `spearman` (headline): of typicality within the pole (neutrals left out: grave against slight) and the
+      discriminant of the other folds (`sae_moral.metrics.discriminant`), whose label is typicality and whose domains
+      are the ten dimensions.
+    - `spearman_partial`: the same with the rank of the token count taken out of both.
+    - `spearman_graded`: by the cosine with the dimension's own direction on the other folds, Σ (t − t̄) x over their
+      items x of typicality t, the typical end of the pole minus its atypical end: a weaker reader.
+    - `spearman_with_neutral`: that with neutrals added at typicality 0, as in the paper; part of it is moral against
+      neutral.
+    - `spearman_prototype`: by closeness to the cross-fitted prototype Σ t x. It orders items less well: what all items
+      of the pole share says nothing about their order, and its sampling noise does (docs/design/metrics.md).
     - `asymmetry`: `spearman` of the vice minus that of the virtue, per foundation (the paper: vice is finer).
     """
 
     folds: int = 5
     seed: int = 0
+    remove_length: bool = True
     name: str = "gradient"
     headline: str = "spearman"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
         StatisticSpec("spearman", "higher", "typicality", "fixed_by_fold", 0.0, "typicality"),
         StatisticSpec("spearman_with_neutral", "higher", "typicality", "fixed", 0.0),
         StatisticSpec("spearman_partial", "higher", "typicality", "fixed", 0.0),
+        StatisticSpec("spearman_graded", "higher", "typicality", "fixed_by_fold", 0.0),
         StatisticSpec("spearman_prototype", "higher", "typicality", "fixed_by_fold", 0.0),
         StatisticSpec("asymmetry", None, "typicality", "fixed_by_fold", 0.0),
     )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
-        "Rank correlation, within one pole and over held-out texts, between human typicality and the position along "
-        "the direction from slight to grave, fitted on other texts. Beside it with neutral scenarios added, given "
-        "length, by closeness to the pole's prototype, and vice minus virtue."
+        "Rank correlation, within one pole and over held-out texts, between human typicality and the score of a "
+        "regularised linear reader of it, fitted on other texts. Beside it given length, with the plain direction from "
+        "slight to grave, with neutral scenarios added, by closeness to the pole's prototype, and vice minus virtue."
     )
     does_not_prove: str = (
         "Much of the spread of typicality is disagreement among annotators, so the reachable maximum is well below 1; "
-        "read it against the ceiling. One direction per pole is the simplest way to be graded; what needs more shows "
-        "in the dimensional metric."
+        "read it against the ceiling. A linear reader is the simplest way to be graded; what needs more does not show."
     )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
@@ -137,17 +144,25 @@ class AuditedGradient:
     def prepare(self, representation: Float[Tensor, "n d"], data: MoralData) -> Prepared:
         """See `sae_moral.metrics.base`."""
         fold = folds(data, self.folds, self.seed)
-        own = [Graded.of(representation, data, d, fold) for d in range(len(DIMENSIONS))]
-        everyone = [Graded.of(representation, data, d, fold, neutral=True) for d in range(len(DIMENSIONS))]
+        nuisance = Nuisance.of(representation, data, fold, length=self.remove_length)
+        own = [Graded.of(representation, data, d, fold, nuisance) for d in range(len(DIMENSIONS))]
+        everyone = [Graded.of(representation, data, d, fold, nuisance, neutral=True) for d in range(len(DIMENSIONS))]
+        space = Whitened.of(representation, data, fold, length=self.remove_length)
+        whitened = [space.items(data, part.items.rows) for part in own]
 
         def run(variants: Variants, only: Collection[str] | None = None) -> Values:
             wanted = set(STATISTICS if only is None else only)
             found: Values = {}
+            scores: list[dict[int, Tensor]] | None = None
+            if wanted & READ:
+                read = zip(own, whitened, strict=True)
+                domains = [Domain(items, part.typicality(variants), items.fit_weight(variants)) for part, items in read]
+                scores = discriminant_scores(space, domains)
             for d, name in enumerate(DIMENSIONS):
-                within = own[d].held_out(variants, wanted)
+                within = own[d].held_out(variants, wanted, None if scores is None else scores[d])
                 found |= {(statistic, name): value for statistic, value in within.items()}
                 if "spearman_with_neutral" in wanted:
-                    value = everyone[d].held_out(variants, {"spearman"})["spearman"]
+                    value = everyone[d].held_out(variants, {"spearman_graded"})["spearman_graded"]
                     found["spearman_with_neutral", name] = (
                         value if own[d].has_pole else torch.full_like(value, torch.nan)
                     )
@@ -198,13 +213,14 @@ class Graded:
         data: MoralData,
         dimension: int,
         fold: np.ndarray | None = None,
+        nuisance: Nuisance | None = None,
         *,
         neutral: bool = False,
     ) -> Graded:
         """Those of x."""
         f, pole = divmod(dimension, 2)
         chosen = data.items(f, pole) | data.items(f, NEUTRAL) if neutral else data.items(f, pole)
-        return cls(Items.of(x, data, np.flatnonzero(chosen), fold), data, dimension)
+        return cls(Items.of(x, data, np.flatnonzero(chosen), fold, nuisance), data, dimension)
 
     @property
     def has_pole(self) -> bool:
@@ -229,26 +245,31 @@ class Graded:
         scale = prototype.norm(dim=1, keepdim=True) * self.items.x.norm(dim=1)
         return torch.where(scale > 0, prototype @ self.items.x.T / torch.where(scale > 0, scale, 1.0), 0.0)
 
-    def held_out(self, variants: Variants, wanted: Collection[str]) -> dict[str, Float[Tensor, "b"]]:
-        """`spearman`, `spearman_prototype` and `spearman_partial`, as wanted. NaN where typicality does not vary among
-        what a fold's direction is fitted on."""
+    def held_out(
+        self, variants: Variants, wanted: Collection[str], read: Mapping[int, Float[Tensor, "b _"]] | None = None
+    ) -> dict[str, Float[Tensor, "b"]]:
+        """The correlations of `PER_DIMENSION` within these items, as wanted; NaN where typicality does not vary among
+        what a fold's reader is fitted on.
+
+        Args:
+            read: held-out scores of the discriminant per fold, for what is made of them (`READ`).
+        """
         typicality, weight = self.typicality(variants), self.weight(variants)
-        fit = self.items.fit_weight(variants)
-        weighted, plain = self.items.fold_sums(fit * typicality), self.items.fold_sums(fit)
-        names = [name for name in ("spearman", "spearman_partial", "spearman_prototype") if name in wanted]
-        if "asymmetry" in wanted and "spearman" not in names:
-            names.append("spearman")
+        names = [name for name in ("spearman_graded", "spearman_prototype") if name in wanted]
+        if read is not None:
+            names += [name for name in ("spearman", "spearman_partial") if name in wanted]
+            if "asymmetry" in wanted and "spearman" not in names:
+                names.append("spearman")
+        along = self._along_directions(variants, typicality) if set(names) - READ else {}
         parts: dict[str, list] = {name: [] for name in names}
         known = torch.ones(variants.n, dtype=torch.bool, device=typicality.device)
         lengths = self._lengths(typicality.device)
+        fit = self.items.fit_weight(variants)
         for k, test in self.items.folds:
-            train, everyone = weighted.without(k), plain.without(k)
-            known = known & (everyone.count > 0) & self._varies(typicality, test)
-            graded = train.vector - train.count[:, None] / everyone.count[:, None] * everyone.vector
-            scores = {"spearman": graded, "spearman_partial": graded, "spearman_prototype": train.vector}
+            known = known & (self._others(fit, test).sum(dim=1) > 0) & self._varies(typicality, test)
             for name in names:
-                closeness = self._cosine_order(scores[name], test)
-                ranked = typicality[:, test], closeness, weight[:, test]
+                score = read[k].nan_to_num() if read is not None and name in READ else along[name][k]
+                ranked = typicality[:, test], score, weight[:, test]
                 if name == "spearman_partial" and lengths is not None:
                     parts[name].append(partial_spearman(ranked[0], ranked[1], lengths[:, test], ranked[2]))
                 elif name != "spearman_partial":
@@ -259,16 +280,33 @@ class Graded:
             for name, found in parts.items()
         }
 
-    def _cosine_order(self, direction: Float[Tensor, "p d"], test: Tensor) -> Float[Tensor, "p k"]:
+    def _along_directions(
+        self, variants: Variants, typicality: Float[Tensor, "p m"]
+    ) -> dict[str, dict[int, Float[Tensor, "b _"]]]:
+        """Per fold something with the order of the cosines with the graded direction, and with the prototype."""
+        fit = self.items.fit_weight(variants)
+        weighted, plain = self.items.fold_sums(fit * typicality), self.items.fold_sums(fit)
+        found: dict[str, dict[int, Tensor]] = {"spearman_graded": {}, "spearman_prototype": {}}
+        for k, _ in self.items.folds:
+            train, everyone = weighted.without(k), plain.without(k)
+            graded = train.vector - train.count[:, None] / everyone.count[:, None] * everyone.vector
+            found["spearman_graded"][k] = self._cosine_order(graded, k)
+            found["spearman_prototype"][k] = self._cosine_order(train.vector, k)
+        return found
+
+    def _cosine_order(self, direction: Float[Tensor, "p d"], fold: int) -> Float[Tensor, "p k"]:
         """Something with the order of the cosines: the direction's own length is left out."""
-        x = self.items.x[test]
+        x = self.items.held_out(fold)
         norm = x.norm(dim=1)
         return torch.where(norm > 0, direction @ x.T / torch.where(norm > 0, norm, 1.0), 0.0)
 
-    def _varies(self, typicality: Float[Tensor, "p m"], test: Tensor) -> Tensor:
-        train = torch.ones(typicality.shape[1], dtype=torch.bool, device=typicality.device)
+    def _others(self, value: Float[Tensor, "p m"], test: Tensor) -> Float[Tensor, "p _"]:
+        train = torch.ones(value.shape[1], dtype=torch.bool, device=value.device)
         train[test] = False
-        part = typicality[:, train]
+        return value[:, train]
+
+    def _varies(self, typicality: Float[Tensor, "p m"], test: Tensor) -> Tensor:
+        part = self._others(typicality, test)
         return part.amax(dim=1) > part.amin(dim=1) if part.shape[1] else torch.zeros_like(part.sum(dim=1)).bool()
 
     def _lengths(self, device: torch.device) -> Tensor | None:
@@ -278,4 +316,6 @@ class Graded:
 
 def gradient(protocol: Protocol) -> Metric:
     """The gradient metric under a protocol (entry point)."""
-    return PaperGradient() if protocol.estimators == "paper" else AuditedGradient(protocol.folds, protocol.seed)
+    if protocol.estimators == "paper":
+        return PaperGradient()
+    return AuditedGradient(protocol.folds, protocol.seed, "remove_length" in protocol.preprocessing)

@@ -3,8 +3,9 @@
 All steps are blind to the moral labels, so they are fitted on all scenarios: they cannot carry a label into a held-out
 item, and under permuted labels they stay what they are. Everything that sees a label is cross-fitted instead.
 
-The price: where labels go with length, the residuals of held-out items mirror those of the others, and a layer with
-nothing but length in it reads slightly below chance (more so the more dimensions and the fewer scenarios), never above.
+Length is the exception: where labels go with it, residuals of held-out items mirror those of the others, so the audited
+readers fit it again on each of their training parts (`sae_moral.metrics.nuisance`), which undoes what this step took
+from held-out items. For clusterings and metrics of your own, this step is what there is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_moral.errors import unknown
+from sae_moral.metrics.nuisance import length_design
 
 
 def centre(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
@@ -36,16 +38,6 @@ def standardise(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[
 def remove_length(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
     """Residual of each dimension's least-squares fit on length (see `length_design`)."""
     return x - length_fit(x, length)
-
-
-def length_design(length: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n k"]:
-    """Orthonormal columns spanning 1, n, log n and 1/n of the token counts n: linear effects, and the 1/n that the
-    share of an attention sink in a mean follows. Fewer where lengths take few values."""
-    n = length.astype(np.float64)
-    columns = np.stack([np.ones_like(n), n, np.log(n), 1 / n], axis=1)
-    columns[:, 1:] = (columns[:, 1:] - columns[:, 1:].mean(axis=0)) / np.maximum(columns[:, 1:].std(axis=0), 1e-12)
-    basis, singular, _ = np.linalg.svd(columns, full_matrices=False)
-    return basis[:, singular > 1e-8 * singular[0]]
 
 
 def length_fit(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:

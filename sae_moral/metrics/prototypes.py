@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.metrics.base import Variants
+from sae_moral.metrics.nuisance import Nuisance
 
 
 def prototype_items(data: MoralData, foundation: int, pole: int) -> tuple[Bool[np.ndarray, "n"], float]:
@@ -33,12 +34,14 @@ class Items:
         rows: which scenarios they are.
         group: of equal text.
         folds: (fold, positions of its items), where there are folds.
+        nuisance: what is taken out of them on each training part; None for nothing.
     """
 
     x: Float[Tensor, "m d"]
     rows: Int[np.ndarray, "m"]
     group: Int[np.ndarray, "m"]
     folds: list[tuple[int, Int[Tensor, "_"]]]
+    nuisance: Nuisance | None = None
 
     @classmethod
     def of(
@@ -47,11 +50,12 @@ class Items:
         data: MoralData,
         rows: Int[np.ndarray, "m"],
         fold: Int[np.ndarray, "n"] | None = None,
+        nuisance: Nuisance | None = None,
     ) -> Items:
-        """Those at `rows`, in float64."""
+        """Those at `rows`, in float64; the nuisance is that of x."""
         own = np.zeros(0, dtype=np.int64) if fold is None else fold[rows]
         parts = [(int(k), torch.from_numpy(np.flatnonzero(own == k)).to(x.device)) for k in np.unique(own)]
-        return cls(x[torch.from_numpy(rows).to(x.device)].double(), rows, data.group[rows], parts)
+        return cls(x[torch.from_numpy(rows).to(x.device)].double(), rows, data.group[rows], parts, nuisance)
 
     def weight(self, variants: Variants) -> Float[Tensor, "w m"]:
         """How often each item counts."""
@@ -70,9 +74,25 @@ class Items:
     def fold_sums(self, coefficient: Float[Tensor, "b m"]) -> FoldSums:
         """Weighted sums, per fold."""
         return FoldSums(
-            {k: coefficient[:, part] @ self.x[part] for k, part in self.folds},
+            {k: coefficient[:, part] @ self._columns[part] for k, part in self.folds},
             {k: coefficient[:, part].sum(dim=1) for k, part in self.folds},
+            self.x.shape[1],
+            self.nuisance,
         )
+
+    def held_out(self, fold: int, *left_out: int) -> Float[Tensor, "_ d"]:
+        """A fold's items as readers fitted without it (and without other folds, if given) see them."""
+        columns, d = self._columns[dict(self.folds)[fold]], self.x.shape[1]
+        if self.nuisance is None:
+            return columns
+        return columns[:, :d] - columns[:, d:] @ self.nuisance.without(fold, *left_out)
+
+    @cached_property
+    def _columns(self) -> Float[Tensor, "m dq"]:
+        """The vectors, and the columns of the nuisance beside them."""
+        if self.nuisance is None:
+            return self.x
+        return torch.cat([self.x, self.nuisance.design[torch.from_numpy(self.rows).to(self.x.device)]], dim=1)
 
     @cached_property
     def _same_text(self) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"], Float[Tensor, "p"]]:
@@ -103,17 +123,23 @@ class Items:
 
 @dataclass(frozen=True)
 class FoldSums:
-    """Weighted sums of vectors, and of the weights, per fold."""
+    """Weighted sums of vectors (and of nuisance columns beside them), and of the weights, per fold."""
 
-    vectors: dict[int, Float[Tensor, "b d"]]
+    vectors: dict[int, Float[Tensor, "b dq"]]
     counts: dict[int, Float[Tensor, "b"]]
+    width: int
+    nuisance: Nuisance | None = None
 
-    def without(self, fold: int) -> Sums:
-        """Of the other folds."""
-        others = [k for k in self.vectors if k != fold]
+    def without(self, *left_out: int) -> Sums:
+        """Of the other folds, with what the nuisance predicts there taken out."""
+        others = [k for k in self.vectors if k not in left_out]
         if not others:
-            return Sums(torch.zeros_like(self.vectors[fold]), torch.zeros_like(self.counts[fold]))
-        vectors, counts = (torch.stack([part[k] for k in others]).sum(dim=0) for part in (self.vectors, self.counts))
+            some = next(iter(self.vectors.values()))
+            return Sums(torch.zeros_like(some[:, : self.width]), torch.zeros_like(some[:, 0]))
+        columns, counts = (torch.stack([part[k] for k in others]).sum(dim=0) for part in (self.vectors, self.counts))
+        vectors = columns[:, : self.width]
+        if self.nuisance is not None:
+            vectors = vectors - columns[:, self.width :] @ self.nuisance.without(*left_out)
         return Sums(vectors, counts)
 
 

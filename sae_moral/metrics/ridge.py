@@ -1,13 +1,20 @@
-"""Ridge regression with nested, grouped cross-validation, for many targets and penalties at once."""
+"""Ridge regression with nested, grouped cross-validation, for many targets and penalties at once.
+
+Columns that a reader may not use (an intercept among them) are regressed out of the inputs on each training part, and
+predictions hold none of them but the mean of the target (Frisch & Waugh 1933; `sae_moral.metrics.nuisance`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from sae_moral.metrics.nuisance import least_squares
 
 PENALTIES = 10.0 ** np.arange(-2, 3.25, 0.5)
 """Grid of penalties, as multiples of the mean squared singular value of the training part's inputs."""
@@ -41,12 +48,16 @@ class NestedRidge:
 
     parts: list[Int[Tensor, "_"]]
     x: list[Float[Tensor, "_ d"]]
+    design: list[Float[Tensor, "_ q"]]
     inner: dict[tuple[int, int], _Path]
     outer: list[_Path]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n d"], fold: Int[np.ndarray, "n"]) -> NestedRidge:
-        """For inputs, and the fold of each item (grouped by the caller)."""
+    def of(
+        cls, x: Float[Tensor, "n d"], fold: Int[np.ndarray, "n"], design: Float[np.ndarray, "n q"] | None = None
+    ) -> NestedRidge:
+        """For inputs, the fold of each item (grouped by the caller), and the columns that are not to be used, a
+        constant among them (by default that alone)."""
         # Moments about 0 lose the digits of an input far from it; float32 has too few for their differences.
         x = x.double() - x.double().mean(dim=0)
         if x.shape[1] > x.shape[0]:
@@ -54,29 +65,30 @@ class NestedRidge:
             x = u * s
         parts = [torch.from_numpy(np.flatnonzero(fold == k)).to(x.device) for k in np.unique(fold)]
         inputs = [x[part] for part in parts]
-        moments = [_Moments.of(part) for part in inputs]
+        columns = np.ones((len(x), 1)) if design is None or not design.shape[1] else design
+        designs = [torch.from_numpy(columns).to(x)[part] for part in parts]
+        moments = [_Moments.of(part, own) for part, own in zip(inputs, designs, strict=True)]
         total = moments[0]
         for part in moments[1:]:
             total = total + part
         f = len(parts)
         pairs = [(i, j) for i in range(f) for j in range(i + 1, f)] if f > 2 else []
-        inner = {(i, j): (total - moments[i] - moments[j]).path((i, j), inputs) for i, j in pairs}
-        outer = [(total - moment).path((i,), inputs) for i, moment in enumerate(moments)]
-        return cls(parts, inputs, inner, outer)
+        inner = {(i, j): (total - moments[i] - moments[j]).path((i, j), inputs, designs) for i, j in pairs}
+        outer = [(total - moment).path((i,), inputs, designs) for i, moment in enumerate(moments)]
+        return cls(parts, inputs, designs, inner, outer)
 
     def fit(self, y: Float[Tensor, "n k"], *, influence: bool = False) -> RidgeFit:
         """Held-out predictions of k targets, with an intercept per training part; the influences if asked for."""
         y = y.to(self.x[0])
         targets = [y[part] for part in self.parts]
-        sums = [target.sum(dim=0) for target in targets]
+        sums = [(target.sum(dim=0), own.T @ target) for target, own in zip(targets, self.design, strict=True)]
         products = [x.T @ target for x, target in zip(self.x, targets, strict=True)]
         f, k, grid = len(self.parts), y.shape[1], len(PENALTIES)
 
         def solve(path: _Path) -> _Targets:
             rest = [i for i in range(f) if i not in path.left_out]
-            return path.targets(
-                torch.stack([sums[i] for i in rest]).sum(dim=0), torch.stack([products[i] for i in rest]).sum(dim=0)
-            )
+            columns = (torch.stack(part).sum(dim=0) for part in zip(*(sums[i] for i in rest), strict=True))
+            return path.targets(*columns, torch.stack([products[i] for i in rest]).sum(dim=0))
 
         errors = torch.zeros(f, grid, k, dtype=y.dtype, device=y.device)
         for i in range(f):
@@ -85,8 +97,8 @@ class NestedRidge:
                 for test, outer in ((j, i), (i, j)):
                     # With two folds nothing is left to choose a penalty from; each fold then chooses on itself.
                     solved = shared or solve(self.outer[outer])
-                    for p in range(grid):
-                        errors[outer, p] += (solved.predict(test, p) - targets[test]).square().sum(dim=0)
+                    for p, error in enumerate(solved.errors(test, targets[test])):
+                        errors[outer, p] += error
         predicted, influences = torch.zeros_like(y), torch.zeros_like(y)
         parameters, penalty = np.zeros((f, k)), np.zeros((f, k))
         for i, path in enumerate(self.outer):
@@ -98,7 +110,8 @@ class NestedRidge:
                 error = targets[i] - predicted[self.parts[i]]
                 for j in range(f):
                     if j != i:
-                        influences[self.parts[j]] += solved.influence(i, best, error, self.x[j], targets[j])
+                        left = path.residual(self.x[j], self.design[j])
+                        influences[self.parts[j]] += solved.influence(i, best, error, left, targets[j])
         return RidgeFit(predicted, parameters.mean(axis=0), penalty, influences if influence else None)
 
 
@@ -110,7 +123,7 @@ def refitted(ridge: NestedRidge, y: Float[Tensor, "n k"], fit: RidgeFit, weight:
     for i, path in enumerate(ridge.outer):
         rest = [j for j in range(len(ridge.parts)) if j != i]
         rows = torch.cat([ridge.parts[j] for j in rest])
-        centred, own = torch.cat([ridge.x[j] for j in rest]) - path.mean, y[rows]
+        centred, own = torch.cat([path.residual(ridge.x[j], ridge.design[j]) for j in rest]), y[rows]
         shrunk = path.shrunk[torch.from_numpy(np.searchsorted(PENALTIES, fit.penalty[i])).to(y.device)].T
         mean = own.mean(dim=0)
         residual = own - mean - centred @ (path.vectors @ (shrunk * (path.vectors.T @ (centred.T @ (own - mean)))))
@@ -128,31 +141,34 @@ def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int
 
 @dataclass(frozen=True)
 class _Moments:
-    """n, sums and sums of products of a part of the sample."""
+    """n, and sums of products of inputs x and design columns l of a part of the sample."""
 
     n: int
-    x: Float[Tensor, "d"]
     xx: Float[Tensor, "d d"]
+    lx: Float[Tensor, "q d"]
+    ll: Float[Tensor, "q q"]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "m d"]) -> _Moments:
-        return cls(len(x), x.sum(dim=0), x.T @ x)
+    def of(cls, x: Float[Tensor, "m d"], design: Float[Tensor, "m q"]) -> _Moments:
+        return cls(len(x), x.T @ x, design.T @ x, design.T @ design)
 
     def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n + other.n, self.x + other.x, self.xx + other.xx)
+        return _Moments(self.n + other.n, self.xx + other.xx, self.lx + other.lx, self.ll + other.ll)
 
     def __sub__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n - other.n, self.x - other.x, self.xx - other.xx)
+        return _Moments(self.n - other.n, self.xx - other.xx, self.lx - other.lx, self.ll - other.ll)
 
-    def path(self, left_out: tuple[int, ...], inputs: list[Float[Tensor, "_ d"]]) -> _Path:
-        mean = self.x / self.n
-        values, vectors = torch.linalg.eigh(self.xx - self.n * torch.outer(mean, mean))
+    def path(
+        self, left_out: tuple[int, ...], inputs: list[Float[Tensor, "_ d"]], designs: list[Float[Tensor, "_ q"]]
+    ) -> _Path:
+        fit = least_squares(self.ll, self.lx)
+        values, vectors = torch.linalg.eigh(self.xx - self.lx.T @ fit)
         values = values.clamp(min=0)
         penalties = torch.from_numpy(PENALTIES).to(values) * values.mean().clamp(min=1e-300)
         shrunk = 1 / (values + penalties[:, None])
         read = left_out if len(inputs) > 2 else (0, 1)  # of two folds, each chooses its penalty on itself
-        rotated = {i: (inputs[i] - mean) @ vectors for i in read}
-        return _Path(left_out, self.n, mean, vectors, shrunk, rotated, (values * shrunk).sum(dim=1))
+        rotated = {i: (inputs[i] - designs[i] @ fit) @ vectors for i in read}
+        return _Path(left_out, self.n, fit, vectors, shrunk, rotated, (values * shrunk).sum(dim=1))
 
 
 @dataclass(frozen=True)
@@ -161,6 +177,9 @@ class _Path:
 
     Attributes:
         left_out: the folds that are not in the training part.
+        n: its items.
+        fit: coefficients of the inputs on the design's columns.
+        vectors: eigenvectors of what is left of the inputs.
         shrunk: one over (eigenvalue + penalty).
         rotated: left-out items in the eigenvectors' coordinates.
         parameters: effective number of parameters (trace of the hat matrix).
@@ -168,15 +187,21 @@ class _Path:
 
     left_out: tuple[int, ...]
     n: int
-    mean: Float[Tensor, "d"]
+    fit: Float[Tensor, "q d"]
     vectors: Float[Tensor, "d d"]
     shrunk: Float[Tensor, "p d"]
     rotated: dict[int, Float[Tensor, "_ d"]]
     parameters: Float[Tensor, "p"]
 
-    def targets(self, sums: Float[Tensor, "k"], products: Float[Tensor, "d k"]) -> _Targets:
-        mean = sums / self.n
-        return _Targets(self, mean, self.vectors.T @ (products - self.n * torch.outer(self.mean, mean)))
+    def residual(self, x: Float[Tensor, "m d"], design: Float[Tensor, "m q"]) -> Float[Tensor, "m d"]:
+        """Inputs as this part's regressions see them."""
+        return x - design @ self.fit
+
+    def targets(
+        self, sums: Float[Tensor, "k"], along: Float[Tensor, "q k"], products: Float[Tensor, "d k"]
+    ) -> _Targets:
+        """The same, for targets with these sums and sums of products with the design and the inputs."""
+        return _Targets(self, sums / self.n, self.vectors.T @ (products - self.fit.T @ along))
 
 
 @dataclass(frozen=True)
@@ -187,9 +212,12 @@ class _Targets:
     mean: Float[Tensor, "k"]
     projected: Float[Tensor, "d k"]
 
-    def predict(self, fold: int, penalty: int) -> Float[Tensor, "m k"]:
-        """A left-out fold's items with one penalty."""
-        return (self.path.rotated[fold] * self.path.shrunk[penalty]) @ self.projected + self.mean
+    def errors(self, fold: int, y: Float[Tensor, "m k"]) -> Iterator[Float[Tensor, "k"]]:
+        """Squared errors of a left-out fold's items, penalty by penalty. In single precision: they only choose one."""
+        rotated, projected = self.path.rotated[fold].float(), self.projected.float()
+        rest = (y - self.mean).float()
+        for shrunk in self.path.shrunk.float():
+            yield ((rotated * shrunk) @ projected - rest).square().sum(dim=0)
 
     def predict_best(self, fold: int, penalty: Int[Tensor, "k"]) -> Float[Tensor, "m k"]:
         """A left-out fold's items with a penalty per target."""
@@ -203,12 +231,12 @@ class _Targets:
         x: Float[Tensor, "t d"],
         y: Float[Tensor, "t k"],
     ) -> Float[Tensor, "t k"]:
-        """What training items (x, y) do to a left-out fold's squared error by the weight they have in the fit.
+        """What training items (x as these regressions see them, y) do to a left-out fold's squared error by the weight
+        they have in the fit.
 
         Item j moves the prediction for x* by (x̃*ᵀ (X̃ᵀX̃ + λ)⁻¹ x̃_j + 1/n) (y_j − ŷ_j), with its training residual.
         """
-        path, centred = self.path, x - self.path.mean
-        shrunk = path.shrunk[penalty].T
-        residual = y - self.mean - centred @ (path.vectors @ (shrunk * self.projected))
+        path, shrunk = self.path, self.path.shrunk[penalty].T
+        residual = y - self.mean - x @ (path.vectors @ (shrunk * self.projected))
         pull = path.vectors @ (shrunk * (path.rotated[fold].T @ error))
-        return -2 * residual * (centred @ pull + error.sum(dim=0) / path.n)
+        return -2 * residual * (x @ pull + error.sum(dim=0) / path.n)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants, folds
+from sae_moral.metrics.discriminant import Whitened
+from sae_moral.metrics.nuisance import Nuisance
 from sae_moral.metrics.prototypes import Items, Sums
 from sae_moral.metrics.ranks import Weighed, mean_of_folds
 from sae_moral.protocol import Protocol
@@ -30,6 +32,9 @@ from sae_moral.results import OVERALL, StatisticSpec
 
 SCHEMES = {"foundation": "foundation", "polarity": "labels", "both": "all"}
 """What labels are permuted within: foundations within a polarity, polarity within a foundation, both freely."""
+PENALTY = 1.0
+"""λ of the accuracies' metric; a choice of its own for each of 3 partitions × 199 permutations would cost too much, and
+gains little (docs/design/metrics.md)."""
 AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
 
 
@@ -153,22 +158,25 @@ class AuditedStructural:
 
     - `accuracy_polarity` (headline), `accuracy_foundation`, `accuracy_both`: balanced accuracy of the nearest
       prototype (class mean) fitted on other texts, averaged within folds, rescaled so that chance is 0 and perfect
-      is 1: (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. It leads because it asks what a reader of
-      the representation can see; clusters follow whatever varies most, and morality need not.
+      is 1: (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. Near is meant in the metric
+      (S + s̄ I)⁻¹, with the covariance S of all vectors and the mean s̄ of its eigenvalues: linear discriminant
+      analysis with a covariance that is blind to labels (`sae_moral.metrics.discriminant`). It leads because it asks
+      what a reader of the representation can see; clusters follow whatever varies most, and morality need not.
     - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`.
     """
 
     components: int = 50
     folds: int = 5
     seed: int = 0
+    remove_length: bool = True
     name: str = "structural"
     headline: str = "accuracy_polarity"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = _AUDITED
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "How well held-out scenarios are assigned to virtue, vice or neutral (and to foundations) by the nearest class "
-        "mean fitted on other texts; 0 is chance, 1 perfect. Beside it whether clusters that form by themselves agree "
-        "with those labels, noise counted."
+        "mean fitted on other texts, in whitened coordinates; 0 is chance, 1 perfect. Beside it whether clusters that "
+        "form by themselves agree with those labels, noise counted."
     )
     does_not_prove: str = (
         "A reader that finds the classes does not show that the model keeps them apart by itself, and clusters that "
@@ -183,8 +191,10 @@ class AuditedStructural:
         """See `sae_moral.metrics.base`; the clusters stay what they are."""
         clustering = _Clusterings(self, representation, data)
         fold, blocks = folds(data, self.folds, self.seed), kept_apart(data)
+        scaled = Whitened.of(representation, data, fold, length=self.remove_length).scaled(PENALTY)
+        nuisance = Nuisance.of(scaled, data, fold, length=self.remove_length)
         items = {
-            name: Items.of(representation, data, np.flatnonzero(label >= 0), fold)
+            name: Items.of(scaled, data, np.flatnonzero(label >= 0), fold, nuisance)
             for name, label in labels(data).items()
         }
 
@@ -319,7 +329,8 @@ def _accuracy(
     fitted = member * fit[:, None, :]
     sums = items.fold_sums(fitted.reshape(-1, fitted.shape[2]))
     return mean_of_folds(
-        _fold_accuracy(items.x[test], sums.without(k), member[:, :, test], weight[:, test]) for k, test in items.folds
+        _fold_accuracy(items.held_out(k), sums.without(k), member[:, :, test], weight[:, test])
+        for k, test in items.folds
     )
 
 
@@ -424,8 +435,7 @@ def _entropy(share: Tensor) -> Tensor:
 
 def structural(protocol: Protocol) -> Metric:
     """The structural metric under a protocol (entry point)."""
-    return (
-        PaperStructural()
-        if protocol.estimators == "paper"
-        else AuditedStructural(folds=protocol.folds, seed=protocol.seed)
-    )
+    if protocol.estimators == "paper":
+        return PaperStructural()
+    length = "remove_length" in protocol.preprocessing
+    return AuditedStructural(folds=protocol.folds, seed=protocol.seed, remove_length=length)
