@@ -5,11 +5,11 @@ Of a label y within domains (poles within foundations, typicality within dimensi
     w_D = (S + λ s̄ I)⁻¹ ((1 − ρ) c_D + ρ c)
 
 where c_D is the covariance of the vectors with y over D's training items, c that of all domains together, S the
-covariance of all vectors, and s̄ the mean of its eigenvalues. S is blind to the labels, so one decomposition serves
-every fold and every permutation. With ρ = 1 this is a ridge regression shared by the domains (a discriminant, for two
-poles); with ρ = 0 each domain has its own; for λ → ∞ it is the line between prototypes. Each fold's λ and ρ are those
-with which the other folds, one left out at a time, correlate best with y within domains (docs/design/metrics.md has
-what was compared).
+covariance of all vectors, and s̄ the median of its eigenvalues above 0, which a few huge ones do not move. S is blind to
+the labels, so one decomposition serves every fold and every permutation. With ρ = 1 this is a ridge regression shared
+by the domains (a discriminant, for two poles); with ρ = 0 each domain has its own; for λ → ∞ it is the line between
+prototypes. Each fold's λ and ρ are those with which the other folds, one left out at a time, correlate best with y
+within domains (docs/design/metrics.md has what was compared).
 
 Friedman 1989 (regularised discriminant analysis); Stone 1974 (nested choice).
 """
@@ -29,7 +29,7 @@ from sae_moral.data import MoralData
 from sae_moral.metrics.nuisance import Nuisance
 from sae_moral.metrics.prototypes import FoldSums, Items
 
-PENALTIES = 10.0 ** np.arange(-1.5, 2.0, 0.5)
+PENALTIES = 10.0 ** np.arange(-1, 2.25, 0.5)
 """Values of λ."""
 SHARED = (0.0, 0.5, 1.0)
 """Values of ρ."""
@@ -71,9 +71,11 @@ class Whitened:
         return self.x * self.precision(penalty).sqrt()
 
     def precision(self, penalty: float) -> Float[Tensor, "r"]:
-        """Eigenvalues of (S + λ s̄ I)⁻¹; 0 for a representation without any variation."""
-        total = self.spectrum + penalty * self.spectrum.mean()
-        return torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0)
+        """Eigenvalues of (S + λ s̄ I)⁻¹; 0 along axes without variation, which have no part in s̄ either."""
+        varies = self.spectrum > 1e-12 * self.spectrum.amax()
+        if not varies.any():
+            return torch.zeros_like(self.spectrum)
+        return torch.where(varies, 1 / (self.spectrum + penalty * self.spectrum[varies].median()), 0.0)
 
     def items(self, data: MoralData, rows: Int[np.ndarray, "m"]) -> Items:
         """Those at `rows`."""

@@ -32,7 +32,7 @@ from sae_moral.results import OVERALL, StatisticSpec
 
 SCHEMES = {"foundation": "foundation", "polarity": "labels", "both": "all"}
 """What labels are permuted within: foundations within a polarity, polarity within a foundation, both freely."""
-PENALTY = 1.0
+PENALTY = 3.0
 """λ of the accuracies' metric; a choice of its own for each of 3 partitions × 199 permutations would cost too much, and
 gains little (docs/design/metrics.md)."""
 AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
@@ -159,9 +159,9 @@ class AuditedStructural:
     - `accuracy_polarity` (headline), `accuracy_foundation`, `accuracy_both`: balanced accuracy of the nearest
       prototype (class mean) fitted on other texts, averaged within folds, rescaled so that chance is 0 and perfect
       is 1: (accuracy − 1/k) / (1 − 1/k) with the k classes of the fold. Near is meant in the metric
-      (S + s̄ I)⁻¹, with the covariance S of all vectors and the mean s̄ of its eigenvalues: linear discriminant
-      analysis with a covariance that is blind to labels (`sae_moral.metrics.discriminant`). It leads because it asks
-      what a reader of the representation can see; clusters follow whatever varies most, and morality need not.
+      (S + λ s̄ I)⁻¹ with λ = `PENALTY`: linear discriminant analysis with a covariance that is blind to labels
+      (`sae_moral.metrics.discriminant`). It leads because it asks what a reader of the representation can see;
+      clusters follow whatever varies most, and morality need not.
     - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`.
     """
 

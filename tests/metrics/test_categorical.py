@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.categorical import MIN_RELIABILITY, AuditedCategorical, PaperCategorical, Poles
+from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
 from tests.metrics.worlds import moral_data, overall, planted, values, without_pole
 
 NAMES = ("auroc", "cosine", "reliability", "cosine_corrected")
@@ -50,10 +51,28 @@ class TestPaper:
 
 
 class TestAudited:
-    def test_auroc_is_sklearns_along_the_training_prototypes_averaged_within_folds(self) -> None:
+    def test_auroc_is_sklearns_of_held_out_scores_averaged_within_folds(self) -> None:
+        x, data = planted(1, polarity=0.3, foundation=1.0)
+        fold, space = folds(data, 5, 0), Whitened.of(x, data, folds(data, 5, 0), length=True)
+        domains = []
+        for f in range(5):
+            rows = np.flatnonzero(data.items(f, VIRTUE) | data.items(f, VICE))
+            label = torch.from_numpy(np.where(data.pole[rows] == VIRTUE, 1.0, -1.0))[None]
+            domains.append(Domain(space.items(data, rows), label, torch.ones_like(label)))
+        got = values(AuditedCategorical(), x, data)
+        read = zip(FOUNDATIONS, domains, discriminant_scores(space, domains), strict=True)
+        for foundation, domain, score in read:
+            total, pairs = 0.0, 0
+            for k in range(5):
+                virtue = domain.label[0].numpy()[fold[domain.items.rows] == k] > 0
+                weight = int(virtue.sum() * (~virtue).sum())
+                total, pairs = total + weight * roc_auc_score(virtue, score[k][0].numpy()), pairs + weight
+            assert got["auroc", foundation] == pytest.approx(total / pairs, abs=1e-12)
+
+    def test_auroc_prototype_is_sklearns_along_the_training_prototypes(self) -> None:
         x, data = planted(1, polarity=0.3, foundation=1.0)
         v, fold = x.numpy(), folds(data, 5, 0)
-        got = values(AuditedCategorical(), x, data)
+        got = values(AuditedCategorical(remove_length=False), x, data)
         for f, foundation in enumerate(FOUNDATIONS):
             total, pairs = 0.0, 0
             virtue, vice = data.items(f, VIRTUE), data.items(f, VICE)
@@ -62,7 +81,7 @@ class TestAudited:
                 test = (virtue | vice) & (fold == k)
                 weight = int((virtue & test).sum() * (vice & test).sum())
                 total, pairs = total + weight * roc_auc_score(virtue[test], v[test] @ direction), pairs + weight
-            assert got["auroc", foundation] == pytest.approx(total / pairs, abs=1e-12)
+            assert got["auroc_prototype", foundation] == pytest.approx(total / pairs, abs=1e-12)
 
     def test_cosines_and_reliability_are_means_over_pairs_of_different_texts(self) -> None:
         rng = np.random.default_rng(3)

@@ -14,6 +14,7 @@ from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 from sae_moral.metrics import gradient
 from sae_moral.metrics.base import Variants, evaluate, folds
+from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
 from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, Graded, PaperGradient
 from sae_moral.metrics.ranks import spearman
 from tests.metrics.worlds import LEVELS, lengths, moral_data, overall, planted, values, without_pole
@@ -72,13 +73,20 @@ class TestAudited:
     def test_it_is_an_explicit_loop_over_folds(self, homeless: bool) -> None:
         x, data = planted(1, gradation=3, n=450)
         data = homeless_neutrals(data) if homeless else data
-        v, fold, got = x.numpy(), folds(data, 5, 0), values(AuditedGradient(), x, data)
+        v, fold = x.numpy(), folds(data, 5, 0)
+        got = values(AuditedGradient(remove_length=False), x, data)
+        space, domains = Whitened.of(x, data, fold, length=False), []
+        for d in range(len(DIMENSIONS)):
+            rows = np.flatnonzero(data.items(*divmod(d, 2)))
+            label = torch.from_numpy(data.typicality[rows])[None]
+            domains.append(Domain(space.items(data, rows), label, torch.ones_like(label)))
+        read = discriminant_scores(space, domains)
         for d, dimension in enumerate(DIMENSIONS):
             own = (data.foundation == d // 2) & (data.pole == d % 2)
             neutral = np.isin(data.foundation, (d // 2, -1)) & (data.pole == 2)
             results: dict[str, list[tuple[float, int]]] = {name: [] for name in PER_DIMENSION}
             for k in range(5):
-                for name, items in (("spearman", own), ("spearman_with_neutral", own | neutral)):
+                for name, items in (("spearman_graded", own), ("spearman_with_neutral", own | neutral)):
                     train, test = items & (fold != k), items & (fold == k)
                     t = data.typicality[train]
                     score = cosines(v[test], (t - t.mean()) @ v[train])
@@ -87,8 +95,9 @@ class TestAudited:
                 score = cosines(v[test], data.typicality[train] @ v[train])
                 value = cast(float, spearmanr(data.typicality[test], score)[0])
                 results["spearman_prototype"].append((value, test.sum() - 1))
-                t = data.typicality[train]
-                score = cosines(v[test], (t - t.mean()) @ v[train])
+                score = read[d][k][0].numpy()
+                value = cast(float, spearmanr(data.typicality[test], score)[0])
+                results["spearman"].append((value, test.sum() - 1))
                 results["spearman_partial"].append(
                     (given_ranks(data.typicality[test], score, lengths(data)[test]), test.sum() - 2)
                 )
@@ -183,7 +192,7 @@ def scores_of_fold(
 
 
 class TestHeldOut:
-    @pytest.mark.parametrize("name", ["spearman", "spearman_partial", "spearman_prototype"])
+    @pytest.mark.parametrize("name", ["spearman_graded", "spearman_prototype"])
     def test_the_labels_of_a_fold_have_no_part_in_its_scores(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         rng, data = one_dimension(0, 60)
         data = dataclasses.replace(data, length=rng.integers(3, 9, 60))
@@ -205,7 +214,7 @@ class TestHeldOut:
         v, t = x.numpy(), data.typicality
         for k in range(4):
             train, test = fold != k, fold == k
-            for name, weight in (("spearman", t[train] - t[train].mean()), ("spearman_prototype", t[train])):
+            for name, weight in (("spearman_graded", t[train] - t[train].mean()), ("spearman_prototype", t[train])):
                 got = scores_of_fold(monkeypatch, x, data, fold, k, name)
                 if k == 0:
                     assert got[0] == 0
@@ -226,12 +235,12 @@ class TestHeldOut:
     ) -> None:
         x = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 2)))
         own = Graded.of(x, moral_data([0] * 6, [0] * 6, typicality), 0, np.array(fold))
-        got = own.held_out(Variants.one(6), {"spearman", "spearman_prototype"})
+        got = own.held_out(Variants.one(6), {"spearman_graded", "spearman_prototype"})
         assert {bool(value.isnan().all()) for value in got.values()} == {not known}
 
     def test_it_is_nan_without_items(self) -> None:
         none = Graded.of(torch.ones(6, 2), moral_data([0] * 6, [0] * 6, [1.0] * 6), 5, np.arange(6) % 2)
-        got = none.held_out(Variants.one(6), {"spearman", "spearman_partial", "spearman_prototype"})
+        got = none.held_out(Variants.one(6), {"spearman", "spearman_partial", "spearman_prototype"}, {})
         assert len(got) == 3 and all(value.isnan().all() for value in got.values())
         assert not none.has_pole
 
