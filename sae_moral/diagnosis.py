@@ -114,6 +114,7 @@ def diagnose(
     from sae_moral.controls import get_controls, measure
     from sae_moral.controls.baselines import Subject, captured
     from sae_moral.controls.measure import check
+    from sae_moral.controls.regrouped import regrouped
     from sae_moral.data import load_data
     from sae_moral.data.groups import is_kind
     from sae_moral.metrics import resolve_metrics
@@ -147,6 +148,7 @@ def diagnose(
         representations = representations.subset(kept)
     stream = None if saes is None else (lambda one: reading.stream(one).subset(kept))
     subject = Subject(model, lambda one: reading.vectors(one).subset(kept), stream, settings.seed)
+    device = model.cfg.device or "cpu"
     result = measure(
         representations,
         measured,
@@ -154,9 +156,10 @@ def diagnose(
         chosen,
         settings,
         baselines=captured(subject, settings),
-        device=model.cfg.device or "cpu",
+        device=device,
         progress=progress,
     )
+    other = regrouped(result, representations, measured, resolved, chosen, device=device) if settings.names else []
     seconds = {
         "load": loaded - started,
         "capture": captured_at - loaded,
@@ -172,6 +175,7 @@ def diagnose(
         comparisons=result.comparisons,
         baselines=result.baselines,
         provenance=provenance,
+        regrouped=other,
     )
 
 

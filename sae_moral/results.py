@@ -7,7 +7,7 @@ Nothing is computed here but what follows from one definition for everybody: whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -212,6 +212,35 @@ class Baseline:
     profiles: dict[str, Profile]
 
 
+@dataclass(frozen=True)
+class Regrouped:
+    """A headline at the model's best layer, and what it is with other records held together.
+
+    Attributes:
+        metric: which metric.
+        statistic: its headline.
+        layer: the model's best; None for a baseline.
+        what: `model`, or the name of a baseline.
+        groups: the kind of groups that were measured with.
+        n_groups: how many there are.
+        value: the headline with them.
+        other_groups: the other kind.
+        other_n_groups: how many there are.
+        other_value: the headline with these; no draws are made.
+    """
+
+    metric: str
+    statistic: str
+    layer: int | None
+    what: str
+    groups: str
+    n_groups: int
+    value: float
+    other_groups: str
+    other_n_groups: int
+    other_value: float
+
+
 class ModelFacts(TypedDict):
     """Which model it is (`sae_moral.provenance.describe_model`)."""
 
@@ -289,6 +318,7 @@ class DiagnosisRecord:
         comparisons: of peaks with baselines.
         baselines: by name.
         provenance: model, data, protocol, capture, preprocessing, controls, warnings, seeds, versions, time taken.
+        regrouped: headlines with other records held together; none without controls, or where it changes nothing.
     """
 
     rows: list[Row]
@@ -299,6 +329,7 @@ class DiagnosisRecord:
     comparisons: list[Comparison]
     baselines: dict[str, Baseline]
     provenance: Provenance
+    regrouped: list[Regrouped] = field(default_factory=list)
 
     FILE: ClassVar[str] = "diagnosis.json"
 
@@ -325,6 +356,7 @@ class DiagnosisRecord:
             "verdicts": self.verdicts,
             "comparisons": self.comparisons,
             "baselines": self.baselines,
+            "regrouped": self.regrouped,
         }
         return record("diagnosis", SCHEMA_VERSION, content)
 
@@ -362,9 +394,10 @@ class _Content:
     verdicts: dict[str, Verdict]
     comparisons: list[Comparison]
     baselines: dict[str, Baseline]
+    regrouped: list[Regrouped] = field(default_factory=list)
 
 
-_NAMES = ("provenance", "metrics", "profiles", "peaks", "verdicts", "comparisons", "baselines")
+_NAMES = ("provenance", "metrics", "profiles", "peaks", "verdicts", "comparisons", "baselines", "regrouped")
 
 
 def leading_groups(groups: Sequence[str]) -> tuple[str, list[str]]:

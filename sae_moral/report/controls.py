@@ -40,6 +40,7 @@ LIMITS = {
     "reason.",
 }
 """Control → what it does not prove."""
+GROUPS = {"equal": "equal text", "near": "near text", "own": "the user’s own"}
 BASELINES_NOTE = (
     "Both peaks are chosen anew in every resample of texts, the same resamples for both. p is one-sided: the chance of "
     "a difference as large where there is none. A baseline that does not depend on a layer has none."
@@ -70,7 +71,7 @@ def controls_section(record: DiagnosisRecord) -> Section:
         made = peak_table(record)
         parts += [heading("Peaks"), data_table(made, "The best layer of each headline", compact=True)]
         parts.append(paragraph(_peaks_note(record, made), "under"))
-    parts += [*_ceilings(record), *_explained(record, controls)]
+    parts += [*_regrouped(record), *_ceilings(record), *_explained(record, controls)]
     parts += [heading("Settings"), paragraph(" ".join(settings(controls)))]
     told = [*names_run(record), *(["ceiling"] if ceiling_table(record).rows else [])]
     limits = [(name, words) for name, words in LIMITS.items() if name in told]
@@ -114,6 +115,19 @@ def peak_table(record: DiagnosisRecord) -> Table:
             "control tasks": lambda one: number(one.control_task),
             "selectivity": lambda one: signed(one.selectivity),
             "ceiling": lambda one: number(one.ceiling),
+        },
+    )
+
+
+def regrouped_table(record: DiagnosisRecord) -> Table:
+    """One row per headline, of the model and of the bag of words: with the groups measured with, and with others."""
+    return table(
+        record.regrouped,
+        {"metric": lambda one: one.metric, "of": lambda one: one.what},
+        {
+            "layer": lambda one: "none" if one.layer is None else count(one.layer),
+            "as measured": lambda one: number(one.value),
+            "grouped otherwise": lambda one: number(one.other_value),
         },
     )
 
@@ -180,6 +194,23 @@ def reliabilities(record: DiagnosisRecord) -> list[str]:
             n = count(known["n_texts"])
             found.append(f"{words} (interval {ends}; {n} texts were annotated more than once){short}.")
     return found
+
+
+def _regrouped(record: DiagnosisRecord) -> list[Markup]:
+    """How much it changes which records are held together."""
+    facts = record.provenance["data"].get("groups")
+    if not record.regrouped or facts is None:
+        return []
+    one = record.regrouped[0]
+    words = (
+        f"Measured with {count(facts['n_groups'])} groups of {GROUPS[one.groups]} (the largest holds "
+        f"{count(facts['largest'])} records; {count(facts['n_with_other_texts'])} records have another text in theirs); "
+        f"otherwise grouped: {count(one.other_n_groups)} groups of {GROUPS[one.other_groups]}, at the same layers."
+    )
+    if facts.get("groups_cut"):
+        words += f" {count(facts['groups_cut'])} groups were too large and were cut."
+    made = data_table(regrouped_table(record), "Headlines with other records held together", compact=True)
+    return [heading("Groups"), made, paragraph(words, "under")]
 
 
 def _ceilings(record: DiagnosisRecord) -> list[Markup]:
