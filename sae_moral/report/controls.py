@@ -204,7 +204,7 @@ def _regrouped(record: DiagnosisRecord) -> list[Markup]:
     one = record.regrouped[0]
     words = (
         f"Measured with {count(facts['n_groups'])} groups of {GROUPS[one.groups]} (the largest holds "
-        f"{count(facts['largest'])} records; {count(facts['n_with_other_texts'])} records have another text in theirs); "
+        f"{count(facts['largest'])} records; {count(facts['n_with_other_texts'])} share theirs with another text); "
         f"otherwise grouped: {count(one.other_n_groups)} groups of {GROUPS[one.other_groups]}, at the same layers."
     )
     if facts.get("groups_cut"):
