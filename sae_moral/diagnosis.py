@@ -37,6 +37,13 @@ MATCHES = ("length",)
 class Diagnosis(DiagnosisRecord):
     """The results of metrics × layers with full provenance, and how they are shown."""
 
+    @property
+    def answer(self) -> str:
+        """What all of it says, in one sentence; empty without controls."""
+        from sae_moral.controls.verdict import answer
+
+        return answer(self)
+
     def report(self, path: str | Path) -> Path:
         """Write a self-contained HTML page (`report.html` in an existing folder); returns its path."""
         from sae_moral.report import write_report
@@ -93,7 +100,7 @@ def diagnose(
         groups: what folds, draws and permutations hold together: `equal` texts, `near` ones too (of single words,
             families), a column of the table, or a value per scenario; by default what the data say, else what the
             protocol does (`audited`: `near`, `paper`: `equal`).
-        controls: `default` (intervals, permuted labels, nuisance, bag of words, selectivity), `all` (the same
+        controls: `default` (intervals, permuted labels, nuisance, bag of words, opening words), `all` (the same
             architecture with random weights, too), `none`, names, or `Controls` of your own.
         sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
@@ -337,7 +344,7 @@ def _warnings(
                 f"{dimension}: no item of typicality 1.0; its prototype is the mean of {made_of['n']} items at "
                 f"{made_of['typicality']:.3g}."
             )
-    found += [f"{one.metric}: {one.sentence}" for one in measured.verdicts.values() if one.word == "length"]
+    found += [one.sentence for one in measured.verdicts.values() if one.word == "length"]
     if model["weight_processing"] != "none":
         found.append(
             f"The weights were processed ({model['weight_processing']}): the residual stream is not the original "

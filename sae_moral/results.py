@@ -20,12 +20,15 @@ from sae_moral.io import read_typed, record
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OVERALL = "overall"
 MEAN_OF_GROUPS = "mean of groups"
 Loaded = TypeVar("Loaded", bound="DiagnosisRecord")
 Direction = Literal["higher", "lower"]
 """The side of its null on which a statistic lies where a model is not indifferent."""
+Outcome = Literal["more", "not more", "cannot tell", "not computed"]
+"""Of a comparison. `more`: shown to lie further from indifference. `not more`: shown to lead by no more than a stated
+margin. `cannot tell`: neither. `not computed`: what it needs was not drawn, which never counts as passed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class StatisticSpec:
         chance: its value without information; None where that is not one number.
         ceiling: what bounds it: a label (`typicality`, `valence`) whose reliability bounds its `overall` value, or
             another statistic of the metric, group by group.
+        margin: the largest lead over a baseline, or over chance, that counts as none; None: no lead is too small, and
+            `not more` is never said.
     """
 
     name: str
@@ -49,6 +54,7 @@ class StatisticSpec:
     interval: str = "resampled"
     chance: float | None = None
     ceiling: str | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,15 @@ class Peak:
         p_value: against the most extreme layer of every permutation.
         p_value_any_length: the same, where labels moved between texts of any length.
         ceiling: of the row of that layer and group.
-        control_task: what the same reader scores on labels drawn at random for each opening word.
-        selectivity: value − control_task.
+        p_family: the p-value against permuted labels, corrected for the number of metrics (Holm 1979).
+        p_value_within_opening: as `p_value`, where labels moved only among texts that open with the same word.
+        smallest_p: what these labels and draws can give at least.
+        outcome: against permuted labels.
+        margin: the largest distance from chance that counts as none.
+        at_most: no layer is further from chance than this; an upper bound at 1 − alpha.
+        detectable: values up to this one are told from permuted labels less than four times in five.
+        control_task: of files of version 0.1.
+        selectivity: of files of version 0.1.
     """
 
     metric: str
@@ -159,8 +172,20 @@ class Peak:
     p_value: float | None = None
     p_value_any_length: float | None = None
     ceiling: float | None = None
+    p_family: float | None = None
+    p_value_within_opening: float | None = None
+    smallest_p: float | None = None
+    outcome: Outcome = "not computed"
+    margin: float | None = None
+    at_most: float | None = None
+    detectable: float | None = None
     control_task: float | None = None
     selectivity: float | None = None
+
+    @property
+    def p_corrected(self) -> float | None:
+        """Against permuted labels, corrected for all that it was corrected for."""
+        return self.p_value if self.p_family is None else self.p_family
 
 
 @dataclass(frozen=True)
@@ -174,6 +199,10 @@ class Comparison:
         difference: value − against_value.
         ci_low, ci_high, p_value: of the difference, p for the model lying further from indifference; None where
             resamples are missing.
+        outcome: at alpha.
+        margin: the largest lead that counts as none. A lead is a difference towards less indifference.
+        at_most: no layer leads by more than this; an upper bound at 1 − alpha.
+        detectable: leads up to this one are shown less than four times in five.
     """
 
     metric: str
@@ -187,6 +216,10 @@ class Comparison:
     ci_low: float | None = None
     ci_high: float | None = None
     p_value: float | None = None
+    outcome: Outcome = "not computed"
+    margin: float | None = None
+    at_most: float | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,12 +229,18 @@ class Verdict:
     Attributes:
         metric: of which metric.
         word: one of `sae_moral.controls.verdict.WORDS`.
-        sentence: why.
+        sentence: why; it may be quoted by itself.
+        p_value: that the metric is `found`, corrected for the number of metrics; None where a comparison is missing.
+        best_baseline: the baseline that the peak exceeds least.
+        not_compared: baselines that it was not compared with.
     """
 
     metric: str
     word: str
     sentence: str
+    p_value: float | None = None
+    best_baseline: str | None = None
+    not_compared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -276,10 +315,11 @@ class ControlFacts(TypedDict):
     seed: int
     resamples: int | None
     permutations: int | None
-    control_tasks: int | None
     monte_carlo: dict[str, float]
     stratum: int | None
     labels_that_cannot_move: dict[str, float]
+    variation_that_cannot_move: NotRequired[dict[str, float]]
+    variation_within_openings_that_cannot_move: NotRequired[dict[str, float]]
     spread_of_length: NotRequired[dict[str, LengthSpread]]
     explained_by_nuisance: dict[str, list[float]]
     seconds: dict[str, float]
@@ -416,6 +456,36 @@ def best_layer(values: Float[np.ndarray, "layers"], direction: Direction | None)
 
 
 def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Today's content from an older version's."""
+    return _as_schema_3(_as_schema_2(content) if version == 1 else content)
+
+
+def _as_schema_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Comparisons have an outcome, and a metric is `found` only if it was compared with nuisance and words."""
+    controls = content["provenance"]["controls"]
+    if controls is None:
+        return content
+    alpha, rest = controls["alpha"], {name: value for name, value in controls.items() if name != "control_tasks"}
+    comparisons = [one | {"outcome": _outcome(one["p_value"], alpha)} for one in content["comparisons"]]
+    tested = {(one["metric"], one["against"]) for one in comparisons if one["p_value"] is not None}
+    verdicts = dict(content["verdicts"])
+    for metric, one in verdicts.items():
+        missing = [name for name in ("nuisance", "bag of words") if (metric, name) not in tested]
+        if one["word"] == "found" and missing:
+            sentence = f"{one['sentence']} Not compared with {' and '.join(missing)}."
+            more = {"word": "beyond chance", "sentence": sentence, "not_compared": missing}
+            verdicts[metric] = one | more
+    peaks = {name: peak | {"outcome": _outcome(peak["p_value"], alpha)} for name, peak in content["peaks"].items()}
+    provenance = content["provenance"] | {"controls": rest}
+    more = {"peaks": peaks, "comparisons": comparisons, "verdicts": verdicts, "provenance": provenance}
+    return content | more
+
+
+def _outcome(p_value: float | None, alpha: float) -> Outcome:
+    return "not computed" if p_value is None else "more" if p_value < alpha else "cannot tell"
+
+
+def _as_schema_2(content: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 (sae_moral 0.1) as schema 2: what it kept in `provenance["metrics"]` and `provenance["controls"]`, and
     what its readers worked out from the rows anew each time."""
     if set(content) != {"provenance", "results"}:
@@ -435,9 +505,9 @@ def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
     }
     comparisons, baselines = found.pop("comparisons", []), found.pop("baselines", {})
     model = {"identity" if name == "weights" else name: value for name, value in old["model"].items()}
-    controls = {"resamples": None, "permutations": None, "control_tasks": None, "explained_by_nuisance": {}} | found
+    controls = {"resamples": None, "permutations": None, "explained_by_nuisance": {}} | found
     return {
-        "provenance": old | {"model": model, "controls": controls if found else None, "migrated_from": version},
+        "provenance": old | {"model": model, "controls": controls if found else None, "migrated_from": 1},
         "metrics": cards,
         "results": rows,
         "profiles": profiles,

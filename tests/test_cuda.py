@@ -29,7 +29,7 @@ from tests.tiny import scenarios
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 DATA = scenarios(1500)
 PROMPTS = ["helping", "robbing the old baker is morally", "two strangers on the bus and the team", "hitting my sister"]
-FEW = Controls(names=NAMES, resamples=50, permutations=19, control_tasks=2)
+FEW = Controls(names=NAMES, resamples=50, permutations=19)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from sae_moral.protocol import parse_layers
 from tests.tiny import scenarios
 
-FEW = Controls(names=NAMES, resamples=50, permutations=19, control_tasks=2)
+FEW = Controls(names=NAMES, resamples=50, permutations=19)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from sae_moral.results import (
     MEAN_OF_GROUPS,
     Comparison,
     DiagnosisRecord,
+    Outcome,
     Profile,
     StatisticSpec,
     Verdict,
@@ -32,6 +33,11 @@ def old(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf8"))
 
 
+def said(p_value: float | None) -> Outcome:
+    """What a p-value of an old file says: none of them had a margin."""
+    return "not computed" if p_value is None else "more" if p_value < 0.05 else "cannot tell"
+
+
 def load(name: str) -> DiagnosisRecord:
     return DiagnosisRecord.load(FOLDER / f"{name}.json")
 
@@ -44,7 +50,7 @@ def test_a_file_of_version_0_1_is_saved_and_loaded_as_today_s(name: str, tmp_pat
     for field in dataclasses.fields(DiagnosisRecord):
         assert getattr(again, field.name) == getattr(record, field.name), field.name
     assert list(again.metrics) == list(record.metrics) == list(old(name)["provenance"]["metrics"])
-    assert json.loads(path.read_text(encoding="utf8"))["schema_version"] == 2
+    assert json.loads(path.read_text(encoding="utf8"))["schema_version"] == 3
     assert again.to_text() == record.to_text()
 
 
@@ -74,10 +80,20 @@ def test_what_the_controls_said_stays(name: str) -> None:
         place = profile.layers.index(peak.layer)
         assert profile.values[place] == pytest.approx(peak.value, abs=1e-12)
         assert (profile.ci_low[place], profile.ci_high[place]) == (peak.ci_low, peak.ci_high)
-    assert record.verdicts == {
-        metric: Verdict(metric, given["verdict"], given["sentence"]) for metric, given in controls["verdicts"].items()
+    compared = {
+        (given["metric"], given["against"]) for given in controls["comparisons"] if given["p_value"] is not None
     }
-    assert record.comparisons == [Comparison(**given) for given in controls["comparisons"]]
+    for metric, given in controls["verdicts"].items():
+        lacking = tuple(name for name in ("nuisance", "bag of words") if (metric, name) not in compared)
+        if given["verdict"] == "found" and lacking:
+            sentence = f"{given['sentence']} Not compared with {' and '.join(lacking)}."
+            assert record.verdicts[metric] == Verdict(metric, "beyond chance", sentence, not_compared=lacking)
+        else:
+            assert record.verdicts[metric] == Verdict(metric, given["verdict"], given["sentence"])
+    assert record.comparisons == [
+        Comparison(**given, outcome=said(given["p_value"])) for given in controls["comparisons"]
+    ]
+    assert all(peak.outcome == said(peak.p_value) for peak in record.peaks.values())
     for baseline, given in controls["baselines"].items():
         for metric, line in given["headlines"].items():
             if any(value is not None for value in line["value"]):
@@ -90,6 +106,26 @@ def test_what_the_controls_said_stays(name: str) -> None:
     assert told is not None
     for name, value in told.items():
         assert value == controls.get(name, {} if name == "explained_by_nuisance" else None)
+
+
+def test_a_file_of_schema_2_loads() -> None:
+    path = FOLDER.parent / "schema2" / "matched.json"
+    record, before = DiagnosisRecord.load(path), json.loads(path.read_text(encoding="utf8"))
+    assert [dataclasses.asdict(row) for row in record.rows] == before["results"]
+    assert record.verdicts == load("matched").verdicts and record.comparisons == load("matched").comparisons
+    assert record.peaks == load("matched").peaks
+
+
+def test_an_old_finding_that_was_not_compared_with_words_is_not_one_today(tmp_path: Path) -> None:
+    content = old("matched")
+    verdict = {"metric": "categorical", "verdict": "found", "sentence": "Separates from permuted labels (p = 0.010)."}
+    controls = content["provenance"]["controls"]
+    controls["verdicts"]["categorical"] = verdict
+    controls["comparisons"] = [one for one in controls["comparisons"] if one["against"] != "bag of words"]
+    (tmp_path / "diagnosis.json").write_text(json.dumps(content), encoding="utf8")
+    got = DiagnosisRecord.load(tmp_path).verdicts["categorical"]
+    told = verdict["sentence"] + " Not compared with bag of words."
+    assert (got.word, got.sentence, got.not_compared) == ("beyond chance", told, ("bag of words",))
 
 
 def test_without_controls_there_are_peaks_but_no_verdicts() -> None:
@@ -143,7 +179,7 @@ def test_directions_nulls_and_intervals_are_declared() -> None:
         (lambda content: content["provenance"]["controls"]["verdicts"].update(gradient={}), "schema 1"),
         (lambda content: content["provenance"].update(seed="0"), "provenance.seed"),
         (lambda content: content.update(more=1), "expected provenance and results"),
-        (lambda content: content.update(schema_version=3), "schema version 3; this sae_moral reads 1 to 2"),
+        (lambda content: content.update(schema_version=4), "schema version 4; this sae_moral reads 1 to 3"),
         (lambda content: content.update(kind="sweep"), "not a diagnosis"),
     ],
 )

@@ -8,13 +8,12 @@ Labels are permuted over groups of text (`MoralData.group`; a group's records mo
 - texts of the same length, or nearly (`strata_of_length`), so that what a layer knows of length, and labels go with
   length, is in the null, too.
 
-A control task gives every word type a random label (Hewitt & Liang 2019): all texts that open with the same word get
-the labels of one randomly drawn text of the same block. Held-out texts share opening words with training texts, so a
-probe that is rich enough to know words can do the task; what a statistic has beyond it is its selectivity.
+Whether a statistic reads more than the first word of a scenario ("stealing …") is asked in the same way: labels move
+only among texts that open with the same word, so that all that opening words give is in that null.
 
 What it does not prove: that a statistic beyond the null is about morality. Words, topics within a foundation and
-whatever else goes with the labels beyond length is still in it (`sae_moral.controls.baselines`). Nor that a selective
-probe reads morality: it says only that words known by heart would not do.
+whatever else goes with the labels beyond length is still in it (`sae_moral.controls.baselines`). Beyond opening words
+there are others.
 """
 
 from __future__ import annotations
@@ -48,6 +47,16 @@ vectors within a foundation. `pole`: virtue against vice within a foundation, ne
 dimension. Records of no foundation keep to themselves."""
 
 
+MOVED: dict[str, Callable[[MoralData], list[Float[np.ndarray, "n"]]]] = {
+    "all": lambda data: [data.foundation.astype(float), data.pole.astype(float)],
+    "foundation": lambda data: [data.foundation.astype(float)],
+    "labels": lambda data: [data.pole.astype(float), data.typicality.astype(float)],
+    "pole": lambda data: [data.pole.astype(float)],
+    "typicality": lambda data: [data.typicality.astype(float)],
+}
+"""The labels that a scheme moves. Only where they differ does a permutation change anything."""
+
+
 def blocks(data: MoralData, scheme: str) -> Int[np.ndarray, "n"]:
     """What each record's labels stay in.
 
@@ -59,16 +68,26 @@ def blocks(data: MoralData, scheme: str) -> Int[np.ndarray, "n"]:
     return SCHEMES[scheme](data)
 
 
+def opening_words(data: MoralData) -> Int[np.ndarray, "n"]:
+    """Which word each record opens with, as numbers."""
+    opening = {text: (normalise(text).split() or [""])[0] for text in set(data.text)}
+    return np.unique([opening[text] for text in data.text], return_inverse=True)[1].reshape(-1)
+
+
 @dataclass(frozen=True)
 class Permutations:
     """Attributes:
     index: record i gets the labels of record `index[v, i]`.
     fixed: share of the records whose labels could not move: no other group of their kind and length.
+    stuck: share of the labels' variation within blocks that cannot move: 1 − how often two texts that may swap differ
+        in their label, over how often two of the same block do, texts that cannot move counting as equal. 1 where no
+        two of a block differ.
     spread: of lengths within the strata; None without strata.
     """
 
     index: Int[Tensor, "b n"]
     fixed: float
+    stuck: float
     spread: LengthSpread | None = None
 
 
@@ -80,6 +99,7 @@ def permutations(
     seed: int = 0,
     fold: Int[np.ndarray, "n"] | None = None,
     stratum: int | None = LENGTH_STRATUM,
+    opening: bool = False,
 ) -> Permutations:
     """n permutations of the labels.
 
@@ -90,6 +110,7 @@ def permutations(
         seed: of a local generator.
         fold: labels stay in their fold.
         stratum: texts per stratum of length, at least; None: labels move between texts of any length.
+        opening: labels move only among texts that open with the same word.
 
     Raises:
         ValueError: unknown scheme, or strata asked for of data without lengths.
@@ -97,7 +118,10 @@ def permutations(
     block = blocks(data, scheme)
     if stratum is not None and data.length is None:
         raise ValueError("permuting within strata of length needs data.length; capture fills it in, or stratum=None")
-    cells = _exchangeable(data, block, fold, stratum)
+    finer = block
+    if opening:
+        finer = np.unique(np.stack([block, opening_words(data)]), axis=1, return_inverse=True)[1].reshape(-1)
+    cells = _exchangeable(data, finer, fold, stratum)
     rng = np.random.default_rng(seed)
     index = np.tile(np.arange(len(data)), (n, 1))
     for cell in cells:  # [groups, records per group]
@@ -106,7 +130,26 @@ def permutations(
             index[:, column] = column[order]
     moving = sum(cell.size for cell in cells)
     spread = None if stratum is None or data.length is None else _spread(data.length, cells)
-    return Permutations(torch.from_numpy(index), 1 - moving / len(data), spread)
+    stuck = _stuck(MOVED[scheme](data), block, cells)
+    return Permutations(torch.from_numpy(index), 1 - moving / len(data), stuck, spread)
+
+
+def _stuck(
+    labels: Sequence[Float[np.ndarray, "n"]],
+    block: Int[np.ndarray, "n"],
+    cells: Sequence[Int[np.ndarray, "_ _"]],
+) -> float:
+    """See `Permutations`."""
+    label = np.unique(np.stack([block, *labels]), axis=1, return_inverse=True)[1].reshape(-1)
+
+    def variation(members: Int[np.ndarray, "_"]) -> float:
+        n, same = len(members), np.unique(label[members], return_counts=True)[1]
+        return n * (1 - float((same * (same - 1)).sum()) / (n * (n - 1))) if n > 1 else 0.0
+
+    whole = sum(variation(np.flatnonzero(block == one)) for one in np.unique(block))
+    if whole == 0:
+        return 1.0
+    return max(0.0, 1 - sum(variation(column) for cell in cells for column in cell.T) / whole)
 
 
 def _exchangeable(
@@ -204,26 +247,6 @@ def resamples(data: MoralData, n: int, *, seed: int = 0) -> Float[Tensor, "b n"]
     return torch.from_numpy(times[:, group].astype(np.float64))
 
 
-def control_tasks(data: MoralData, scheme: str, n: int, *, seed: int = 0) -> Int[Tensor, "b n"]:
-    """n control tasks: record i gets the labels of record `index[v, i]`, the same for all records of a block of the
-    scheme that open with the same word.
-
-    Raises:
-        ValueError: unknown scheme.
-    """
-    block = blocks(data, scheme)
-    opening = {text: normalise(text).split()[0] for text in set(data.text)}
-    word = np.unique([opening[text] for text in data.text], return_inverse=True)[1]
-    kind = np.unique(np.stack([block, word]), axis=1, return_inverse=True)[1].reshape(-1)
-    rng = np.random.default_rng(seed)
-    index = np.empty((n, len(data)), dtype=np.int64)
-    for value in np.unique(block):
-        members = np.flatnonzero(block == value)
-        kinds, place = np.unique(kind[members], return_inverse=True)
-        index[:, members] = rng.choice(members, size=(n, len(kinds)))[:, place.reshape(-1)]
-    return torch.from_numpy(index)
-
-
 @dataclass
 class Draws:
     """What all metrics and layers of a diagnosis share; each is drawn when it is first asked for.
@@ -239,8 +262,7 @@ class Draws:
     controls: Controls
     fold: Int[np.ndarray, "n"] | None
     free: bool
-    _permuted: dict[tuple[str, bool], Permutations] = field(default_factory=dict)
-    _tasks: dict[str, Int[Tensor, "t n"]] = field(default_factory=dict)
+    _permuted: dict[tuple[str, str], Permutations] = field(default_factory=dict)
 
     @cached_property
     def weight(self) -> Float[Tensor, "b n"] | None:
@@ -266,34 +288,21 @@ class Draws:
         """Permutations within strata of length (or free, if the settings say so), or among texts of any length; None
         when nothing asks for them."""
         wanted = self.free if free else ("null" in self.controls or self._intervals)
-        if wanted and (scheme, free) not in self._permuted:
-            stratum = None if free or self.data.length is None else self.controls.stratum
-            n, seed = self.controls.permutations, self.controls.seed
-            drawn = permutations(self.data, scheme, n, seed=seed, fold=self.fold, stratum=stratum)
-            self._permuted[scheme, free] = drawn
-        return self._permuted.get((scheme, free))
+        return self._drawn(scheme, "free" if free else "strata") if wanted else None
 
-    def tasks(self, scheme: str) -> Int[Tensor, "t n"] | None:
-        """Labels of control tasks; None when selectivity is not asked for."""
-        if "selectivity" in self.controls and scheme not in self._tasks:
-            n, seed = self.controls.control_tasks, self.controls.seed
-            self._tasks[scheme] = control_tasks(self.data, scheme, n, seed=seed)
-        return self._tasks.get(scheme)
+    def within_opening(self, scheme: str) -> Permutations | None:
+        """Permutations among texts that open with the same word, within strata of length where there are enough of
+        them; None when selectivity is not asked for."""
+        return self._drawn(scheme, "opening") if "selectivity" in self.controls else None
 
-    @property
-    def fixed(self) -> dict[str, float]:
-        """Share of the records whose labels could not move, by scheme, of the permutations that were drawn."""
-        return {
-            name: round(drawn.fixed, 4)
-            for (name, free), drawn in sorted(self._permuted.items(), key=lambda item: item[0])
-            if not free
-        }
+    def _drawn(self, scheme: str, kind: str) -> Permutations:
+        if (scheme, kind) not in self._permuted:
+            stratum = None if kind == "free" or self.data.length is None else self.controls.stratum
+            n, seed, opening = self.controls.permutations, self.controls.seed, kind == "opening"
+            drawn = permutations(self.data, scheme, n, seed=seed, fold=self.fold, stratum=stratum, opening=opening)
+            self._permuted[scheme, kind] = drawn
+        return self._permuted[scheme, kind]
 
-    @property
-    def spread(self) -> dict[str, LengthSpread]:
-        """Of lengths within strata, by scheme, of the permutations that were drawn."""
-        return {
-            name: drawn.spread
-            for (name, free), drawn in sorted(self._permuted.items(), key=lambda item: item[0])
-            if not free and drawn.spread is not None
-        }
+    def of_kind(self, kind: str) -> dict[str, Permutations]:
+        """Those that were drawn, by scheme: `strata`, `free` or `opening`."""
+        return {scheme: self._permuted[scheme, one] for scheme, one in sorted(self._permuted) if one == kind}

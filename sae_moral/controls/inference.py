@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import norm
 
 from sae_moral.controls.draws import STEP
 from sae_moral.results import Direction
@@ -39,6 +40,8 @@ INTERVALS = {
 """Kinds of interval a statistic may declare."""
 ENOUGH = 0.9
 """Share of the draws that must have a value."""
+POWER = 0.8
+"""Of `detectable`."""
 Draws = Float[np.ndarray, "_"]
 
 
@@ -88,6 +91,45 @@ def _nearness(value: float, null: Draws) -> float:
     """1 for a value within two standard deviations of what permuted labels give, 0 beyond four, linear between."""
     spread = float(np.nanstd(null))
     return float(np.clip(2 - abs(value - np.nanmean(null)) / (2 * spread), 0, 1)) if spread > 0 else 0.0
+
+
+def most_extreme(curve: Float[np.ndarray, "layers b"]) -> Draws:
+    """The highest of the layers in every draw; NaN where none has a value."""
+    best = np.where(np.isfinite(curve), curve, -np.inf).max(axis=0)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def smallest_p(null: Float[np.ndarray, "layers b"], direction: Direction | None) -> float | None:
+    """The p-value of the most extreme of the null draws themselves, which no value that permuted labels can give goes
+    below: few labels that can move give the same few values again and again. None without draws."""
+    tails = {"higher": (1.0,), "lower": (-1.0,), None: (1.0, -1.0)}[direction]
+    found = []
+    for sign in tails:
+        extreme = most_extreme(sign * null)
+        extreme = extreme[np.isfinite(extreme)]
+        if not len(extreme):
+            return None
+        ties = int((extreme >= extreme.max() - 1e-9 * (1 + abs(extreme.max()))).sum())
+        found.append(max(1, ties) / (1 + len(extreme)))
+    return float(min(1.0, len(tails) * min(found)))
+
+
+def detectable(critical: float, spread: float) -> float:
+    """The true size that exceeds a critical value four times in five, estimates being normal about it: critical value +
+    z(0.8) · spread. For a one-sided test of one normal estimate that is (z(1 − alpha) + z(0.8)) · spread."""
+    return critical + float(norm.ppf(POWER)) * spread
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number by Holm's step-down procedure (1979), which holds under any dependence: of m,
+    the i-th smallest times m − i + 1, no less than those before it, at most 1. None is no test and stays."""
+    known = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    found: list[float | None] = [None] * len(p)
+    least = 0.0
+    for rank, (value, i) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * value))
+        found[i] = least
+    return found
 
 
 def p_values(

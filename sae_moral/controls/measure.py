@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_moral.controls.baselines import BASELINES, FEATURES, explained_by_family
-from sae_moral.controls.compare import Headline, compare, peak
+from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
 from sae_moral.controls.sample import Key, Sampled, sample
 from sae_moral.controls.settings import Controls
-from sae_moral.controls.verdict import verdict
+from sae_moral.controls.verdict import judge
 from sae_moral.data import MoralData
 from sae_moral.data.reliability import label_reliability
 from sae_moral.errors import DataError, unknown
@@ -89,6 +89,9 @@ def check(data: MoralData, metrics: Sequence[Metric], protocol: Protocol, contro
                 raise unknown(f"interval of {metric.name}/{spec.name}", spec.interval, INTERVALS)
             if spec.direction not in ("higher", "lower", None):
                 raise unknown(f"direction of {metric.name}/{spec.name}", str(spec.direction), ["higher", "lower"])
+    for name in controls.margin:
+        if name not in [metric.name for metric in metrics]:
+            raise unknown("metric with a margin", name, [metric.name for metric in metrics])
     texts, what = len(np.unique(data.group)), "distinct text" if data.groups is None else "group of text"
     needed = max((k for metric in metrics if isinstance(k := getattr(metric, "folds", None), int)), default=1)
     if texts < needed:
@@ -138,18 +141,19 @@ def measure(
     rows, ceilings = _with_ceilings(rows, cards, data, protocol.seed)
     at = {(row.metric, row.layer, row.group): row.ceiling for row in rows if row.headline}
     peaks: dict[str, Peak] = {}
-    verdicts: dict[str, Verdict] = {}
     comparisons: list[Comparison] = []
     for name, line in model.items():
         ceiling = None if line.best is None else at.get((name, line.layers[line.best], line.group))
-        found = peak(line, controls.level, ceiling)
-        compared = (compare(line, other.headlines[name], against, controls.level) for against, other in others.items())
-        own = [comparison for comparison in compared if comparison is not None]
-        comparisons += own
-        if found is not None:
+        margin = controls.margin.get(name, cards[name].spec.margin)
+        tests = {"alpha": controls.alpha, "margin": margin}
+        if (found := peak(line, controls.level, ceiling, **tests)) is not None:
             peaks[name] = found
-        if controls.names:
-            verdicts[name] = verdict(name, found, own, controls.alpha)
+        for against, other in others.items():
+            one = compare(line, other.headlines[name], against, controls.level, **tests)
+            comparisons += [] if one is None else [one]
+    verdicts: dict[str, Verdict] = {}
+    if controls.names:
+        peaks, verdicts = judge(cards, peaks, comparisons, run.stuck(cards), controls.alpha)
     return Measured(
         rows,
         cards,
@@ -266,7 +270,7 @@ class _Run:
         self, card: MetricCard, layers: Sequence[int], own: Sequence[Sampled], like: Headline | None = None
     ) -> Headline:
         """A metric's headline over the layers, of the groups of another one if it is given."""
-        draws = {name: [getattr(one, name) for one in own] for name in ("resampled", "null", "free", "tasks")}
+        draws = {name: [getattr(one, name) for one in own] for name in DRAWN}
         return Headline.of(card, layers, [one.values for one in own], draws, like.groups if like else None)
 
     def baselines(
@@ -295,21 +299,29 @@ class _Run:
             found[name] = _Other(name, lines, {one: [s.values for s in own] for one, own in sampled.items()})
         return found
 
+    def stuck(self, cards: Mapping[str, MetricCard]) -> dict[str, float]:
+        """By metric, the share of its labels' variation that cannot move; of those with permuted labels."""
+        drawn = self.draws.of_kind("strata") if "null" in self.controls else {}
+        schemes = {name: card.spec.null for name, card in cards.items()}
+        return {name: drawn[scheme].stuck for name, scheme in schemes.items() if scheme in drawn}
+
     def facts(self, nuisance: Mapping[str, list[float]]) -> ControlFacts:
         """The settings, and what cannot be told from the rows."""
-        controls = self.controls
+        controls, drawn = self.controls, self.draws.of_kind("strata")
+        opening = self.draws.of_kind("opening")
         return ControlFacts(
             names=list(controls.names),
             level=controls.level,
             alpha=controls.alpha,
             seed=controls.seed,
             resamples=controls.resamples if "interval" in controls else None,
-            permutations=controls.permutations if self.draws.fixed else None,
-            control_tasks=controls.control_tasks if "selectivity" in controls else None,
+            permutations=controls.permutations if drawn or opening else None,
             monte_carlo=controls.monte_carlo,
             stratum=controls.stratum,
-            labels_that_cannot_move=self.draws.fixed,
-            spread_of_length=self.draws.spread,
+            labels_that_cannot_move={name: round(one.fixed, 4) for name, one in drawn.items()},
+            variation_that_cannot_move={name: round(one.stuck, 4) for name, one in drawn.items()},
+            variation_within_openings_that_cannot_move={name: round(one.stuck, 4) for name, one in opening.items()},
+            spread_of_length={name: one.spread for name, one in drawn.items() if one.spread is not None},
             explained_by_nuisance=dict(nuisance),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )

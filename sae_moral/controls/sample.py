@@ -66,14 +66,14 @@ class Sampled:
     resampled: bootstrap draws, with what fits add (`sae_moral.controls.inference`).
     null: draws of permuted labels.
     free: the same, labels moved between texts of any length.
-    tasks: draws of control tasks, of the headline.
+    opening: draws of labels permuted among texts that open with the same word, of the headline.
     """
 
     statistics: list[Statistic]
     resampled: Sample = field(default_factory=dict)
     null: Sample = field(default_factory=dict)
     free: Sample = field(default_factory=dict)
-    tasks: Sample = field(default_factory=dict)
+    opening: Sample = field(default_factory=dict)
 
     @property
     def values(self) -> dict[Key, float | None]:
@@ -104,7 +104,7 @@ def sample(
     for name, spec in used.items():
         if spec.null is not None:
             by_scheme[spec.null].append(name)
-    null, free, tasks = ({} for _ in range(3))
+    null, free, opening = ({} for _ in range(3))
     for scheme, names in by_scheme.items():
         # Intervals of what is fitted need permuted labels, too, whether or not they are asked for.
         fitted = [name for name in names if used[name].interval != "resampled"] if "interval" in controls else []
@@ -113,11 +113,11 @@ def sample(
             null |= _arrays(ready, Variants.relabelled(drawn.index), permuted)
         if not baseline and (drawn := draws.permuted(scheme, free=True)) is not None:
             free |= _arrays(ready, Variants.relabelled(drawn.index), names)
-        if metric.headline in names and not baseline and (index := draws.tasks(scheme)) is not None:
-            tasks |= _arrays(ready, Variants.relabelled(index), [metric.headline])
+        if metric.headline in names and not baseline and (drawn := draws.within_opening(scheme)) is not None:
+            opening |= _arrays(ready, Variants.relabelled(drawn.index), [metric.headline])
     values = {(s.name, s.group): s.value for s in statistics}
     resampled = _resampled(ready, used, values, null, data, draws, controls.seed)
-    return Sampled(statistics, resampled, null if "null" in controls and not baseline else {}, free, tasks)
+    return Sampled(statistics, resampled, null if "null" in controls and not baseline else {}, free, opening)
 
 
 def _resampled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sae_moral.errors import unknown
@@ -20,27 +20,28 @@ class Controls:
     names: of `NAMES`; the ceiling of labels costs nothing and is always there.
     resamples: bootstrap samples of texts.
     permutations: of labels; with 199 the smallest p is 0.005.
-    control_tasks: random labellings of word types for selectivity.
     level: of intervals and null bands.
     alpha: of verdicts.
     stratum: texts per stratum of length that labels are permuted within; None for any length.
     seed: of everything drawn.
+    margin: by a metric's name, the largest lead over a baseline or over chance that counts as none, in place of the one
+        that the metric declares.
     """
 
     names: tuple[str, ...] = field(default=DEFAULT)
     resamples: int = 1000
     permutations: int = 199
-    control_tasks: int = 20
     level: float = 0.95
     alpha: float = 0.05
     stratum: int | None = LENGTH_STRATUM
     seed: int = 0
+    margin: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in NAMES:
                 raise unknown("control", name, (*NAMES, "default", "all", "none"))
-        smallest = {"resamples": 50, "permutations": 19, "control_tasks": 1}
+        smallest = {"resamples": 50, "permutations": 19}
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected at least {least}")
@@ -48,6 +49,11 @@ class Controls:
             raise ValueError(f"level {self.level}, alpha {self.alpha}; expected numbers between 0 and 1")
         if self.stratum is not None and self.stratum < 2:
             raise ValueError(f"stratum = {self.stratum} texts; expected at least 2, or None for any length")
+        for name, margin in self.margin.items():
+            if not 0 < margin < float("inf"):
+                raise ValueError(
+                    f"margin of {name} = {margin}; expected a positive number in the units of its headline"
+                )
 
     def __contains__(self, name: str) -> bool:
         return name in self.names

@@ -41,7 +41,7 @@ class PaperCategorical:
 
     name: str = "categorical"
     headline: str = "cosine"
-    statistics: ClassVar[tuple[StatisticSpec, ...]] = (StatisticSpec("cosine", "lower", null="pole"),)
+    statistics: ClassVar[tuple[StatisticSpec, ...]] = (StatisticSpec("cosine", "lower", null="pole", margin=0.05),)
     rotation_invariant: ClassVar[bool] = True
     means: str = (
         "Cosine between the mean vectors of the most typical virtuous and the most typical vicious scenarios of a "
@@ -106,7 +106,7 @@ class AuditedCategorical:
     name: str = "categorical"
     headline: str = "auroc"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5),
+        StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5, margin=0.02),
         StatisticSpec("auroc_prototype", "higher", null="pole", interval="fixed", chance=0.5),
         StatisticSpec("cosine", "lower", null="pole", ceiling="reliability"),
         StatisticSpec("cosine_corrected", "lower", null="pole"),

@@ -81,7 +81,7 @@ class PaperDimensional:
     name: str = "dimensional"
     headline: str = "r2"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("r2", "higher", null="labels", chance=0.0),
+        StatisticSpec("r2", "higher", null="labels", chance=0.0, margin=0.02),
         StatisticSpec("r2_adjusted", "higher", null="labels", chance=0.0),
     )
     raw: bool = True
@@ -182,7 +182,7 @@ class AuditedDimensional:
     name: str = "dimensional"
     headline: str = "r2"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("r2", "higher", "labels", "linearised", 0.0),
+        StatisticSpec("r2", "higher", "labels", "linearised", 0.0, margin=0.02),
         StatisticSpec("r2_adjusted", "higher", "labels", "linearised", 0.0),
         StatisticSpec("spearman_valence", "higher", "labels", "fixed", 0.0, "valence"),
     )

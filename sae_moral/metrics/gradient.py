@@ -36,7 +36,7 @@ class PaperGradient:
     name: str = "gradient"
     headline: str = "spearman"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("spearman", "higher", null="typicality", chance=0.0, ceiling="typicality"),
+        StatisticSpec("spearman", "higher", null="typicality", chance=0.0, ceiling="typicality", margin=0.05),
     )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
@@ -119,7 +119,7 @@ class AuditedGradient:
     name: str = "gradient"
     headline: str = "spearman"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("spearman", "higher", "typicality", "fixed_by_fold", 0.0, "typicality"),
+        StatisticSpec("spearman", "higher", "typicality", "fixed_by_fold", 0.0, "typicality", margin=0.05),
         StatisticSpec("spearman_with_neutral", "higher", "typicality", "fixed", 0.0),
         StatisticSpec("spearman_partial", "higher", "typicality", "fixed", 0.0),
         StatisticSpec("spearman_graded", "higher", "typicality", "fixed_by_fold", 0.0),

@@ -71,6 +71,7 @@ def metric(
     interval: str = "resampled",
     chance: float | None = None,
     ceiling: str | None = None,
+    margin: float | None = None,
     statistics: Sequence[StatisticSpec] = (),
     means: str = "",
     does_not_prove: str = "",
@@ -90,6 +91,7 @@ def metric(
         interval: of the headline, see `StatisticSpec`.
         chance: of the headline, see `StatisticSpec`.
         ceiling: of the headline, see `StatisticSpec`.
+        margin: of the headline, see `StatisticSpec`.
         statistics: declarations of further statistics, or of the headline in the place of these keywords.
         means: a sentence for reports.
         does_not_prove: a sentence for reports.
@@ -103,7 +105,7 @@ def metric(
         TypeError: a keyword of version 0.1 or none of these.
         ValueError: the name is taken, or the headline is declared twice.
     """
-    own = StatisticSpec(headline, direction, null, interval, chance, ceiling)
+    own = StatisticSpec(headline, direction, null, interval, chance, ceiling, margin)
     specs = list(statistics)
     if own != StatisticSpec(headline) or headline not in [getattr(spec, "name", None) for spec in specs]:
         specs.insert(0, own)

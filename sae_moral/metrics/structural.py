@@ -93,7 +93,7 @@ class PaperStructural:
     name: str = "structural"
     headline: str = "ari_polarity"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        *(StatisticSpec(f"ari_{name}", "higher", scheme, chance=0.0) for name, scheme in SCHEMES.items()),
+        *(StatisticSpec(f"ari_{name}", "higher", scheme, chance=0.0, margin=0.05) for name, scheme in SCHEMES.items()),
         StatisticSpec("noise", null=None),
     )
     rotation_invariant: ClassVar[bool] = True
@@ -138,7 +138,10 @@ def share_of(mask: Bool[np.ndarray, "n"], variants: Variants) -> Float[Tensor, "
 
 
 _AUDITED = (
-    *(StatisticSpec(f"accuracy_{name}", "higher", scheme, "fixed", 0.0) for name, scheme in SCHEMES.items()),
+    *(
+        StatisticSpec(f"accuracy_{name}", "higher", scheme, "fixed", 0.0, margin=0.05)
+        for name, scheme in SCHEMES.items()
+    ),
     *(
         StatisticSpec(f"{kind}_{name}", "higher", scheme, chance=0.0)
         for name, scheme in SCHEMES.items()

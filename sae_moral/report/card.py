@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sae_moral.controls.verdict import BASELINES
+from sae_moral.controls.verdict import BASELINES, MOVING
 from sae_moral.report import page
 from sae_moral.report.page import Mark, html, joined
 from sae_moral.report.words import (
@@ -21,6 +21,7 @@ from sae_moral.report.words import (
     listed,
     number,
     p_words,
+    percent,
     signed,
 )
 from sae_moral.results import MEAN_OF_GROUPS, OVERALL, Comparison, DiagnosisRecord, Peak, Row, Verdict
@@ -29,6 +30,7 @@ NO_VALUE = "No value was computed for this metric."
 NO_INTERVAL = "no interval was computed: how far this number would move on other scenarios is unknown"
 KINDS = {"nuisance": "nuisance", WORDS_BASELINE: "words", "random weights": "random"}
 """Baseline → kind of its mark."""
+OUTCOMES = {"more": "more than", "not more": "no more than", "cannot tell": "not shown to be more than"}
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,8 @@ class Card:
 
     @property
     def reason(self) -> str:
-        """Why the verdict is what it is, and what a positive one does not rest on."""
-        if self.verdict is None:
-            return ""
-        untested = self.untested if self.verdict.word == "found" else []
-        return self.verdict.sentence + (f" Not tested: {listed(untested)}." if untested else "")
-
-    @property
-    def untested(self) -> list[str]:
-        """What a verdict can rest on and this one does not: permuted labels, baselines."""
-        tested = {one.against for one in self.comparisons if one.p_value is not None}
-        null = [CONTROLS["null"]] if self.peak is None or self.peak.p_value is None else []
-        return null + [name for name in BASELINES if name not in tested]
+        """Why the verdict is what it is, and what it does not rest on."""
+        return self.verdict.sentence if self.verdict else ""
 
     @property
     def sentence(self) -> str:
@@ -105,7 +97,14 @@ class Card:
         elif peak.group != OVERALL:
             words += f", group {peak.group}"
         direction = self.record.metrics[self.metric].spec.direction
-        return f"{words}." + (f" {direction.capitalize()} is less indifferent." if direction else "")
+        words = f"{words}." + (f" {direction.capitalize()} is less indifferent." if direction else "")
+        return words + (f" Best baseline: {self.best_baseline}." if self.best_baseline else "")
+
+    @property
+    def best_baseline(self) -> str:
+        """The baseline that the number exceeds least, with its own; empty where it was compared with none."""
+        name = self.verdict.best_baseline if self.verdict else None
+        return next((f"{name} {number(one.against_value)}" for one in self.comparisons if one.against == name), "")
 
     @property
     def counts(self) -> str:
@@ -125,7 +124,7 @@ class Card:
         found: list[Mark] = []
         if peak.null_low is not None and peak.null_high is not None:
             words = interval(peak.null_low, peak.null_high)
-            words += "" if peak.p_value is None else f", {p_words(peak.p_value)}"
+            words += "" if peak.p_corrected is None else f", {p_words(peak.p_corrected)}"
             label = "null peaks" if peak.n_layers > 1 else "null band"
             found.append(Mark("null", label, words, peak.null_low, peak.null_high))
         if peak.ci_low is not None and peak.ci_high is not None:
@@ -157,11 +156,9 @@ class Card:
                 cautions.append(f"no better than chance ({number(chance)})")
         findings, more = self._baselines(peak)
         cautions += more
-        if peak.control_task is not None and peak.selectivity is not None and self.sign * peak.selectivity <= 0:
-            cautions.append(
-                f"no selectivity: the same reader gets {number(peak.control_task)} on control tasks, whose labels are "
-                "drawn at random for each opening word"
-            )
+        if peak.p_value_within_opening is not None:
+            words, beyond = self._opening(peak.p_value_within_opening)
+            (findings if beyond else cautions).append(words)
         share = _length_share(self.record, peak.layer)
         if share is not None and share >= 0.5:
             cautions.append(f"text length explained {100 * share:.0f} % of this layer’s variance (length_share)")
@@ -169,22 +166,33 @@ class Card:
 
     def _baselines(self, peak: Peak) -> tuple[list[str], list[str]]:
         """Findings and cautions about baselines."""
-        controls = self.record.provenance["controls"]
         findings: list[str] = []
         cautions: list[str] = []
         for one in self.comparisons:
             size = f"{one.against} (difference {signed(one.difference)}"
             if one.p_value is None:
                 cautions.append(f"not tested against {size}): no interval of the difference was computed")
-            elif controls is not None and peak.p_value is None:  # the verdict then names no baseline
-                beyond = one.p_value < controls["alpha"]
-                side = findings if beyond else cautions
-                side.append(f"{'beyond' if beyond else 'not beyond'} {size}, {p_words(one.p_value)})")
+            elif peak.p_value is None:  # the verdict then names no baseline
+                side = findings if one.outcome == "more" else cautions
+                side.append(f"{OUTCOMES[one.outcome]} {size}, {p_words(one.p_value)})")
         ran = names_run(self.record)
         compared = {one.against for one in self.comparisons}
         if nothing := [name for name in BASELINES if name in ran and name not in compared]:
             cautions.append(f"not compared with {listed(nothing)}: no value there")
         return findings, cautions
+
+    def _opening(self, p: float) -> tuple[str, bool]:
+        """What labels permuted within opening words say, and whether the number is beyond them."""
+        controls, scheme = self.record.provenance["controls"], self.record.metrics[self.metric].spec.null
+        beyond = controls is not None and p < controls["alpha"]
+        words = (
+            f"{'' if beyond else 'not '}beyond labels permuted among texts that open with the same word ({p_words(p)}"
+        )
+        shares = {} if controls is None else controls.get("variation_within_openings_that_cannot_move", {})
+        stuck = None if scheme is None else shares.get(scheme)
+        if not beyond and stuck is not None and stuck > MOVING:
+            return f"{words}): not testable, since {percent(stuck)} of the variation of labels cannot move", False
+        return f"{words})", beyond
 
     def block(self, href: str) -> Markup:
         """The card; `href`: where its title leads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -34,8 +34,9 @@ LIMITS = {
     "may still hold morality: a mean over tokens blurs the exact words that the bag sees.",
     CONTROLS["random-weights"]: "What exceeds them was learnt in training, which teaches words and topics, too. They "
     "are no zero: random features keep which words a text has.",
-    CONTROLS["selectivity"]: "Selectivity says that words known by heart would not do, not that what is read is "
-    "morality. It is a difference of means, not a test.",
+    CONTROLS[
+        "selectivity"
+    ]: "Beyond them, labels go with more than the word that a text opens with. Its other words may be what is read.",
     "ceiling": "It is what noise in the labels leaves reachable. A number below it may fall short of it for any "
     "reason.",
 }
@@ -43,7 +44,9 @@ LIMITS = {
 GROUPS = {"equal": "equal text", "near": "near text", "own": "the user’s own"}
 BASELINES_NOTE = (
     "Both peaks are chosen anew in every resample of texts, the same resamples for both. p is one-sided: the chance of "
-    "a difference as large where there is none. A baseline that does not depend on a layer has none."
+    "a difference as large where there is none. A baseline that does not depend on a layer has none. More: p is below "
+    "alpha. Not more: no layer leads by more than the margin (at most: the upper bound of the lead at 1 − alpha). "
+    "Cannot tell: neither; a lead as in the column “shows” would have been shown four times in five."
 )
 EXPLAINED_NOTE = (
     "Share of the variance of the vectors as captured, before the protocol’s preprocessing, that a linear fit "
@@ -62,8 +65,8 @@ def controls_section(record: DiagnosisRecord) -> Section:
     if missing := names_not_run(record):
         parts.append(paragraph(f"Not run: {', '.join(missing)}."))
     if record.comparisons:
-        made = comparison_table(record, controls["alpha"])
-        kinds = ["missed" if row[-1] == "no" else "" for row in made.rows]
+        made = comparison_table(record)
+        kinds = ["missed" if row[-1] in ("not more", "cannot tell") else "" for row in made.rows]
         caption = "The model’s peak against each baseline’s"
         parts += [heading("Against baselines"), data_table(made, caption, compact=True, kinds=kinds)]
         parts.append(paragraph(f"{BASELINES_NOTE}{_left_out(made)}", "under"))
@@ -79,8 +82,8 @@ def controls_section(record: DiagnosisRecord) -> Section:
     return Section("Controls", joined(parts))
 
 
-def comparison_table(record: DiagnosisRecord, alpha: float) -> Table:
-    """One row per metric and baseline: both peaks, their difference with interval and p, and whether it is beyond."""
+def comparison_table(record: DiagnosisRecord) -> Table:
+    """One row per metric and baseline: both peaks, their difference with interval and p, and the outcome."""
     return table(
         record.comparisons,
         {"metric": lambda one: one.metric, "against": lambda one: one.against},
@@ -92,13 +95,16 @@ def comparison_table(record: DiagnosisRecord, alpha: float) -> Table:
             "difference": lambda one: signed(one.difference),
             "interval": lambda one: interval(one.ci_low, one.ci_high),
             "p": lambda one: p_value(one.p_value),
-            "beyond": lambda one: "not tested" if one.p_value is None else "yes" if one.p_value < alpha else "no",
+            "at most": lambda one: signed(one.at_most),
+            "margin": lambda one: number(one.margin),
+            "shows": lambda one: signed(one.detectable),
+            "outcome": lambda one: one.outcome,
         },
     )
 
 
 def peak_table(record: DiagnosisRecord) -> Table:
-    """One row per metric with a value: its peak, interval, null, p-values, selectivity and ceiling."""
+    """One row per metric with a value: its peak, interval, null, p-values, outcome against chance and ceiling."""
     keys = {"metric": lambda one: one.metric, "statistic": lambda one: one.statistic}
     if any(peak.group != OVERALL for peak in record.peaks.values()):
         keys["group"] = lambda one: one.group
@@ -112,8 +118,11 @@ def peak_table(record: DiagnosisRecord) -> Table:
             "null peaks": lambda one: interval(one.null_low, one.null_high),
             "p": lambda one: p_value(one.p_value),
             "p, any length": lambda one: p_value(one.p_value_any_length),
-            "control tasks": lambda one: number(one.control_task),
-            "selectivity": lambda one: signed(one.selectivity),
+            "p, over metrics": lambda one: p_value(one.p_family),
+            "p, opening words": lambda one: p_value(one.p_value_within_opening),
+            "at most": lambda one: signed(one.at_most),
+            "margin": lambda one: number(one.margin),
+            "shows": lambda one: number(one.detectable),
             "ceiling": lambda one: number(one.ceiling),
         },
     )
@@ -166,21 +175,46 @@ def settings(controls: ControlFacts) -> list[str]:
             f"near {detail(controls['alpha'])} is known to ± {number(errors['p_value'])} (standard error of Monte "
             "Carlo)."
         )
-        if shares := list(controls["labels_that_cannot_move"].values()):
-            low, high = percent(min(shares)), percent(max(shares))
-            span = high if low == high else f"{low} to {high}"
-            found.append(
-                f"{span} of the scenarios had no other text of their kind to swap labels with, and kept theirs."
-            )
-    if "selectivity" in names and controls["control_tasks"] is not None:
-        found.append(f"Control tasks are {count(controls['control_tasks'])} random labellings of opening words.")
+        found += _movement(controls)
+    if "selectivity" in names and (shares := controls.get("variation_within_openings_that_cannot_move")):
+        found.append(
+            f"Among texts that open with the same word, {_span(shares.values())} of the variation of labels cannot "
+            "move."
+        )
     found.append(
-        f"Verdicts are at p < {detail(controls['alpha'])}; each test stands for itself. "
+        f"Tests are at p < {detail(controls['alpha'])}. A metric is found when all of its tests hold; both that and "
+        "being beyond permuted labels are corrected for the number of metrics (Holm). "
         f"Everything was drawn from seed {detail(controls['seed'])}."
     )
     if seconds := controls["seconds"]:
         found.append(f"Measuring with all of this took {count(sum(seconds.values()))} s.")
     return found
+
+
+def _movement(controls: ControlFacts) -> list[str]:
+    """How far labels could move, a sentence each."""
+    found = []
+    if shares := controls["labels_that_cannot_move"]:
+        found.append(
+            f"{_span(shares.values())} of the scenarios had no other text of their kind to swap labels with, and kept "
+            "theirs."
+        )
+    if shares := controls.get("variation_that_cannot_move"):
+        found.append(f"{_span(shares.values())} of the variation of labels cannot move.")
+    if spreads := list(controls.get("spread_of_length", {}).values()):
+        equal = _span(spread["equal"] for spread in spreads)
+        mean, largest = max(spread["mean"] for spread in spreads), max(spread["largest"] for spread in spreads)
+        found.append(
+            f"{equal} of the texts swap labels with texts of exactly their length; lengths within a stratum differ by "
+            f"up to {number(mean)} tokens on average, and by {count(largest)} at most."
+        )
+    return found
+
+
+def _span(shares: Iterable[float]) -> str:
+    every = list(shares)
+    low, high = percent(min(every)), percent(max(every))
+    return high if low == high else f"{low} to {high}"
 
 
 def reliabilities(record: DiagnosisRecord) -> list[str]:
@@ -252,8 +286,16 @@ def _peaks_note(record: DiagnosisRecord, made: Table) -> str:
             words.append(
                 "The protocol takes length out of the vectors, so labels were not also permuted regardless of it."
             )
-    if "selectivity" in made.header:
-        words.append("Selectivity: the peak less the mean over control tasks.")
+        if "p, over metrics" in made.header:
+            words.append("p, over metrics: the same, corrected for the number of metrics (Holm).")
+        if "at most" in made.header:
+            words.append(
+                "At most: the upper bound at 1 − alpha of any layer’s distance from the mean of its permuted labels; "
+                "within the margin, that is no more than chance. Shows: the value that would have been told from "
+                "permuted labels four times in five."
+            )
+    if "p, opening words" in made.header:
+        words.append("p, opening words: labels moved only among texts that open with the same word.")
     return " ".join(words) + _left_out(made, but="p, any length")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sae_moral.controls.verdict import WORDS
+from sae_moral.controls.verdict import WORDS, answer
 from sae_moral.io import jsonable
 from sae_moral.report import figures
 from sae_moral.report.card import NO_VALUE, Card, about_length, badge, names_run, not_run_sentence
@@ -93,8 +93,8 @@ def render_report(record: DiagnosisRecord) -> str:
 
 
 def summary_table(record: DiagnosisRecord) -> str:
-    """For the terminal, per metric: the headline at its best layer, with interval, p and verdict; why; its groups
-    there; warnings."""
+    """For the terminal: the answer; per metric the headline at its best layer, with interval, p, best baseline and
+    verdict; why; its groups there; warnings."""
     provenance, controls = record.provenance, record.provenance["controls"]
     data, found = provenance["data"], [Card(record, metric) for metric in record.metrics]
     level = "interval" if controls is None else f"{100 * controls['level']:g} % interval"
@@ -102,11 +102,12 @@ def summary_table(record: DiagnosisRecord) -> str:
         f"{provenance['model']['name']} · {_source(record)} (n = {data['n']}, {data['n_texts']} texts) · "
         f"protocol {provenance['protocol']['name']} · {len(provenance['layers'])} layers",
         "",
-        text_table(
-            [["metric", "headline", "chance", "best", "layer", level, "p", "verdict"], *map(_summary_row, found)]
-        ),
     ]
-    if reasons := [line for card in found for line in wrapped(f"{card.metric}: ", card.reason)]:
+    if said := wrapped("", answer(record)):
+        lines += [*said, ""]
+    header = ["metric", "headline", "chance", "best", "layer", level, "p", "best baseline", "verdict"]
+    lines.append(text_table([header, *map(_summary_row, found)]))
+    if reasons := [line for card in found for line in wrapped("- ", card.reason)]:
         lines += ["", *reasons]
     groups = {card.metric: ", ".join(_summary_groups(card)) for card in found}
     if by_group := [line for metric, words in groups.items() if words for line in wrapped(f"{metric}: ", words)]:
@@ -116,7 +117,9 @@ def summary_table(record: DiagnosisRecord) -> str:
         sees = f"What {listed(names)} {'sees' if len(names) == 1 else 'see'} under protocol"
         lines += wrapped("!! ", f"{sees} {provenance['protocol']['name']} is sentence length, not morality.")
     if CONTROLS["null"] in names_run(record):
-        lines.append("p is corrected for the choice of the best layer; the interval is not.")
+        lines.append(
+            "p is corrected for the choice of the best layer and for the number of metrics; the interval is not."
+        )
     else:
         lines.append("The best layer is chosen after the fact: without a null it flatters.")
     lines += wrapped("", not_run_sentence(record))
@@ -164,6 +167,8 @@ def _alarm(record: DiagnosisRecord) -> list[Section]:
 def _glance(record: DiagnosisRecord, found: Mapping[str, Card], ids: Mapping[str, str]) -> Section:
     """The cards, how to read them, and the overview."""
     parts = []
+    if said := answer(record):
+        parts.append(paragraph(said, "answer"))
     if record.provenance["protocol"]["name"] == "paper":
         parts.append(paragraph(PAPER_NOTE, "note"))
     parts.append(paragraph(not_run_sentence(record), "note not-run"))
@@ -364,7 +369,8 @@ def _summary_row(card: Card) -> list[str]:
         return [*start, "could not be computed on these scenarios"]
     word = MISSING if card.verdict is None else card.verdict.word
     ends = interval(peak.ci_low, peak.ci_high)
-    return [*start, number(peak.value), str(peak.layer), ends, p_value(peak.p_value), word]
+    p, best = p_value(peak.p_corrected), card.best_baseline or MISSING
+    return [*start, number(peak.value), str(peak.layer), ends, p, best, word]
 
 
 def _summary_groups(card: Card) -> list[str]:

@@ -17,17 +17,20 @@ CONTROLS = {
     "nuisance": "nuisance",
     "words": WORDS_BASELINE,
     "random-weights": "random weights",
-    "selectivity": "control tasks",
+    "selectivity": "labels within opening words",
 }
 """A control's name in `Controls.names` → what pages and tables call it; a baseline's name is that in comparisons."""
 BADGES: dict[str, tuple[str, str]] = {
     "found": ("✓", "good"),
+    "beyond chance": ("›", "weak"),
     "words": ("=", "weak"),
     "untrained": ("=", "weak"),
     "nuisance": ("=", "weak"),
     "length": ("!", "alarm"),
     "empty": ("∅", "none"),
-    "not tested": ("?", "none"),
+    "not shown": ("?", "none"),
+    "not testable": ("×", "none"),
+    "not tested": ("–", "none"),
 }
 """A verdict's word → sign and tone of its badge. What the words mean is in `sae_moral.controls.verdict.WORDS`."""
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from sae_moral.controls import compare as compared
 from sae_moral.controls.compare import Headline
@@ -22,11 +23,11 @@ def line(
     resampled: Any = None,
     null: Any = None,
     free: Any = None,
-    tasks: Any = None,
+    opening: Any = None,
     layers: Any = None,
     direction: Direction | None = "higher",
 ) -> Any:
-    draws = [None if part is None else np.array(part, dtype=float) for part in (resampled, null, free, tasks)]
+    draws = [None if part is None else np.array(part, dtype=float) for part in (resampled, null, free, opening)]
     layers = tuple(range(len(value)) if layers is None else layers)
     return Headline("mine", "a", direction, "overall", ("overall",), layers, np.array(value), *draws)
 
@@ -46,7 +47,7 @@ class TestHeadline:
         )
         assert (got.group, got.layers, got.value.tolist()) == ("overall", (4, 9), [0.5, 0.25])
         assert got.resampled.tolist() == [[1, 2], [3, 4]]
-        assert got.null is got.free is got.tasks is None
+        assert got.null is got.free is got.opening is None
 
     def test_else_the_mean_of_its_groups_and_a_layer_that_lacks_one_takes_no_part(self) -> None:
         care, harm, never = ("a", "care"), ("a", "harm"), ("a", "fairness")
@@ -93,10 +94,11 @@ class TestPeak:
             resampled=[[0] * 5, [0.6, 0.7, 0.8, 0.9, 1.0], [0] * 5],
             null=[[0.1, 0.2, 0.9, 0.3], [0.4, 0.1, 0.1, 0.1], [0.5, 0.1, 0.1, 0.85]],  # largest: .5, .2, .9, .85
             free=[[0.9] * 4, [0.1] * 4, [0.1] * 4],
-            tasks=[[0, 0], [0.3, 0.5], [0, 0]],
+            opening=[[0.9, 0.1, 0.1], [0.7, 0.1, 0.1], [0.1] * 3],
             layers=[0, 5, 10],
         )
-        assert dataclasses.asdict(peak(headline, 0.5, ceiling=0.9)) == {
+        # Upper quarters less the layer's mean under permuted labels: layer 5: 0.9 − 0.175.
+        assert dataclasses.asdict(peak(headline, 0.5, ceiling=0.9, alpha=0.25, margin=0.7)) == {
             "metric": "mine",
             "statistic": "a",
             "group": "overall",
@@ -110,13 +112,19 @@ class TestPeak:
             "null_low": pytest.approx(0.425),
             "null_high": pytest.approx(0.8625),
             "ceiling": 0.9,
-            "control_task": pytest.approx(0.4),
-            "selectivity": pytest.approx(0.4),
+            "p_family": None,
+            "p_value_within_opening": 2 / 4,
+            "smallest_p": 1 / 5,
+            "outcome": "cannot tell",
+            "margin": 0.7,
+            "at_most": pytest.approx(0.9 - 0.175),
+            "detectable": pytest.approx(0.8625 + 0.8416 * np.std([0.6, 0.7, 0.8, 0.9, 1.0]), abs=1e-4),
+            "control_task": None,
+            "selectivity": None,
         }
 
     def test_where_higher_is_more_indifferent_it_is_the_lowest_layer(self) -> None:
-        headline = line([0.5, -0.8, -0.6], null=[[0.1, 0.2], [0.1, -0.9], [-0.3, 0.4]], tasks=[[0], [-0.3], [0]],
-                        direction="lower")  # fmt: skip
+        headline = line([0.5, -0.8, -0.6], null=[[0.1, 0.2], [0.1, -0.9], [-0.3, 0.4]], direction="lower")
         found = peak(headline, 0.5)
         assert (found.layer, found.value, headline.sign) == (1, -0.8, -1)
         assert found.p_value == 2 / 3
@@ -128,6 +136,24 @@ class TestPeak:
         found = peak(silent, 0.9)
         assert (silent.sign, found.layer, found.p_value) == (1, 1, 1.0)
 
+    @pytest.mark.parametrize("direction", ["higher", "lower"])
+    def test_of_normal_draws_the_bounds_are_those_of_normal_theory(self, direction: Direction) -> None:
+        rng, sign = np.random.default_rng(0), 1 if direction == "higher" else -1
+        resampled = 0.5 + sign * (0.04 + 0.03 * rng.standard_normal((1, 200_000)))
+        null = 0.5 + 0.03 * rng.standard_normal((1, 200_000))
+        got = peak(line([0.5 + sign * 0.04], resampled, null, direction=direction), 0.95, alpha=0.05, margin=0.1)
+        assert got.at_most == pytest.approx(0.04 + 1.6449 * 0.03, abs=5e-4)
+        assert sign * (got.detectable - 0.5) == pytest.approx((1.6449 + 0.8416) * 0.03, abs=5e-4)
+        assert got.outcome == "not more"
+
+    def test_every_layer_has_to_lie_within_the_margin_of_chance(self) -> None:
+        rng = np.random.default_rng(0)
+        resampled, null = 0.01 * rng.standard_normal((2, 1000)) + np.array([[0.03], [0.02]]), np.zeros((2, 1000))
+        null[:, ::10] = 0.2  # heavy, so that nothing is beyond it
+        got = peak(line([0.03, 0.02], resampled + np.array([[0.0], [0.02]]), null), 0.95, margin=0.03)
+        assert got.layer == 0 and got.at_most == pytest.approx(0.04 + 0.0164 - 0.02, abs=2e-3)
+        assert got.outcome == "cannot tell"
+
     def test_layers_without_a_value_are_passed_over_and_without_any_there_is_no_peak(self) -> None:
         found = peak(line([NAN, 0.25, NAN], null=[[NAN] * 3, [0.1, 0.2, 0.3], [NAN] * 3]), 0.9)
         assert (found.layer, found.p_value) == (1, 2 / 4)
@@ -135,7 +161,8 @@ class TestPeak:
 
     def test_draws_without_any_value_leave_holes_and_no_nan(self) -> None:
         found = peak(line([0.5], [[NAN] * 3], [[NAN] * 3], [[NAN] * 3], [[NAN] * 2]), 0.9)
-        assert {found.ci_low, found.p_value, found.p_value_any_length, found.null_low, found.selectivity} == {None}
+        numbers = (found.ci_low, found.p_value, found.p_value_any_length, found.null_low, found.p_value_within_opening)
+        assert {*numbers, found.smallest_p, found.at_most, found.detectable} == {None}
         found = peak(line([0.5], null=[[0.1, 0.2, 0.3, 0.6] * 5 + [NAN]]), 0.9)
         assert found.p_value == 6 / 21
 
@@ -161,7 +188,13 @@ class TestCompare:
             "ci_low": pytest.approx(0.2 - high),
             "ci_high": pytest.approx(0.2 - low),
             "p_value": 3 / 5,  # of the errors .1, .4, −.1, .4 two reach .2
-        }
+            "outcome": "cannot tell",
+            "margin": None,
+            # Leads less errors: layer 7: .2, .2, .3, −.2; layer 2: −.1 less .1, .4, −.3, .4: 0.95 quantiles.
+            "at_most": pytest.approx(np.quantile([0.2, 0.2, 0.3, -0.2], 0.95)),
+            "detectable": pytest.approx(np.quantile([0.1, 0.4, -0.1, 0.4], 0.95) + 0.8416 * np.std([0, 0, -0.1, 0.4]),
+                                        abs=1e-4),
+        }  # fmt: skip
 
     def test_where_higher_is_more_indifferent_everything_is_mirrored(self) -> None:
         mirrored = [
@@ -172,6 +205,47 @@ class TestCompare:
         assert (got.layer, got.value, got.difference) == (7, -0.8, pytest.approx(-plain.difference))
         assert (got.ci_low, got.ci_high) == pytest.approx((-plain.ci_high, -plain.ci_low))
         assert got.p_value == plain.p_value
+
+    @pytest.mark.parametrize(
+        ("lead", "outcome"), [(0.03, "more"), (0.0, "cannot tell"), (-0.012, "not more"), (-0.3, "not more")]
+    )
+    @pytest.mark.parametrize("direction", ["higher", "lower"])
+    def test_of_normal_draws_it_is_the_two_one_sided_tests(
+        self, lead: float, outcome: str, direction: Direction
+    ) -> None:
+        rng, sign, se, margin = np.random.default_rng(0), 1 if direction == "higher" else -1, 0.015, 0.02
+        theirs = rng.normal(0.5, 0.009, (1, 200_000))
+        mine = rng.normal(0.5 + sign * lead, 0.012, (1, 200_000))  # so that the difference has 0.015
+        model = line([0.5 + sign * lead], mine, direction=direction)
+        got = compare(model, line([0.5], theirs, direction=direction), "x", 0.90, alpha=0.05, margin=margin)
+        assert got.at_most == pytest.approx(lead + 1.6449 * se, abs=4e-4)
+        upper = got.ci_high if sign == 1 else -got.ci_low  # of the interval at 1 − 2 alpha
+        assert got.at_most == pytest.approx(upper, abs=1e-9)
+        assert got.detectable == pytest.approx((1.6449 + 0.8416) * se, abs=4e-4)
+        assert got.p_value == pytest.approx(norm.sf(lead / se), abs=4e-3)
+        assert (
+            got.outcome
+            == outcome
+            == ("more" if lead > 1.66 * se else "not more" if lead < -0.3 * se else "cannot tell")
+        )
+
+    def test_a_layer_that_may_lead_stands_against_no_more(self) -> None:
+        rng = np.random.default_rng(0)
+        spread = np.array([[0.001], [0.1]])
+        model = line([0.51, 0.50], np.array([[0.51], [0.50]]) + spread * rng.standard_normal((2, 4000)))
+        got = compare(model, line([0.505], np.full((1, 4000), 0.505)), "x", 0.95, margin=0.02)
+        assert got.layer == 0 and got.ci_high < 0.02 < got.at_most == pytest.approx(-0.005 + 1.645 * 0.1, abs=0.01)
+        assert got.outcome == "cannot tell"
+
+    def test_a_difference_of_the_detectable_size_is_shown_four_times_in_five(self) -> None:
+        rng, errors = np.random.default_rng(1), np.random.default_rng(0).standard_normal((1, 400))
+        baseline = line([0.0], np.zeros((1, 400)))
+        size = compare(line([0.0], errors), baseline, "x", 0.95).detectable
+        shown = [
+            compare(line([value], value + errors), baseline, "x", 0.95).outcome == "more"
+            for value in rng.normal(size, 1, 1500)
+        ]
+        assert np.mean(shown) == pytest.approx(0.8, abs=3 * np.sqrt(0.16 / 1500))
 
     def test_a_model_below_its_baseline_has_a_large_p(self) -> None:
         got = compare(dataclasses.replace(self.baseline, layers=(0,)), self.model, "x", 0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_moral.controls.draws import STEP
-from sae_moral.controls.inference import interval, narrowed, p_values, widened
+from sae_moral.controls.inference import interval, narrowed, p_values, smallest_p, widened
 from sae_moral.results import Direction
 
 NAN = np.nan
@@ -158,3 +158,14 @@ class TestPValues:
         for alpha in (0.1, 0.3, 0.5):
             share = np.mean(np.array(p) <= alpha + 1e-12)
             assert share == pytest.approx(alpha, abs=3 * np.sqrt(alpha * (1 - alpha) / 400))
+
+
+class TestSmallestP:
+    def test_it_is_what_the_most_extreme_of_the_draws_would_get(self) -> None:
+        assert smallest_p(np.array([[0.1, 0.5, 0.3, 0.2]]), "higher") == 1 / 5
+        assert smallest_p(np.array([[0.1, 0.5, 0.5, 0.5 - 1e-12]]), "higher") == 3 / 5
+        assert smallest_p(np.array([[0.1, 0.5, 0.5, 0.5]]), "lower") == 1 / 5
+        assert smallest_p(np.array([[0.1, 0.5, 0.5, 0.5]]), None) == 2 / 5
+        assert smallest_p(np.array([[0.1, 0.5], [0.5, 0.2]]), "higher") == 2 / 3  # over layers
+        assert smallest_p(np.array([[0.5, 0.5, np.nan]]), "higher") == 2 / 3
+        assert smallest_p(np.full((1, 4), np.nan), "higher") is None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae_moral.capture.vectors import Representations
 from sae_moral.controls.draws import permutations, resamples
+from sae_moral.controls.inference import holm
 from sae_moral.controls.measure import check, measure
 from sae_moral.controls.settings import Controls, get_controls
 from sae_moral.data.moral_data import MoralData
@@ -32,7 +33,7 @@ from sae_moral.protocol import AUDITED, PAPER, Protocol
 from sae_moral.results import StatisticSpec
 from tests.metrics.worlds import balanced, lengths, moral_data
 
-QUICK = Controls(resamples=100, permutations=99, control_tasks=5)
+QUICK = Controls(resamples=100, permutations=99)
 PROTOCOL = replace(AUDITED, folds=3)
 VERBS = "helping thanking feeding teaching hugging robbing mocking hitting cheating ignoring counting painting".split()
 NOUNS = "a neighbour|the old baker|my sister|a tired nurse|the team|two strangers|a very small dog".split("|")
@@ -102,6 +103,15 @@ def empty(data: MoralData) -> Any:
     return run(data, {0: noise(2, len(data)), 1: noise(3, len(data))}, audited())
 
 
+@pytest.fixture(scope="module")
+def words_world() -> MoralData:
+    """A word of each text gives its pole away."""
+    plain = world(1)
+    text = [f"{text} {'kind' if pole == VIRTUE else 'cruel' if pole == VICE else 'plain'}"
+            for text, pole in zip(plain.text, plain.pole, strict=True)]  # fmt: skip
+    return moral_data(plain.foundation, plain.pole, plain.typicality, text=text, length=plain.length)
+
+
 class TestRows:
     def test_there_is_one_per_metric_layer_statistic_and_group(self, found: Any) -> None:
         keys = [(r.metric, r.layer, r.statistic, r.group) for r in found.rows]
@@ -153,7 +163,9 @@ class TestRows:
 class TestVerdicts:
     def test_a_null_world_is_empty(self, empty: Any) -> None:
         verdicts = {name: found.word for name, found in empty.verdicts.items()}
-        assert verdicts == dict.fromkeys(("categorical", "gradient", "structural", "dimensional"), "empty")
+        assert list(verdicts) == ["categorical", "gradient", "structural", "dimensional"]
+        assert set(verdicts.values()) <= {"empty", "not shown"}
+        assert all(peak.outcome in ("not more", "cannot tell") for peak in empty.peaks.values())
 
     def test_a_planted_world_is_found(self, found: Any) -> None:
         verdicts = {name: one.word for name, one in found.verdicts.items()}
@@ -162,11 +174,62 @@ class TestVerdicts:
         for sentence in (one.sentence for one in found.verdicts.values()):
             assert "nuisance" in sentence and "bag of words" in sentence
 
-    def test_a_peak_says_how_it_compares_with_a_control_task(self, found: Any) -> None:
+    def test_p_is_corrected_for_the_number_of_metrics(self, found: Any, empty: Any) -> None:
+        for one in (found, empty):
+            corrected = [peak.p_family for peak in one.peaks.values()]
+            assert corrected == holm([peak.p_value for peak in one.peaks.values()])
+        assert {peak.p_family for peak in found.peaks.values()} == {0.04}
+
+    def test_a_peak_says_whether_it_reads_more_than_opening_words(self, found: Any) -> None:
         peak = found.peaks["categorical"]
-        assert abs(peak.control_task - 0.5) < 0.1 and peak.selectivity > 0.3
-        assert peak.value == pytest.approx(peak.control_task + peak.selectivity)
+        assert peak.p_value_within_opening == 0.01
         assert peak.p_value_any_length is None  # the protocol takes length out
+        stuck = found.controls["variation_within_openings_that_cannot_move"]
+        assert set(stuck) == {"labels", "pole", "typicality"} and 0 < stuck["pole"] < 1
+
+    def test_opening_words_alone_are_not_beyond_labels_permuted_within_them(self) -> None:
+        plain, rng = world(6, 480), np.random.default_rng(6)
+        kind = np.where(rng.random(480) < 0.8, plain.pole, rng.integers(0, 3, 480))
+        text = [f"{('kindly', 'cruelly', 'plainly')[k]} {text}" for k, text in zip(kind, plain.text, strict=True)]
+        data = moral_data(plain.foundation, plain.pole, plain.typicality, text=text, length=plain.length)
+        x = noise(7, 480) + 2 * np.eye(6)[kind]
+        controls = Controls(("null", "selectivity"), permutations=99)
+        peak = run(data, {0: x}, [AuditedCategorical(3)], controls).peaks["categorical"]
+        assert peak.p_value == 0.01 and peak.p_value_within_opening > 0.05
+        x = noise(7, 480) + 2 * np.eye(6)[data.pole]
+        peak = run(data, {0: x}, [AuditedCategorical(3)], controls).peaks["categorical"]
+        assert peak.p_value == peak.p_value_within_opening == 0.01
+
+    def test_fewer_controls_never_find(self, words_world: MoralData) -> None:
+        """Without intervals a model beside words at 1.000 was `found`, and with `controls="null"` anything."""
+        layers, metrics = {0: moral(words_world, 0.6)}, [AuditedCategorical(3)]
+        for names in (("null", "words"), ("null",)):
+            one = run(words_world, layers, metrics, Controls(names, permutations=99))
+            verdict = one.verdicts["categorical"]
+            assert (verdict.word, verdict.p_value) == ("beyond chance", None)
+            assert verdict.not_compared == ("nuisance", "random weights", "bag of words")
+            assert verdict.sentence.endswith("; not compared with nuisance, random weights and bag of words.")
+        one = run(words_world, layers, metrics, Controls(("null", "words"), permutations=99))
+        assert one.comparisons[0].against_value > 0.95 > 0.8 > one.peaks["categorical"].value
+        assert [c.outcome for c in one.comparisons] == ["not computed"]
+
+    def test_labels_that_cannot_move_are_not_testable_and_not_empty(self) -> None:
+        data = world(8, 1200)
+        alike = data.typicality * 20 + 4  # a length for each strength, so that strata have one label
+        data = dataclasses.replace(data, length=np.round(alike).astype(int))
+        controls = Controls(("interval", "null"), resamples=60, permutations=99)
+        one = run(data, {0: noise(9, len(data))}, [AuditedGradient(3)], controls)
+        verdict = one.verdicts["gradient"]
+        assert verdict.word == "not testable" and "of the labels' variation cannot move" in verdict.sentence
+        assert one.controls["variation_that_cannot_move"]["typicality"] > 0.5
+
+    def test_a_margin_can_be_given(self, data: MoralData) -> None:
+        controls = replace(QUICK, margin={"categorical": 0.123})
+        one = run(data, {0: noise(1, len(data))}, [AuditedCategorical(3), AuditedGradient(3)], controls)
+        assert [peak.margin for peak in one.peaks.values()] == [0.123, 0.05]
+        assert {(c.metric, c.margin) for c in one.comparisons} == {("categorical", 0.123), ("gradient", 0.05)}
+        with pytest.raises(ValueError, match="unknown metric with a margin 'categoric'; did you mean 'categorical'"):
+            run(data, {}, [AuditedCategorical(3)], replace(QUICK, margin={"categoric": 0.1}))
 
     def test_length_alone_under_the_papers_protocol_is_length(self) -> None:
         data = length_world()
@@ -176,7 +239,8 @@ class TestVerdicts:
         peak, verdict = found.peaks["gradient"], found.verdicts["gradient"]
         assert peak.p_value_any_length == 0.01 and peak.p_value > 0.05
         assert verdict.word == "length"
-        assert verdict.sentence.startswith("What this sees is sentence length, not morality: beyond labels permuted ")
+        assert verdict.sentence.startswith("What gradient (spearman ")
+        assert " sees is sentence length, not morality: beyond labels permuted freely (p = 0.010)" in verdict.sentence
 
     def test_morality_beside_length_is_not_taken_for_length(self) -> None:
         data = length_world()
@@ -186,20 +250,18 @@ class TestVerdicts:
         assert found.peaks["gradient"].p_value == 0.01
         assert found.verdicts["gradient"].word == "found"
 
-    def test_what_words_give_by_themselves_is_words(self) -> None:
-        plain = world(1)
-        text = [f"{text} {'kind' if pole == VIRTUE else 'cruel' if pole == VICE else 'plain'}"
-                for text, pole in zip(plain.text, plain.pole, strict=True)]  # fmt: skip
-        data = moral_data(plain.foundation, plain.pole, plain.typicality, text=text, length=plain.length)
-        found = run(data, {0: moral(data, 0.6)}, [AuditedCategorical(3)])
+    def test_what_words_give_by_themselves_is_words(self, words_world: MoralData) -> None:
+        found = run(words_world, {0: moral(words_world, 0.6)}, [AuditedCategorical(3)])
         assert found.peaks["categorical"].p_value == 0.01
         assert found.verdicts["categorical"].word == "words"
+        assert found.verdicts["categorical"].best_baseline == "bag of words"
         words = next(c for c in found.comparisons if c.against == "bag of words")
         assert words.against_value > 0.95 and words.difference < 0 < words.p_value
+        assert words.outcome == "not more" and words.at_most < words.margin == 0.02
 
     def test_what_random_weights_show_is_untrained(self, data: MoralData) -> None:
         layers = {0: moral(data, 1.0), 4: noise(9, len(data))}
-        twin = {0: noise(8, len(data)), 4: moral(data, 1.2, seed=1)}
+        twin = {0: noise(8, len(data)), 4: moral(data, 2.0, seed=1)}
         controls = Controls(("interval", "null", "random-weights"), resamples=100, permutations=99)
         calls = []
 
@@ -291,12 +353,12 @@ class TestSettings:
         assert bare.preprocessing == found.preprocessing
         for name, peak in bare.peaks.items():  # the best layer needs no control
             assert (peak.layer, peak.value) == (found.peaks[name].layer, found.peaks[name].value)
-            assert (peak.ci_low, peak.p_value, peak.selectivity) == (None, None, None)
+            assert (peak.ci_low, peak.p_value, peak.p_value_within_opening) == (None, None, None)
             assert bare.profiles[name].values == found.profiles[name].values
 
     def test_each_control_fills_its_own_columns(self, data: MoralData) -> None:
         layers, metrics = {0: moral(data, 1.0)}, [AuditedCategorical(3)]
-        settings = {"resamples": 50, "permutations": 19, "control_tasks": 2}
+        settings = {"resamples": 50, "permutations": 19}
         found = {name: run(data, layers, metrics, Controls((name,), **settings)) for name in
                  ("interval", "null", "nuisance", "words", "selectivity")}  # fmt: skip
         columns = ("ci_low", "null_low", "p_value", "baseline")
@@ -311,7 +373,7 @@ class TestSettings:
             "words": {"baseline"},
             "selectivity": set(),
         }
-        assert found["selectivity"].peaks["categorical"].selectivity is not None
+        assert found["selectivity"].peaks["categorical"].p_value_within_opening is not None
         assert list(found["nuisance"].controls["explained_by_nuisance"]) == ["length", "sink", "word frequency", "all"]
         words = {name: one.verdicts["categorical"].word for name, one in found.items()}
         assert {word for name, word in words.items() if name != "null"} == {"not tested"}
@@ -319,7 +381,7 @@ class TestSettings:
 
     def test_the_description_holds_every_number_that_shaped_it(self, found: Any) -> None:
         held = found.controls
-        assert (held["resamples"], held["permutations"], held["control_tasks"], held["seed"]) == (100, 99, 5, 0)
+        assert (held["resamples"], held["permutations"], held["seed"]) == (100, 99, 0)
         assert (held["level"], held["alpha"], held["stratum"]) == (0.95, 0.05, 5)
         assert set(held["labels_that_cannot_move"]) == {"all", "foundation", "labels", "pole", "typicality"}
         assert held["monte_carlo"]["p_value"] == pytest.approx((0.05 * 0.95 / 99) ** 0.5, abs=1e-5)
@@ -327,7 +389,7 @@ class TestSettings:
 
     def test_equal_seeds_give_equal_results_and_others_others(self, data: MoralData) -> None:
         layers, metrics = {0: moral(data, 0.3)}, [AuditedCategorical(3), AuditedDimensional(3)]
-        settings = Controls(resamples=50, permutations=19, control_tasks=2)
+        settings = Controls(resamples=50, permutations=19)
         first, again, other = (run(data, layers, metrics, replace(settings, seed=seed)) for seed in (0, 0, 1))
         for one in (first, again, other):
             one.controls["seconds"].clear()
@@ -339,15 +401,15 @@ class TestSettings:
     def test_a_missing_pole_leaves_holes_and_no_nan(self, data: MoralData) -> None:
         keep = ~data.items(1, VICE)
         part = data.subset(keep)
-        found = run(part, {0: moral(part, 1.0)}, audited(), Controls(resamples=50, permutations=19, control_tasks=1))
+        found = run(part, {0: moral(part, 1.0)}, audited(), Controls(resamples=50, permutations=19))
         hole = [r for r in found.rows if r.group == FOUNDATIONS[1] and r.statistic == "auroc"]
         assert {getattr(r, c) for r in hole for c in ("value", "ci_low", "null_low", "p_value", "baseline")} == {None}
 
     def test_a_layer_that_does_not_vary_leaves_holes_and_no_nan(self, data: MoralData) -> None:
         layers = {0: np.zeros((len(data), 4)), 1: moral(data, 1.0)[:, :4]}
-        found = run(data, layers, audited(), Controls(resamples=50, permutations=19, control_tasks=1))
+        found = run(data, layers, audited(), Controls(resamples=50, permutations=19))
         assert {one.layer for one in found.peaks.values()} == {1}
-        found = run(data, {0: layers[0]}, audited(), Controls(resamples=50, permutations=19, control_tasks=1))
+        found = run(data, {0: layers[0]}, audited(), Controls(resamples=50, permutations=19))
         assert "found" not in {one.word for one in found.verdicts.values()}
 
 

@@ -95,10 +95,21 @@ def test_every_statistic_gets_the_null_of_its_own_scheme() -> None:
     assert ("noise", "overall") not in found.null
 
 
+def test_labels_within_opening_words_are_drawn_of_the_headline_alone() -> None:
+    controls = Controls(("selectivity",), permutations=29, seed=3)
+    metric, drawn = AuditedCategorical(3), draws(controls)
+    found = sample(metric, X, DATA, drawn, controls)
+    index = drawn.within_opening("pole").index
+    expected = metric.prepare(X, DATA)(Variants.relabelled(index), ["auroc"])
+    assert found.opening.keys() == expected.keys() and found.null == {}
+    for key, value in expected.items():
+        np.testing.assert_allclose(found.opening[key], value, atol=1e-12)
+
+
 def test_a_baseline_has_resamples_of_its_headline_alone() -> None:
     found = sample(AuditedCategorical(3), X, DATA, draws(free=True), CONTROLS, baseline=True)
     assert {key[0] for key in found.resampled} == {"auroc"}
-    assert (found.null, found.free, found.tasks) == ({}, {}, {})
+    assert (found.null, found.free, found.opening) == ({}, {}, {})
     full = sample(AuditedCategorical(3), X, DATA, draws(), CONTROLS)
     assert found.statistics == full.statistics
     np.testing.assert_array_equal(found.resampled["auroc", "overall"], full.resampled["auroc", "overall"])
@@ -106,10 +117,10 @@ def test_a_baseline_has_resamples_of_its_headline_alone() -> None:
 
 @pytest.mark.parametrize("names", [(), ("interval",), ("null",), ("selectivity",)])
 def test_only_what_is_asked_for_is_drawn(names: tuple[str, ...]) -> None:
-    drawn = draws(Controls(names, resamples=60, permutations=29, control_tasks=4))
+    drawn = draws(Controls(names, resamples=60, permutations=29))
     assert (drawn.weight is not None) == (drawn.fit is not None) == ("interval" in names)
     assert (drawn.permuted("pole") is not None) == ("interval" in names or "null" in names)
-    assert (drawn.tasks("pole") is not None) == ("selectivity" in names)
+    assert (drawn.within_opening("pole") is not None) == ("selectivity" in names)
     assert drawn.permuted("pole", free=True) is None
 
 

@@ -40,7 +40,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest(controls: str | list[str])
     [
         ("resamples", 49, "resamples = 49; expected at least 50"),
         ("permutations", 18, "permutations = 18; expected at least 19"),
-        ("control_tasks", 0, "control_tasks = 0; expected at least 1"),
+        ("margin", {"gradient": 0.0}, "margin of gradient = 0.0; expected a positive number in the units of its headl"),
         ("level", 1.0, "level 1.0, alpha 0.05; expected numbers between 0 and 1"),
         ("level", 0.0, "level 0.0"),
         ("alpha", 0.0, "alpha 0.0"),
@@ -48,13 +48,13 @@ def test_an_unknown_name_is_an_error_with_the_nearest(controls: str | list[str])
         ("stratum", 1, "stratum = 1 texts; expected at least 2, or None"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: str, value: float, message: str) -> None:
+def test_settings_out_of_range_are_refused(setting: str, value: float | dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(Controls(), **{setting: value})
 
 
 def test_the_smallest_settings_are_allowed() -> None:
-    Controls(resamples=50, permutations=19, control_tasks=1, stratum=2)
+    Controls(resamples=50, permutations=19, stratum=2)
     Controls(stratum=None)
 
 

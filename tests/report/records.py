@@ -67,10 +67,12 @@ def facts(names: Sequence[str] = EVERY, layers: Sequence[int] = (), **more: Any)
         "seed": 7,
         "resamples": 400 if "interval" in names else None,
         "permutations": 99 if "null" in names else None,
-        "control_tasks": 20 if "selectivity" in names else None,
         "monte_carlo": {"interval_tail": 0.00781, "p_value": 0.0219},
         "stratum": 10,
         "labels_that_cannot_move": {"pole": 0.0123},
+        "variation_that_cannot_move": {"pole": 0.0234},
+        "variation_within_openings_that_cannot_move": {"all": 0.345} if "selectivity" in names else {},
+        "spread_of_length": {"pole": {"mean": 0.456, "largest": 7, "equal": 0.789}},
         "explained_by_nuisance": shares if "nuisance" in names else {},
         "seconds": {"measure": 12.3},
     }
@@ -135,7 +137,10 @@ def record(
         metrics={one.name: one for one in cards},
         profiles=profiles,
         peaks=found,
-        verdicts={m: Verdict(m, word, f"Sentence on {m}.") for m, word in words.items()},
+        verdicts={
+            m: Verdict(m, word, f"Sentence on {m}.", best_baseline="bag of words" if "words" in names else None)
+            for m, word in words.items()
+        },
         comparisons=comparisons,
         baselines=baselines,
         provenance=provenance(layers, **({"controls": controls} | more)),
@@ -170,9 +175,10 @@ def _peak(profile: Profile, cards: Sequence[MetricCard], names: Sequence[str]) -
     if "interval" in names:
         more = {"ci_low": value - 0.0321, "ci_high": value + 0.0321}
     if "null" in names:
-        more |= {"null_low": value - 0.2345, "null_high": value - 0.1345, "p_value": 0.0123}
+        more |= {"null_low": value - 0.2345, "null_high": value - 0.1345, "p_value": 0.0123, "p_family": 0.0369}
+        more |= {"smallest_p": 0.01, "outcome": "more", "margin": 0.02, "at_most": 0.3, "detectable": value - 0.0987}
     if "selectivity" in names:
-        more |= {"control_task": value - 0.0678, "selectivity": 0.0678}
+        more |= {"p_value_within_opening": 0.0456}
     n_layers = int(np.isfinite(values).sum())
     return Peak(profile.metric, profile.statistic, profile.group, profile.layers[best], value, n_layers, **more)
 
@@ -194,6 +200,8 @@ def _comparison(peak: Peak, name: str, names: Sequence[str], layers: Sequence[in
     return Comparison(
         peak.metric, peak.statistic, name, peak.layer, peak.value, layers[0] if name == "random weights" else None,
         other, peak.value - other, *((0.0111, 0.0999, 0.0234) if tested else (None, None, None)),
+        outcome="more" if tested else "not computed", margin=0.02, at_most=0.0888 if tested else None,
+        detectable=0.0777 if tested else None,
     )  # fmt: skip
 
 

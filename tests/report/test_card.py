@@ -10,9 +10,9 @@ import pytest
 from sae_moral.controls.verdict import BASELINES
 from sae_moral.report.card import NO_INTERVAL, Card, not_run_sentence
 from sae_moral.report.words import number, signed
-from sae_moral.results import DiagnosisRecord, Direction
+from sae_moral.results import DiagnosisRecord, Direction, Outcome
 from tests.report.drawn import Page
-from tests.report.records import EVERY, card, realistic, record, row
+from tests.report.records import EVERY, card, facts, realistic, record, row
 
 LONG = {"preprocessing": {"length_share": [0.97, 0.2, 0.2]}}
 
@@ -78,7 +78,7 @@ def test_the_marks_are_the_peak_and_its_baselines() -> None:
     peak, marks = made.peak, {mark.label: mark for mark in made.marks()}
     assert peak is not None and peak.null_low is not None
     assert set(marks) == {"null peaks", "interval", "chance", "ceiling", "value", *BASELINES}
-    assert marks["null peaks"].words.endswith(", p = 0.012") and number(peak.null_low) in marks["null peaks"].words
+    assert marks["null peaks"].words.endswith(", p = 0.037") and number(peak.null_low) in marks["null peaks"].words
     assert marks["bag of words"].words == number(0.75 * peak.value)
     assert marks["random weights"].words.endswith(" at its best layer, 0")
     assert marks["nuisance"].low < marks["random weights"].low < marks["bag of words"].low < marks["value"].low
@@ -92,23 +92,45 @@ def test_without_permuted_labels_nothing_is_found() -> None:
     findings, cautions = made.remarks()
     assert any("without a null: reads high by selection" in words for words in cautions)
     difference = signed(made.comparisons[0].difference)
-    assert findings == [f"beyond nuisance (difference {difference}, p = 0.023)"]
+    assert findings == [f"more than nuisance (difference {difference}, p = 0.023)"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"), [("cannot tell", "not shown to be more than"), ("not more", "no more than")]
+)
+def test_without_permuted_labels_what_a_comparison_does_not_show_is_cautioned(outcome: Outcome, words: str) -> None:
+    made = realistic(layers=2, names=("interval", "nuisance"))
+    lost = [dataclasses.replace(one, outcome=outcome) for one in made.comparisons]
+    findings, cautions = Card(dataclasses.replace(made, comparisons=lost), "categorical").remarks()
+    assert findings == [] and any(text.startswith(f"{words} nuisance (difference") for text in cautions)
 
 
 def test_a_difference_without_an_interval_is_not_a_finding() -> None:
     made = Card(realistic(layers=2, names=("null", "words")), "categorical")
     findings, cautions = made.remarks()
-    assert set(made.untested) == set(BASELINES) and findings == []
-    assert made.reason.startswith("Sentence on categorical. Not tested: ")
+    assert findings == [] and made.reason == "Sentence on categorical."
     assert any(words.startswith("not tested against bag of words (difference +") for words in cautions)
 
 
-def test_no_selectivity_is_cautioned() -> None:
-    made = Card(changed(realistic(layers=2), control_task=0.9, selectivity=-0.1), "categorical")
-    assert made.remarks()[1] == [
-        "no selectivity: the same reader gets 0.900 on control tasks, whose labels are drawn at random for each "
-        "opening word"
-    ]
+def test_the_best_baseline_is_named_with_its_number() -> None:
+    made = Card(realistic(layers=2), "categorical")
+    assert made.peak is not None
+    assert made.sentence.endswith(
+        f"Higher is less indifferent. Best baseline: bag of words {number(0.75 * made.peak.value)}."
+    )
+    assert "Best baseline" not in Card(realistic(layers=2, names=("null",)), "categorical").sentence
+
+
+def test_labels_within_opening_words_are_a_finding_a_caution_or_say_nothing() -> None:
+    made = realistic(layers=2)
+    said = "beyond labels permuted among texts that open with the same word (p = "
+    assert Card(made, "categorical").remarks() == ([f"{said}0.046)"], [])
+    made = changed(made, p_value_within_opening=0.2)
+    assert Card(made, "categorical").remarks() == ([], [f"not {said}0.200)"])
+    controls = facts(variation_within_openings_that_cannot_move={"all": 0.789})
+    stuck = dataclasses.replace(made, provenance=made.provenance | {"controls": controls})
+    cautions = Card(stuck, "categorical").remarks()[1]
+    assert cautions == [f"not {said}0.200): not testable, since 78.9 % of the variation of labels cannot move"]
 
 
 def test_a_baseline_without_a_value_is_not_compared() -> None:

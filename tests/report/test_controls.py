@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from sae_moral.report.controls import controls_section, reliabilities, settings
 from sae_moral.report.page import render_page
 from sae_moral.report.words import number, signed
-from sae_moral.results import DiagnosisRecord
+from sae_moral.results import DiagnosisRecord, Outcome
 from tests.report.drawn import Page
 from tests.report.records import facts, realistic
 
@@ -23,13 +25,31 @@ def shown(made: DiagnosisRecord) -> tuple[str, str]:
 
 def test_the_section_holds_every_number() -> None:
     made = realistic(layers=2, ceilings={"typicality": KNOWN, "valence": None})
-    peaks = {m: dataclasses.replace(peak, p_value_any_length=0.0456, ceiling=0.9) for m, peak in made.peaks.items()}
+    peaks = {
+        m: dataclasses.replace(peak, p_value_any_length=0.0456, ceiling=0.9, at_most=0.4)
+        for m, peak in made.peaks.items()
+    }
     html, words = shown(dataclasses.replace(made, peaks=peaks))
     for one in made.comparisons:
         cells = [one.metric, one.against, number(one.value), str(one.layer), number(one.against_value)]
         assert " ".join(cells) in words and signed(one.difference) in words
-    assert words.count("0.011 to 0.100 0.023 yes") == 12
-    for text in ("0.046", "+0.068", "400 resamples", "99 times", "± 0.022", "± 0.8 %", "seed 7", "1.23 %"):
+    assert words.count("0.011 to 0.100 0.023 +0.089 0.020 +0.078 more") == 12
+    for text in (
+        "0.046",
+        "0.037",
+        "0.400",
+        "34.5 %",
+        "2.34 %",
+        "78.9 %",
+        "0.456",
+        "by 7 at most",
+        "400 resamples",
+        "99 times",
+        "± 0.022",
+        "± 0.8 %",
+        "seed 7",
+        "1.23 %",
+    ):
         assert text in words, text
     for text in ("0.475 (interval 0.231 to 0.660; 46 texts", "p, any length: the same", "What each control does not"):
         assert text in words, text
@@ -42,13 +62,26 @@ def test_what_was_not_run_is_not_explained() -> None:
     limits = html[html.index('<dl class="limits">') :]
     assert "intervals</dt>" in limits and "bag of words</dt>" not in limits
     assert "p, any length" not in words
-    assert "Not run: nuisance, bag of words, random weights, control tasks." in words
+    assert "Not run: nuisance, bag of words, random weights, labels within opening words." in words
 
 
 def test_a_test_that_is_missing_is_neither_yes_nor_no() -> None:
     html, words = shown(realistic(layers=2, names=("null", "words")))
-    assert words.count("not tested") == 4 and "Not computed: interval, p." in words and "missed" not in html
-    assert "Selectivity: the peak" not in words and "control tasks</dt>" not in html
+    assert words.count("0.020 not computed") == 4 and "Not computed: interval, p, at most, shows." in words
+    assert (
+        "missed" not in html
+        and "p, opening words: labels" not in words
+        and "labels within opening words</dt>" not in html
+    )
+
+
+@pytest.mark.parametrize(("outcome", "missed"), [("more", 0), ("not more", 12), ("cannot tell", 12)])
+def test_what_is_not_more_is_marked(outcome: Outcome, missed: int) -> None:
+    made = realistic(layers=2)
+    html, words = shown(
+        dataclasses.replace(made, comparisons=[dataclasses.replace(c, outcome=outcome) for c in made.comparisons])
+    )
+    assert html.count('<tr class="missed">') == missed and words.count(f"+0.078 {outcome}") == 12
 
 
 def test_without_controls_the_section_says_so() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_moral.controls.verdict import answer
 from sae_moral.report import render_report, summary_table, write_report
 from sae_moral.report.diagnosis_page import per_layer_lists
 from sae_moral.report.words import MISSING, interval, number
@@ -153,7 +154,9 @@ def test_with_a_null_nothing_says_that_the_peak_flatters(whole: tuple[DiagnosisR
     words, printed = Page(whole[1]).words(), summary_table(whole[0])
     for text in ("flatters", "reads high by selection", "which by itself raises its number"):
         assert text not in printed and text not in words.split("What the number means")[0]
-    assert "p is corrected for the choice of the best layer; the interval is not." in printed
+    assert (
+        "p is corrected for the choice of the best layer and for the number of metrics; the interval is not." in printed
+    )
 
 
 def test_the_paper_protocol_is_named_for_what_it_is(whole: tuple[DiagnosisRecord, str]) -> None:
@@ -177,9 +180,24 @@ def test_write_report_returns_the_file_and_a_failure_leaves_the_old_page(tmp_pat
 def test_the_terminal_shows_interval_p_and_verdict() -> None:
     printed = summary_table(realistic(layers=2, verdicts={"gradient": "words"}))
     assert max(len(text) for text in printed.splitlines()) <= 120
-    assert re.search(r"^metric .* 95 % interval +p  verdict$", printed, re.M)
-    assert re.search(r"^gradient +spearman +0 +0\.\d{3} +\d  0\.\d{3} to 0\.\d{3} +0\.012  words$", printed, re.M)
-    assert "gradient: Sentence on gradient." in printed and printed.splitlines()[-1].startswith("! Foundation")
+    assert re.search(r"^metric .* 95 % interval +p  best baseline +verdict$", printed, re.M)
+    assert re.search(
+        r"^gradient +spearman +0 +0\.\d{3} +\d  0\.\d{3} to 0\.\d{3} +0\.037  bag of words 0\.\d{3}  words$",
+        printed,
+        re.M,
+    )
+    assert "- Sentence on gradient." in printed and printed.splitlines()[-1].startswith("! Foundation")
+
+
+def test_the_answer_stands_first_in_the_terminal_and_on_the_page() -> None:
+    made = realistic(layers=2, verdicts={"gradient": "words"})
+    said = answer(made)
+    assert said.startswith("In toy (planted, n = 600), what categorical")
+    printed, words = " ".join(summary_table(made).split()), Page(render_report(made)).words()
+    assert printed.index(said) < printed.index("metric headline")
+    assert words.index("At a glance") < words.index(said) < words.index("Sentence on categorical.")
+    bare = realistic(layers=2, names=())
+    assert 'class="answer"' not in render_report(bare) and "In toy" not in summary_table(bare)
 
 
 def test_a_metric_of_one_s_own_without_overall_shows_the_interval_of_its_peak() -> None:

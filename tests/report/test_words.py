@@ -50,7 +50,7 @@ def test_lists_and_lines() -> None:
 
 
 def test_the_words_are_those_of_the_controls() -> None:
-    assert set(BADGES) == set(WORDS) and set(CONTROLS) == set(NAMES)
+    assert list(BADGES) == list(reversed(WORDS)) and set(CONTROLS) == set(NAMES)
     assert set(JUDGED) <= set(CONTROLS.values())
     # What an SAE encodes is drawn beside its latents, but says nothing about morality: no verdict rests on it.
     assert set(BASELINES) == {*JUDGED, "residual stream"}

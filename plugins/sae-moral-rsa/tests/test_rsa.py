@@ -21,7 +21,7 @@ from sae_moral.metrics import registry
 from tests.tiny import save_tiny_model, scenarios
 
 DATA = scenarios(200)
-FEW = Controls(names=NAMES, resamples=50, permutations=19, control_tasks=1)
+FEW = Controls(names=NAMES, resamples=50, permutations=19)
 
 
 def value(x: np.ndarray, **options: Any) -> float | None:
