@@ -7,6 +7,7 @@ standard deviation, `paper` does not. The two rank correlations need one more in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from scipy.stats import norm, rankdata
 from benchmarks.validity import worlds
 from benchmarks.validity.worlds import CELLS, LEVELS, TYPICALITY
 from sae_moral.foundations import NEUTRAL, VICE, VIRTUE
+from sae_moral.metrics.discriminant import PENALTIES
+from sae_moral.metrics.structural import PENALTY
 
 PROBABILITY = CELLS / CELLS.sum()
 SIGN = np.array([1.0, -1.0, 0.0])
@@ -45,15 +48,26 @@ class Planted:
         scale = np.sqrt(noise**2 + weight @ means**2) if protocol == "audited" else np.ones(d)
         return cls(means.reshape(5, 3, d), float(noise), scale)
 
-    def along(self, a: np.ndarray, b: np.ndarray) -> float:
-        """Distance of two means along their difference, in standard deviations of the noise there."""
-        difference = (a - b) / self.scale
-        return float(difference @ difference / np.linalg.norm(difference / self.scale) / self.noise)
+    def apart(self, a: np.ndarray, b: np.ndarray, penalties: Iterable[float] = PENALTIES) -> float:
+        """Distance of two means as the regularised discriminant sees it, with the best of the penalties, in standard
+        deviations of the noise there."""
+        difference, noise = (a - b) / self.scale, (self.noise / self.scale) ** 2
+        means = self.means.reshape(-1, len(noise)) / self.scale
+        covariance = np.diag(noise) + np.cov(means.T, aweights=PROBABILITY.ravel(), bias=True)
+        return max(
+            float(w @ difference / np.sqrt(w**2 @ noise))
+            for w in (np.linalg.solve(regularised(covariance, penalty), difference) for penalty in penalties)
+        )
 
     def cosine(self, a: np.ndarray, b: np.ndarray) -> float:
         """Of two means."""
         a, b = a / self.scale, b / self.scale
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def regularised(covariance: np.ndarray, penalty: float) -> np.ndarray:
+    """S + λ s̄ I, s̄ the median of the eigenvalues of S (`sae_moral.metrics.discriminant`)."""
+    return covariance + penalty * np.median(np.linalg.eigvalsh(covariance)) * np.eye(len(covariance))
 
 
 POLARITY = np.tile(SIGN, 5)[:, None]
@@ -63,14 +77,14 @@ FOUNDATION = np.repeat(np.eye(5), 3, axis=0)
 def auroc(d: int, share: float) -> float:
     """Φ(distance of the poles / √2)."""
     planted = Planted.of(d, [(POLARITY, share)], "audited")
-    return float(norm.cdf(planted.along(planted.means[0, VIRTUE], planted.means[0, VICE]) / np.sqrt(2)))
+    return float(norm.cdf(planted.apart(planted.means[0, VIRTUE], planted.means[0, VICE]) / np.sqrt(2)))
 
 
 def accuracy_polarity(d: int, share: float) -> float:
     """Balanced accuracy between three means in a line, rescaled to chance 0."""
     planted = Planted.of(d, [(POLARITY, share)], "audited")
     virtue, vice, neutral = (planted.means[0, pole] for pole in (VIRTUE, VICE, NEUTRAL))
-    up, down = (float(norm.cdf(planted.along(pole, neutral) / 2)) for pole in (virtue, vice))
+    up, down = (float(norm.cdf(planted.apart(pole, neutral, [PENALTY]) / 2)) for pole in (virtue, vice))
     return ((up + down + (up + down - 1)) / 3 - 1 / 3) / (1 - 1 / 3)
 
 
@@ -87,8 +101,8 @@ def r_squared(d: int, share: float) -> float:
 
 
 def spearman(d: int, share: float, protocol: str, draws: int = 200_000) -> float:
-    """Of typicality and the cosine with the true direction: within a pole, mean of both (`audited`); with the neutrals
-    at 0, all poles pooled (`paper`)."""
+    """Of typicality and a held-out score: the regularised reader's with the best of its penalties, within a pole, mean
+    of both (`audited`); the cosine with the true direction, with the neutrals at 0, all poles pooled (`paper`)."""
     rng = np.random.default_rng(0)
     cell = rng.choice(PROBABILITY.size, size=draws, p=PROBABILITY.ravel())
     pole = cell % 3
@@ -101,10 +115,13 @@ def spearman(d: int, share: float, protocol: str, draws: int = 200_000) -> float
     direction = np.linalg.qr(fixed.standard_normal((d, 1)))[0][:, 0]
     noise = np.sqrt((1 - share) / d)
     x = np.sqrt(share) * (graded / graded.std())[:, None] * direction + noise * rng.standard_normal((draws, d))
-    scale = x.std(axis=0) if protocol == "audited" else np.ones(d)
-    score = (x / scale) @ (direction / scale) / np.linalg.norm(x / scale, axis=1)
     if protocol == "audited":
-        return float(np.mean([_spearman(level[pole == p], score[pole == p]) for p in (VIRTUE, VICE)]))
+        x /= x.std(axis=0)
+        covariance, along = np.cov(x.T), x.T @ graded / draws
+        scores = [x @ np.linalg.solve(regularised(covariance, penalty), along) for penalty in PENALTIES]
+        poles = [pole == p for p in (VIRTUE, VICE)]
+        return max(float(np.mean([_spearman(level[p], score[p]) for p in poles])) for score in scores)
+    score = x @ direction / np.linalg.norm(x, axis=1)
     pooled = np.concatenate([np.flatnonzero((pole == p) | (pole == NEUTRAL)) for p in (VIRTUE, VICE)])
     return _spearman(level[pooled], score[pooled])
 
