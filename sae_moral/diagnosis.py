@@ -155,7 +155,7 @@ def diagnose(
         representations = representations.subset(kept)
     stream = None if saes is None else (lambda one: reading.stream(one).subset(kept))
     subject = Subject(model, lambda one: reading.vectors(one).subset(kept), stream, settings.seed)
-    device = model.cfg.device or "cpu"
+    at = str(model.cfg.device or "cpu")
     result = measure(
         representations,
         measured,
@@ -163,10 +163,10 @@ def diagnose(
         chosen,
         settings,
         baselines=captured(subject, settings),
-        device=device,
+        device=at,
         progress=progress,
     )
-    other = regrouped(result, representations, measured, resolved, chosen, device=device) if settings.names else []
+    other = regrouped(result, representations, measured, resolved, chosen, device=at) if settings.names else []
     seconds = {
         "load": loaded - started,
         "capture": captured_at - loaded,

@@ -16,7 +16,7 @@ LITTLE = Controls(names=("words",))
 
 
 def test_what_other_groups_give_is_what_measuring_with_them_gives(tiny: Any, tmp_path: Path) -> None:
-    run = {"metrics": ["categorical", "gradient"], "controls": LITTLE, "layers": [0, 2]}
+    run: dict[str, Any] = {"metrics": ["categorical", "gradient"], "controls": LITTLE, "layers": [0, 2]}
     near, equal = (diagnose(tiny, scenarios(240), groups=groups, **run) for groups in ("near", "equal"))
     assert near.provenance["data"]["groups"] == groups_of(scenarios(240).regrouped("near"))
     assert near.provenance["data"]["sha256"] != equal.provenance["data"]["sha256"]
@@ -41,9 +41,9 @@ def test_what_other_groups_give_is_what_measuring_with_them_gives(tiny: Any, tmp
 
 
 def test_nothing_is_regrouped_where_it_changes_nothing(tiny: Any) -> None:
-    few = {"metrics": ["categorical"], "layers": [1]}
+    few: dict[str, Any] = {"metrics": ["categorical"], "layers": [1]}
     data = scenarios(120)
-    for options in ({"controls": "none"}, {"controls": LITTLE, "protocol": "paper"}):
-        assert diagnose(tiny, data, **few, **options).regrouped == []
+    assert diagnose(tiny, data, controls="none", **few).regrouped == []
+    assert diagnose(tiny, data, controls=LITTLE, protocol="paper", **few).regrouped == []
     apart = replace(data, text=tuple(f"x{i}" for i in range(120))).regrouped([f"x{i}" for i in range(120)])
     assert diagnose(tiny, apart, controls=LITTLE, **few).regrouped == []
