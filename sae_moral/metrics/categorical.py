@@ -225,7 +225,7 @@ class Poles:
             for k, _ in self.items.folds
         }
 
-    def auroc(self, variants: Variants, score: Mapping[int, Float[Tensor, "b _"]]) -> Float[Tensor, "b"]:
+    def auroc(self, variants: Variants, score: Mapping[int, Float[Tensor, "_ _"]]) -> Float[Tensor, "b"]:
         """AUROC of held-out virtue against held-out vice items, averaged within folds by number of pairs; NaN where a
         training part lacks a pole."""
         masks = self.masks(variants, self.data.pole)
