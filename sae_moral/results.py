@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import NotRequired, TypedDict
 
-from sae_moral.io import read_typed, record
+from sae_moral.io import jsonable, read_typed, record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -457,32 +457,70 @@ def best_layer(values: Float[np.ndarray, "layers"], direction: Direction | None)
 
 def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
     """Today's content from an older version's."""
-    return _as_schema_3(_as_schema_2(content) if version == 1 else content)
+    return _as_schema_3(jsonable(_as_schema_2(content)) if version == 1 else content)
 
 
 def _as_schema_3(content: dict[str, Any]) -> dict[str, Any]:
-    """Comparisons have an outcome, and a metric is `found` only if it was compared with nuisance and words."""
+    """Comparisons have an outcome. A verdict that took "not shown to be more" for "no more", or a comparison that was
+    not computed for one that was passed, is one of less certain words."""
     controls = content["provenance"]["controls"]
     if controls is None:
         return content
     alpha, rest = controls["alpha"], {name: value for name, value in controls.items() if name != "control_tasks"}
-    comparisons = [one | {"outcome": _outcome(one["p_value"], alpha)} for one in content["comparisons"]]
-    tested = {(one["metric"], one["against"]) for one in comparisons if one["p_value"] is not None}
-    verdicts = dict(content["verdicts"])
-    for metric, one in verdicts.items():
-        missing = [name for name in ("nuisance", "bag of words") if (metric, name) not in tested]
-        if one["word"] == "found" and missing:
-            sentence = f"{one['sentence']} Not compared with {' and '.join(missing)}."
-            more = {"word": "beyond chance", "sentence": sentence, "not_compared": missing}
-            verdicts[metric] = one | more
-    peaks = {name: peak | {"outcome": _outcome(peak["p_value"], alpha)} for name, peak in content["peaks"].items()}
+    cards = content["metrics"].values()
+    lower = [card["name"] for card in cards if card["statistics"][card["headline"]]["direction"] == "lower"]
+    comparisons = [_with_outcome(one, alpha, one["metric"] in lower) for one in content["comparisons"]]
+    peaks = {
+        name: peak | {"outcome": "not computed" if (p := peak["p_value"]) is None else _outcome(p, alpha)}
+        for name, peak in content["peaks"].items()
+    }
+    verdicts = {
+        metric: _less_certain(one, {c["against"]: c["outcome"] for c in comparisons if c["metric"] == metric})
+        for metric, one in content["verdicts"].items()
+    }
     provenance = content["provenance"] | {"controls": rest}
     more = {"peaks": peaks, "comparisons": comparisons, "verdicts": verdicts, "provenance": provenance}
     return content | more
 
 
-def _outcome(p_value: float | None, alpha: float) -> Outcome:
-    return "not computed" if p_value is None else "more" if p_value < alpha else "cannot tell"
+def _outcome(p_value: float, alpha: float) -> Outcome:
+    return "more" if p_value < alpha else "cannot tell"
+
+
+def _with_outcome(one: dict[str, Any], alpha: float, lower: bool) -> dict[str, Any]:
+    """`not more` where the whole interval lies on the baseline's side."""
+    if one["p_value"] is None:
+        return one | {"outcome": "not computed"}
+    at_most = -one["ci_low"] if lower else one["ci_high"]
+    if one["p_value"] >= alpha and at_most <= 0:
+        return one | {"outcome": "not more", "margin": 0.0, "at_most": at_most}
+    return one | {"outcome": _outcome(one["p_value"], alpha)}
+
+
+_OLD_WORDS = {"nuisance": "nuisance", "random weights": "untrained", "bag of words": "words"}
+
+
+def _less_certain(verdict: dict[str, Any], outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    word, sentence = verdict["word"], verdict["sentence"]
+    if word == "empty":
+        told = sentence.replace(": morally empty as far as this metric sees", "")
+        return verdict | {"word": "not shown", "sentence": told}
+    if word not in ("found", *_OLD_WORDS.values()):
+        return verdict
+    done = {name for name, outcome in outcomes.items() if outcome != "not computed"}
+    missing = [name for name in _OLD_WORDS if name not in done]
+    least = [name for name in _OLD_WORDS if outcomes.get(name) == "not more"]
+    needed = [name for name in ("nuisance", "bag of words") if name in missing]
+    if word != "found":
+        sentence = f"{sentence.rpartition(': ')[0]}."
+    if needed:
+        sentence += f" Not compared with {' and '.join(needed)}."
+    found = "found" if word == "found" and not needed else "beyond chance"
+    return verdict | {
+        "word": _OLD_WORDS[least[0]] if least else found,
+        "sentence": sentence,
+        "not_compared": missing,
+    }
 
 
 def _as_schema_2(content: dict[str, Any]) -> dict[str, Any]:

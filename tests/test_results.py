@@ -80,19 +80,16 @@ def test_what_the_controls_said_stays(name: str) -> None:
         place = profile.layers.index(peak.layer)
         assert profile.values[place] == pytest.approx(peak.value, abs=1e-12)
         assert (profile.ci_low[place], profile.ci_high[place]) == (peak.ci_low, peak.ci_high)
-    compared = {
-        (given["metric"], given["against"]) for given in controls["comparisons"] if given["p_value"] is not None
-    }
     for metric, given in controls["verdicts"].items():
-        lacking = tuple(name for name in ("nuisance", "bag of words") if (metric, name) not in compared)
-        if given["verdict"] == "found" and lacking:
-            sentence = f"{given['sentence']} Not compared with {' and '.join(lacking)}."
-            assert record.verdicts[metric] == Verdict(metric, "beyond chance", sentence, not_compared=lacking)
-        else:
-            assert record.verdicts[metric] == Verdict(metric, given["verdict"], given["sentence"])
-    assert record.comparisons == [
-        Comparison(**given, outcome=said(given["p_value"])) for given in controls["comparisons"]
-    ]
+        word = "not shown" if given["verdict"] == "empty" else given["verdict"]
+        sentence = given["sentence"].replace(": morally empty as far as this metric sees", "")
+        assert record.verdicts[metric] == Verdict(metric, word, sentence)
+    told = [dataclasses.replace(one, outcome="not computed", margin=None, at_most=None) for one in record.comparisons]
+    assert told == [Comparison(**given) for given in controls["comparisons"]]
+    for one in record.comparisons:
+        lower = record.metrics[one.metric].spec.direction == "lower"
+        ends = (-one.ci_low, one.ci_high) if one.ci_low is not None and one.ci_high is not None else (1.0, 1.0)
+        assert one.outcome == ("not more" if ends[not lower] <= 0 else said(one.p_value)), one
     assert all(peak.outcome == said(peak.p_value) for peak in record.peaks.values())
     for baseline, given in controls["baselines"].items():
         for metric, line in given["headlines"].items():
@@ -116,16 +113,36 @@ def test_a_file_of_schema_2_loads() -> None:
     assert record.peaks == load("matched").peaks
 
 
-def test_an_old_finding_that_was_not_compared_with_words_is_not_one_today(tmp_path: Path) -> None:
+SEPARATES = "Separates from permuted labels (p = 0.010)"
+WORDS = f"{SEPARATES}, but not from bag of words (difference −0.100, p = 0.900)"
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence", "ci_high", "expected"),
+    [
+        ("found", f"{SEPARATES}.", 0.4, ("found", f"{SEPARATES}.", ("random weights",))),
+        ("found", f"{SEPARATES}.", None,
+         ("beyond chance", f"{SEPARATES}. Not compared with bag of words.", ("random weights", "bag of words"))),
+        ("words", f"{WORDS}: no more than the words give.", 0.1, ("beyond chance", f"{WORDS}.", ("random weights",))),
+        ("words", f"{WORDS}: no more than the words give.", -0.01, ("words", f"{WORDS}.", ("random weights",))),
+        ("empty", "Not beyond permuted labels: morally empty as far as this metric sees (p = 0.900).", 0.1,
+         ("not shown", "Not beyond permuted labels (p = 0.900).", ())),
+    ],
+)  # fmt: skip
+def test_old_verdicts_say_no_more_than_was_shown(
+    word: str, sentence: str, ci_high: float | None, expected: tuple, tmp_path: Path
+) -> None:
     content = old("matched")
-    verdict = {"metric": "categorical", "verdict": "found", "sentence": "Separates from permuted labels (p = 0.010)."}
     controls = content["provenance"]["controls"]
-    controls["verdicts"]["categorical"] = verdict
-    controls["comparisons"] = [one for one in controls["comparisons"] if one["against"] != "bag of words"]
+    controls["verdicts"]["categorical"] = {"metric": "categorical", "verdict": word, "sentence": sentence}
+    for one in controls["comparisons"]:
+        won = one["against"] != "bag of words" or word == "found"
+        one |= {"ci_low": -0.3, "ci_high": 0.4 if won else ci_high, "p_value": 0.01 if won else 0.9}
+        if one["against"] == "bag of words" and ci_high is None:
+            one |= {"ci_low": None, "ci_high": None, "p_value": None}
     (tmp_path / "diagnosis.json").write_text(json.dumps(content), encoding="utf8")
     got = DiagnosisRecord.load(tmp_path).verdicts["categorical"]
-    told = verdict["sentence"] + " Not compared with bag of words."
-    assert (got.word, got.sentence, got.not_compared) == ("beyond chance", told, ("bag of words",))
+    assert (got.word, got.sentence, got.not_compared) == expected
 
 
 def test_without_controls_there_are_peaks_but_no_verdicts() -> None:

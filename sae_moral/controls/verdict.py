@@ -21,7 +21,7 @@ WORDS = {
     "not tested": "not tested against permuted labels",
     "not testable": "not testable, since too few labels can move",
     "not shown": "not shown to be beyond chance",
-    "empty": "no more than chance: morally empty as far as this metric sees",
+    "empty": "no more than chance",
     "length": "sentence length, not morality",
     "nuisance": "no more than length and word frequency give by themselves",
     "untrained": "no more than the same architecture with random weights shows",
