@@ -130,6 +130,9 @@ def _not_testable(records: Records, plan: Plan) -> Iterator[str]:
         if n := sum(counts.values()):
             rate = Rate(counts["not testable"] + counts["not tested"], n)
             yield _row(f"{world}: categorical is not testable", [rate], 0.9, 1)
+    counts = verdicts(of_world(records, plan, "audited", "95 % vice"), "categorical")
+    if n := sum(counts.values()):
+        yield _row("95 % vice: categorical is never called empty", [Rate(counts["empty"], n)], 0, 0)
 
 
 def _named(records: Records, plan: Plan) -> Iterator[str]:

@@ -118,6 +118,15 @@ def one_pole(seed: int, n: int, d: int, *, vice: float) -> World:
     return World((mixed(rng, data, d, []),), data)
 
 
+def immovable(seed: int, n: int, d: int) -> World:
+    """Noise, and groups of 1, 2, 3, … records (a column of the user's), which move together: no two groups have labels
+    that could be exchanged."""
+    rng = np.random.default_rng([seed, n, 9])
+    data = scenarios(rng, n, repeated=0.0)
+    of = np.repeat(np.arange(n), np.arange(1, n + 1))[:n]
+    return World((mixed(rng, data, d, []),), data.regrouped(of))
+
+
 def missing_virtues(seed: int, n: int, d: int, *, foundations: Sequence[int] = (0, 1)) -> World:
     """Noise, and some foundations of which all virtues are missing."""
     rng = np.random.default_rng([seed, n, 6])

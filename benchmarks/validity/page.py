@@ -23,6 +23,7 @@ from benchmarks.validity.plan import (
     NULLS,
     POWER_METRICS,
     SHARES,
+    UNTESTABLE,
     VERDICT_WORLDS,
     Configuration,
 )
@@ -131,7 +132,7 @@ def _how_often(records: Records, plan: Plan) -> Iterator[str]:
     yield ""
     yield "| world | protocol | n × d | worlds | " + " | ".join(METRICS) + " |"
     yield "|---|---|---|---|" + "---|" * len(METRICS)
-    shown = (*NULLS, *MORE_NULLS, *LEAKING, "no virtue")
+    shown = (*NULLS, *MORE_NULLS, *LEAKING, *UNTESTABLE)
     for c in sorted((c for c in draws(plan) if c.world in shown), key=lambda c: (shown.index(c.world), c.protocol)):
         if entries := records.get(c.name, []):
             cells = [_counts(entries, metric) for metric in METRICS]

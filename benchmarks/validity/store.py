@@ -63,10 +63,13 @@ def load(file: Path, configurations: Iterable[Configuration], code: str | None =
     return {name: [part[seed] for seed in sorted(part)] for name, part in found.items()}
 
 
-def fill(file: Path, quick: bool, processes: int) -> None:
+def fill(file: Path, quick: bool, processes: int, minutes: float | None = None) -> None:
     """Measure what is missing, appending each world as it comes.
 
     Configurations take turns in proportion to their size, so that a run cut short has some of everything.
+
+    Args:
+        minutes: after which it stops; None for all worlds.
     """
     configurations = by_name(quick)
     done = load(file, configurations.values(), fingerprint())
@@ -92,6 +95,8 @@ def fill(file: Path, quick: bool, processes: int) -> None:
             stream.flush()
             if i % 50 == 49 or i + 1 == len(jobs):
                 print(f"{i + 1} of {len(jobs)} worlds, {time.monotonic() - started:.0f} s", flush=True)
+            if minutes is not None and time.monotonic() - started > 60 * minutes:
+                break
 
 
 def seconds(quick: bool) -> None:

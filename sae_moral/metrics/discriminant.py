@@ -96,6 +96,10 @@ def discriminant_scores(space: Whitened, domains: Sequence[Domain]) -> list[dict
 
     Versions are done in parts, so that memory is bounded.
     """
+    some = [one for one in domains if len(one.items.rows)]
+    if len(some) < len(domains):  # a domain without items takes no part
+        scores = iter(discriminant_scores(space, some) if some else [])
+        return [next(scores) if len(one.items.rows) else {} for one in domains]
     b = max((max(len(one.label), len(one.fit)) for one in domains), default=1)
     size = max(1, _NUMBERS // (len(domains) * 8 * max(1, space.x.shape[1])))
     parts = [_scores(space, [_some(one, start, size) for one in domains]) for start in range(0, b, size)]

@@ -171,6 +171,19 @@ def test_vectors_without_any_variation_score_zero() -> None:
     assert set(np.abs(got[~np.isnan(got)])) == {0.0}
 
 
+def test_a_domain_without_items_takes_no_part() -> None:
+    x, data = planted(8, n=200, polarity=0.4)
+    fold, label = folds(data, 5, 0), SIGN[data.pole]
+    space = Whitened.of(x, data, fold, length=True)
+    domains = domains_of(space, data, label)
+    nobody = np.zeros(0, dtype=np.int64)
+    empty = Domain(space.items(data, nobody), torch.zeros(1, 0).double(), torch.ones(1, 0).double())
+    first, *others = discriminant_scores(space, [empty, *domains])
+    assert first == {} == discriminant_scores(space, [empty])[0]
+    for one, alone in zip(others, discriminant_scores(space, domains), strict=True):
+        assert one.keys() == alone.keys() and all(torch.equal(one[k], alone[k]) for k in one)
+
+
 def test_two_folds_leave_nothing_to_choose_by() -> None:
     x, data = planted(7, n=100, polarity=1.0)
     got = scores(x, data, SIGN[data.pole], np.arange(100) % 2, length=True)
