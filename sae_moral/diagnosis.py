@@ -183,6 +183,7 @@ def diagnose(
         baselines=result.baselines,
         provenance=provenance,
         regrouped=other,
+        learning_curves=result.learning_curves,
     )
 
 

@@ -93,6 +93,7 @@ class Row:
         null_low, null_high: band of permuted labels at this layer.
         p_value: against permuted labels, corrected for the choice of the best layer.
         ceiling: what the noise of the labels leaves to be reached.
+        ceiling_low, ceiling_high: its interval.
         baseline: the bag of words' value.
         n, n_dropped: scenarios it rests on, and could not use.
         headline: whether the statistic is its metric's headline.
@@ -113,6 +114,8 @@ class Row:
     n: int | None = None
     n_dropped: int | None = None
     headline: bool = False
+    ceiling_low: float | None = None
+    ceiling_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Peak:
         p_value: against the most extreme layer of every permutation.
         p_value_any_length: the same, where labels moved between texts of any length.
         ceiling: of the row of that layer and group.
+        ceiling_low, ceiling_high: its interval.
         p_family: the p-value against permuted labels, corrected for the number of metrics (Holm 1979).
         p_value_within_opening: as `p_value`, where labels moved only among texts that open with the same word.
         smallest_p: what these labels and draws can give at least.
@@ -181,6 +185,8 @@ class Peak:
     detectable: float | None = None
     control_task: float | None = None
     selectivity: float | None = None
+    ceiling_low: float | None = None
+    ceiling_high: float | None = None
 
     @property
     def p_corrected(self) -> float | None:
@@ -280,6 +286,39 @@ class Regrouped:
     other_value: float
 
 
+@dataclass(frozen=True)
+class LearningCurve:
+    """A headline by how many scenarios it is measured on, and what it tends to (`sae_moral.controls.learning_curve`).
+
+    Attributes:
+        metric, statistic, group, layer: as in its `Peak`.
+        sizes: numbers of scenarios, ascending; the last are all of them.
+        values: mean over the draws of each size; None where a draw has no value.
+        spread: standard deviation of the draws.
+        draws: of each size.
+        limit: of the power law that fits best; None where too few sizes have values.
+        ci_low, ci_high: over all power laws that were tried, with the error of the sample.
+        exponent: of the one that fits best.
+        level: of the interval.
+        seed: of the draws.
+    """
+
+    metric: str
+    statistic: str
+    group: str
+    layer: int
+    sizes: tuple[float, ...]
+    values: tuple[float | None, ...]
+    spread: tuple[float | None, ...]
+    draws: int
+    limit: float | None
+    ci_low: float | None
+    ci_high: float | None
+    exponent: float | None
+    level: float
+    seed: int
+
+
 class ModelFacts(TypedDict):
     """Which model it is (`sae_moral.provenance.describe_model`)."""
 
@@ -359,6 +398,7 @@ class DiagnosisRecord:
         baselines: by name.
         provenance: model, data, protocol, capture, preprocessing, controls, warnings, seeds, versions, time taken.
         regrouped: headlines with other records held together; none without controls, or where it changes nothing.
+        learning_curves: of each peak, by metric; empty unless asked for.
     """
 
     rows: list[Row]
@@ -370,6 +410,7 @@ class DiagnosisRecord:
     baselines: dict[str, Baseline]
     provenance: Provenance
     regrouped: list[Regrouped] = field(default_factory=list)
+    learning_curves: dict[str, LearningCurve] = field(default_factory=dict)
 
     FILE: ClassVar[str] = "diagnosis.json"
 
@@ -397,6 +438,7 @@ class DiagnosisRecord:
             "comparisons": self.comparisons,
             "baselines": self.baselines,
             "regrouped": self.regrouped,
+            "learning_curves": self.learning_curves,
         }
         return record("diagnosis", SCHEMA_VERSION, content)
 
@@ -435,9 +477,20 @@ class _Content:
     comparisons: list[Comparison]
     baselines: dict[str, Baseline]
     regrouped: list[Regrouped] = field(default_factory=list)
+    learning_curves: dict[str, LearningCurve] = field(default_factory=dict)
 
 
-_NAMES = ("provenance", "metrics", "profiles", "peaks", "verdicts", "comparisons", "baselines", "regrouped")
+_NAMES = (
+    "provenance",
+    "metrics",
+    "profiles",
+    "peaks",
+    "verdicts",
+    "comparisons",
+    "baselines",
+    "regrouped",
+    "learning_curves",
+)
 
 
 def leading_groups(groups: Sequence[str]) -> tuple[str, list[str]]:

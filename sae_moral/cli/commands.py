@@ -160,7 +160,7 @@ def compare_saes(a: argparse.Namespace) -> int:
     get_controls(a.controls)
     out, metrics, data = out_folder(a, "saes", "compared"), _metric_names(a), _scenarios(a)
     check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
-    options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match}
+    options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match, "reseed": a.reseed}
     compared = compare_saes(_model(a), a.saes, data, out, overwrite=a.overwrite, **options)
     print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
     return 0

@@ -141,6 +141,7 @@ COMMANDS = {
         run.compare_saes,
         *data,
         own("--saes", required=True, nargs="+", metavar="SAE", help="folders, or release/id"),
+        own("--reseed", default=(), nargs="+", metavar="SAE", help="other seeds of some of these: the noise of a seed"),
         *(*measured, *machine, *_out("saes-MODEL-SOURCE-compared")),
     ),
     "operate": Command(

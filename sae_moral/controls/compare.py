@@ -144,15 +144,12 @@ def outcome(p_value: float | None, at_most: float | None, alpha: float, margin: 
     return "not more" if at_most is not None and margin is not None and at_most <= margin else "cannot tell"
 
 
-def peak(
-    headline: Headline, level: float, ceiling: float | None = None, *, alpha: float = 0.05, margin: float | None = None
-) -> Peak | None:
+def peak(headline: Headline, level: float, *, alpha: float = 0.05, margin: float | None = None) -> Peak | None:
     """The layer where the headline is least indifferent, with what was drawn of it; None where it has no value.
 
     Args:
         headline: over the layers.
         level: of intervals and bands.
-        ceiling: of that layer.
         alpha: of the bounds and, before it is corrected for the number of metrics, of the outcome.
         margin: the largest distance from chance that counts as none.
     """
@@ -182,7 +179,6 @@ def peak(
         null_high=band[1] if band else None,
         p_value=p,
         p_value_any_length=free,
-        ceiling=ceiling,
         p_value_within_opening=opening,
         smallest_p=None if headline.null is None else smallest_p(headline.null, headline.direction),
         outcome=outcome(p, at_most, alpha, margin),

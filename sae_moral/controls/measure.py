@@ -18,11 +18,12 @@ from sae_moral.controls.baselines import BASELINES, FEATURES, explained_by_famil
 from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
-from sae_moral.controls.sample import Key, Sampled, sample
+from sae_moral.controls.learning_curve import learning_curves
+from sae_moral.controls.sample import Key, Sampled, sample, seen_by
 from sae_moral.controls.settings import Controls
 from sae_moral.controls.verdict import judge
 from sae_moral.data import MoralData
-from sae_moral.data.reliability import label_reliability
+from sae_moral.data.reliability import known_reliability
 from sae_moral.errors import DataError, unknown
 from sae_moral.metrics import Metric
 from sae_moral.metrics.base import card_of, declared, folds
@@ -33,6 +34,7 @@ from sae_moral.results import (
     Baseline,
     Comparison,
     ControlFacts,
+    LearningCurve,
     MetricCard,
     Peak,
     Profile,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 LABELS: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
 """Labels whose reliability is estimated, and may be the ceiling of a statistic."""
+CEILING = ("ceiling", "ceiling_low", "ceiling_high")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Measured:
         preprocessing: facts of it, per layer.
         controls: which were run, and how; None where none were.
         ceilings: reliability of each of `LABELS`; None where it cannot be estimated.
+        learning_curves: as in `DiagnosisRecord`.
     """
 
     rows: list[Row]
@@ -69,6 +73,7 @@ class Measured:
     preprocessing: dict[str, list[float]]
     controls: ControlFacts | None
     ceilings: dict[str, dict[str, Any] | None]
+    learning_curves: dict[str, LearningCurve]
 
 
 def check(data: MoralData, metrics: Sequence[Metric], protocol: Protocol, controls: Controls) -> None:
@@ -138,22 +143,30 @@ def measure(
     others = run.baselines(cards, model, baselines or {}) if controls.names else {}
     if words := others.get("bag of words"):
         rows = [_with_baseline(row, words) for row in rows]
-    rows, ceilings = _with_ceilings(rows, cards, data, protocol.seed)
-    at = {(row.metric, row.layer, row.group): row.ceiling for row in rows if row.headline}
+    rows, ceilings = _with_ceilings(rows, cards, data)
+    at = {(row.metric, row.layer, row.group): row for row in rows if row.headline}
     peaks: dict[str, Peak] = {}
     comparisons: list[Comparison] = []
     for name, line in model.items():
-        ceiling = None if line.best is None else at.get((name, line.layers[line.best], line.group))
         margin = controls.margin.get(name, cards[name].spec.margin)
         tests = {"alpha": controls.alpha, "margin": margin}
-        if (found := peak(line, controls.level, ceiling, **tests)) is not None:
-            peaks[name] = found
+        if (found := peak(line, controls.level, **tests)) is not None:
+            row = at.get((name, found.layer, found.group))
+            ceiling = {} if row is None else {end: getattr(row, end) for end in CEILING}
+            peaks[name] = dataclasses.replace(found, **ceiling)
         for against, other in others.items():
             one = compare(line, other.headlines[name], against, controls.level, **tests)
             comparisons += [] if one is None else [one]
     verdicts: dict[str, Verdict] = {}
     if controls.names:
         peaks, verdicts = judge(cards, peaks, comparisons, run.stuck(cards), controls.alpha)
+    curves: dict[str, LearningCurve] = {}
+    if "learning-curve" in controls:
+        started = time.perf_counter()
+        where = {metric.name: (metric, peaks[metric.name].layer) for metric in metrics if metric.name in peaks}
+        more = {"protocol": protocol, "seed": controls.seed, "level": controls.level, "device": device}
+        curves = learning_curves(representations, data, where, **more)
+        run.seconds["learning curve"] = time.perf_counter() - started
     return Measured(
         rows,
         cards,
@@ -165,6 +178,7 @@ def measure(
         preprocessing,
         run.facts(nuisance) if controls.names else None,
         ceilings,
+        curves,
     )
 
 
@@ -221,8 +235,7 @@ class _Run:
             wide = prepared.shape[1] > prepared.shape[0]
             spanned = within_span(prepared) if wide else prepared
             for metric in self.metrics:
-                turned = spanned if getattr(metric, "rotation_invariant", False) else prepared
-                x = raw.double() if getattr(metric, "raw", False) else turned
+                x = seen_by(metric, raw, prepared, spanned)
                 sampled[metric.name].append(self._sample(metric, x, baseline=baseline))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
@@ -346,23 +359,28 @@ def _with_baseline(row: Row, words: _Other) -> Row:
 
 
 def _with_ceilings(
-    rows: Sequence[Row], cards: Mapping[str, MetricCard], data: MoralData, seed: int
+    rows: Sequence[Row], cards: Mapping[str, MetricCard], data: MoralData
 ) -> tuple[list[Row], dict[str, dict[str, Any] | None]]:
     """The rows with the ceilings that their statistics declare, and the reliabilities of labels, by label.
 
-    A reliability whose interval reaches 0 gives no ceiling: too few texts were annotated more than once.
+    A reliability that is too uncertain gives no ceiling (`Reliability.why_no_ceiling`).
     """
-    found = {label: label_reliability(data, label, ranks=True, seed=seed) for label in LABELS}
+    found = {label: known_reliability(data, label) for label in LABELS}
     by_label = {
-        label: known.correlation_ceiling[0] for label, known in found.items() if known is not None and known.ci_low > 0
+        label: known.correlation_ceiling for label, known in found.items() if known and not known.why_no_ceiling
     }
-    own = {(row.metric, row.statistic, row.layer, row.group): row.value for row in rows}
+    own = {(r.metric, r.statistic, r.layer, r.group): (r.value, r.ci_low, r.ci_high) for r in rows}
 
-    def ceiling(row: Row) -> float | None:
+    def ceiling(row: Row) -> dict[str, float | None]:
         declared_as = cards[row.metric].statistics[row.statistic].ceiling
         if declared_as is None or declared_as in found:
-            return by_label.get(declared_as) if declared_as and row.group == OVERALL else None
-        return own.get((row.metric, declared_as, row.layer, row.group))
+            known = by_label.get(declared_as) if declared_as and row.group == OVERALL else None
+        else:
+            known = own.get((row.metric, declared_as, row.layer, row.group))
+        return {} if known is None else dict(zip(CEILING, known, strict=True))
 
-    kept = {label: None if known is None else dataclasses.asdict(known) for label, known in found.items()}
-    return [dataclasses.replace(row, ceiling=ceiling(row)) for row in rows], kept
+    kept = {
+        label: known and {**dataclasses.asdict(known), "no_ceiling": known.why_no_ceiling}
+        for label, known in found.items()
+    }
+    return [dataclasses.replace(row, **ceiling(row)) for row in rows], kept

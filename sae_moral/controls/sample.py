@@ -59,6 +59,15 @@ def statistics_of(metric: Metric, ready: Prepared, x: Float[Tensor, "n d"], data
     return evaluate(metric, x, data)
 
 
+def seen_by(
+    metric: Metric, raw: Float[Tensor, "n d"], prepared: Float[Tensor, "n d"], spanned: Float[Tensor, "n _"]
+) -> Float[Tensor, "n _"]:
+    """What a metric is given of a layer: as captured, as prepared, or that in the coordinates of the rows' span."""
+    if getattr(metric, "raw", False):
+        return raw.double()
+    return spanned if getattr(metric, "rotation_invariant", False) else prepared
+
+
 @dataclass(frozen=True)
 class Sampled:
     """Attributes:

@@ -28,6 +28,7 @@ from sae_moral.data.download import Remote, fetch
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.parquet import has_provenance, read_parquet, write_parquet
 from sae_moral.data.provenance import Source, provenance
+from sae_moral.data.reliability import provided
 from sae_moral.data.rows import Rows, read_rows
 from sae_moral.data.social_chem_tsv import FIRST, MEMBER, Annotations, Malformed, is_social_chem, read_annotations
 from sae_moral.data.splits import PARTS, group_split, leaks, paper_split
@@ -41,7 +42,7 @@ REMOTE = Remote(
     member=MEMBER,
     sha256="6a289ec5f814ec975deacc244ed7b5758911611847c0834bf6b2f32817722aea",
 )
-_FORMAT = 1
+_FORMAT = 2
 """Of the cached parquet file; raise it when the records change."""
 QUOTAS: dict[float, int] = {0.125: 300, 0.25: 300, 0.375: 300, 0.5: 300, 0.75: 300, 1.0: 150}
 """Typicality → at most so many records of each foundation and pole (arXiv 2603.15615, §1)."""
@@ -145,6 +146,7 @@ def _provenance(annotations: Annotations, n_ids: int, n: int) -> dict[str, objec
         "irregular": annotations.irregular,
         "published_file": published,
         "ids_as_published": whole,
+        "reliability": provided(annotations),
     }
 
 

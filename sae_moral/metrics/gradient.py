@@ -36,7 +36,7 @@ class PaperGradient:
     name: str = "gradient"
     headline: str = "spearman"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("spearman", "higher", null="typicality", chance=0.0, ceiling="typicality", margin=0.05),
+        StatisticSpec("spearman", "higher", null="typicality", chance=0.0, margin=0.05),
     )
     rotation_invariant: ClassVar[bool] = True
     means: str = (
@@ -46,7 +46,7 @@ class PaperGradient:
     does_not_prove: str = (
         "The prototype's own items are scored against it, equal texts recur, and neutrals against everything else is "
         "not gradation. Low typicality is often one annotator's low consensus, not mild wrongdoing, so without a "
-        "ceiling from label reliability a correlation of 0.5 cannot be read."
+        "ceiling from label reliability, which is known within a pole only, a correlation of 0.5 cannot be read."
     )
 
     def __call__(self, representation: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:

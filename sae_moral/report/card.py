@@ -23,6 +23,7 @@ from sae_moral.report.words import (
     p_words,
     percent,
     signed,
+    with_interval,
 )
 from sae_moral.results import MEAN_OF_GROUPS, OVERALL, Comparison, DiagnosisRecord, Peak, Row, Verdict
 
@@ -137,7 +138,9 @@ class Card:
             where = "" if one.against_layer is None else f" at its best layer, {one.against_layer}"
             found.append(_point(kind, one.against, one.against_value, where))
         if peak.ceiling is not None:
-            found.append(_point("ceiling", "ceiling", peak.ceiling, _way(peak.value, chance, peak.ceiling)))
+            words = with_interval(peak.ceiling, peak.ceiling_low, peak.ceiling_high)
+            words += _way(peak.value, chance, peak.ceiling)
+            found.append(Mark("ceiling", "ceiling", words, peak.ceiling, peak.ceiling))
         return [*found, _point("value", "value", peak.value)]
 
     def remarks(self) -> tuple[list[str], list[str]]:

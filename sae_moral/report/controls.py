@@ -20,6 +20,7 @@ from sae_moral.report.words import (
     p_value,
     percent,
     signed,
+    with_interval,
 )
 from sae_moral.results import OVERALL, ControlFacts, DiagnosisRecord
 
@@ -123,7 +124,7 @@ def peak_table(record: DiagnosisRecord) -> Table:
             "at most": lambda one: signed(one.at_most),
             "margin": lambda one: number(one.margin),
             "shows": lambda one: number(one.detectable),
-            "ceiling": lambda one: number(one.ceiling),
+            "ceiling": lambda one: with_interval(one.ceiling, one.ceiling_low, one.ceiling_high),
         },
     )
 
@@ -151,7 +152,7 @@ def ceiling_table(record: DiagnosisRecord) -> Table:
         {
             "layer": lambda row: count(row.layer),
             "value": lambda row: number(row.value),
-            "ceiling": lambda row: number(row.ceiling),
+            "ceiling": lambda row: with_interval(row.ceiling, row.ceiling_low, row.ceiling_high),
         },
     )
 
@@ -222,9 +223,12 @@ def reliabilities(record: DiagnosisRecord) -> list[str]:
     found = []
     for label, known in record.provenance["ceilings"].items():
         if known is not None:
-            words = f"Repeated annotations of a text agree on {label} with {number(known['value'])}"
+            new = "no_ceiling" in known  # before, typicality was taken over both poles and the neutral texts
+            about = f"{label} within a foundation and pole" if label == "typicality" and new else label
+            words = f"Repeated annotations of a text agree on {about} with {number(known['value'])}"
             ends = interval(known["ci_low"], known["ci_high"])
-            short = "; the interval reaches 0, so no ceiling follows" if known["ci_low"] <= 0 else ""
+            reason = known["no_ceiling"] if new else "the interval reaches 0" if known["ci_low"] <= 0 else None
+            short = f"; {reason}, so no ceiling follows" if reason else ""
             n = count(known["n_texts"])
             found.append(f"{words} (interval {ends}; {n} texts were annotated more than once){short}.")
     return found

@@ -13,6 +13,7 @@ from sae_moral.io import jsonable
 from sae_moral.report import figures
 from sae_moral.report.card import NO_VALUE, Card, about_length, badge, names_run, not_run_sentence
 from sae_moral.report.controls import controls_section
+from sae_moral.report.learning import learning_section
 from sae_moral.report.page import (
     Section,
     cards,
@@ -33,6 +34,7 @@ from sae_moral.report.page import (
 from sae_moral.report.style import ordered
 from sae_moral.report.tables import Table, table, text_table
 from sae_moral.report.words import (
+    AT_THIS_N,
     CONTROLS,
     MISSING,
     WORDS_BASELINE,
@@ -41,6 +43,7 @@ from sae_moral.report.words import (
     listed,
     number,
     p_value,
+    with_interval,
     wrapped,
 )
 from sae_moral.results import OVERALL, DiagnosisRecord, Row
@@ -78,6 +81,7 @@ def render_report(record: DiagnosisRecord) -> str:
         _glance(record, found, ids),
         *(_metric(record, card, ids[metric]) for metric, card in found.items()),
         controls_section(record),
+        *learning_section(record),
         *_preprocessing(record),
         Section("Provenance", tree({**provenance, "metrics": jsonable(record.metrics)})),
     ]
@@ -122,6 +126,12 @@ def summary_table(record: DiagnosisRecord) -> str:
         )
     else:
         lines.append("The best layer is chosen after the fact: without a null it flatters.")
+    lines += wrapped("", AT_THIS_N)
+    lines += [
+        f"{name}: {number(curve.values[-1])} at n = {count(curve.sizes[-1])}; limit with more scenarios "
+        f"{with_interval(curve.limit, curve.ci_low, curve.ci_high)}."
+        for name, curve in record.learning_curves.items()
+    ]
     lines += wrapped("", not_run_sentence(record))
     return "\n".join(lines + [line for warning in provenance["warnings"] for line in wrapped("! ", warning)])
 
@@ -174,6 +184,7 @@ def _glance(record: DiagnosisRecord, found: Mapping[str, Card], ids: Mapping[str
     parts.append(paragraph(not_run_sentence(record), "note not-run"))
     parts.append(cards(card.block(f"#{ids[metric]}") for metric, card in found.items()))
     parts.append(_how_to_read(record))
+    parts.append(paragraph(AT_THIS_N, "note"))
     if record.peaks:
         told = [f"{p.metric}: {p.statistic} {number(p.value)} at layer {p.layer}" for p in record.peaks.values()]
         label = f"Line figures, one per metric, headline by layer. {'; '.join(told)}."
@@ -308,7 +319,7 @@ def full_table(record: DiagnosisRecord, metric: str) -> Table:
 
 _LAST = {
     "p": lambda row: p_value(row.p_value),
-    "ceiling": lambda row: number(row.ceiling),
+    "ceiling": lambda row: with_interval(row.ceiling, row.ceiling_low, row.ceiling_high),
     WORDS_BASELINE: lambda row: number(row.baseline),
     "n": lambda row: count(row.n),
     "dropped": lambda row: count(row.n_dropped),

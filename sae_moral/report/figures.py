@@ -304,6 +304,8 @@ def _controls(axes: Axes, rows: Rows, group: str, *, baseline: bool = True) -> s
         ends = rows(group, f"{kind}_low"), rows(group, f"{kind}_high")
         if style.draw_band(axes, rows.layers, *ends, colour, alpha=alpha, zorder=zorder):
             drawn.add(name)
+    ends = rows(group, "ceiling_low"), rows(group, "ceiling_high")
+    style.draw_band(axes, rows.layers, *ends, CEILING.colour, alpha=0.1, zorder=0.8)
     if style.draw_level(axes, rows.layers, rows(group, "ceiling"), "ceiling", CEILING):
         drawn.add("ceiling")
     given = rows(group, "baseline")

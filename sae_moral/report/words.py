@@ -20,6 +20,11 @@ CONTROLS = {
     "selectivity": "labels within opening words",
 }
 """A control's name in `Controls.names` → what pages and tables call it; a baseline's name is that in comparisons."""
+AT_THIS_N = (
+    "Values and intervals are those of readers fitted on this many scenarios. Readers fitted on more find more; fitted "
+    "on as many in wider vectors, they find less of what is there."
+)
+"""What every number that was fitted estimates."""
 BADGES: dict[str, tuple[str, str]] = {
     "found": ("✓", "good"),
     "beyond chance": ("›", "weak"),
@@ -89,6 +94,12 @@ def interval(low: Any, high: Any) -> str:
     """`0.660 to 0.750`, or MISSING when either end is."""
     ends = [number(low), number(high)]
     return MISSING if MISSING in ends else " to ".join(ends)
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """`0.716 (0.519 to 0.836)`; a number without an interval alone."""
+    ends = interval(low, high)
+    return number(value) if ends == MISSING else f"{number(value)} ({ends})"
 
 
 def detail(value: Any) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ProfileCorrelation,
     )
     from sae_moral.studies.atlas_run import atlas
-    from sae_moral.studies.compared_saes import ComparedSaes, SaeComparison, compare_saes
+    from sae_moral.studies.compared_saes import ComparedSaes, ReseedNoise, SaeComparison, compare_saes
     from sae_moral.studies.latents_page import latents_with_page, write_latents_report
     from sae_moral.studies.plan import Entry, Plan, read_plan
     from sae_moral.studies.study import Cell, Done, Study
@@ -35,6 +35,7 @@ _HOME = {
     "ProfileCorrelation": "atlas_results",
     "atlas": "atlas_run",
     "ComparedSaes": "compared_saes",
+    "ReseedNoise": "compared_saes",
     "SaeComparison": "compared_saes",
     "compare_saes": "compared_saes",
     "latents_with_page": "latents_page",
@@ -62,6 +63,7 @@ __all__ = [
     "PairSimilarity",
     "Plan",
     "ProfileCorrelation",
+    "ReseedNoise",
     "SaeComparison",
     "Study",
     "Sweep",

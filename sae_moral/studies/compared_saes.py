@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,29 @@ class SaeComparison:
     verdict: str | None
 
 
+@dataclass(frozen=True)
+class ReseedNoise:
+    """How far SAEs lie apart that differ in the seed of their training alone, beside how far different SAEs do.
+
+    Attributes:
+        sae, layer: which SAE.
+        reseeds: names of its other seeds.
+        metric, statistic: which headline.
+        values: of the latents of the SAE, and of each other seed.
+        between_seeds: highest less lowest of them; None where fewer than two have a value.
+        sae_to_sae: largest difference of the SAE from another one of its layer; None where there is none.
+    """
+
+    sae: str
+    layer: int
+    reseeds: list[str]
+    metric: str
+    statistic: str
+    values: list[float | None]
+    between_seeds: float | None
+    sae_to_sae: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class ComparedSaes:
     """SAEs of one model on the same scenarios.
@@ -69,21 +92,41 @@ class ComparedSaes:
         model: whose SAEs they are.
         data: checksum of the scenarios.
         options: what else shaped the diagnoses.
+        reseeds: one per SAE with other seeds and metric.
     """
 
     rows: list[SaeComparison]
     model: ModelFacts
     data: str
     options: dict[str, Any]
+    reseeds: list[ReseedNoise] = field(default_factory=list)
 
     def table(self) -> str:
-        """As Markdown."""
-        return markdown_table(self._table())
+        """As Markdown; a second table for other seeds."""
+        return "\n\n".join(markdown_table(made) for made in self._tables())
 
     def summary(self) -> str:
-        """A table for the terminal."""
-        made = self._table()
-        return text_table([made.header, *made.rows])
+        """Tables for the terminal."""
+        return "\n\n".join(text_table([made.header, *made.rows]) for made in self._tables())
+
+    def _tables(self) -> list[Table]:
+        return [self._table(), *([self._reseeds()] if self.reseeds else [])]
+
+    def _reseeds(self) -> Table:
+        return table(
+            self.reseeds,
+            {
+                "SAE": lambda row: row.sae,
+                "layer": lambda row: count(row.layer),
+                "metric": lambda row: f"{row.metric} ({row.statistic})",
+            },
+            {
+                "encoded, by seed": lambda row: ", ".join(map(number, row.values)),
+                "between seeds": lambda row: number(row.between_seeds),
+                "to other SAEs": lambda row: number(row.sae_to_sae),
+            },
+            always=("encoded, by seed", "between seeds", "to other SAEs"),
+        )
 
     def _table(self) -> Table:
         return table(
@@ -107,7 +150,13 @@ class ComparedSaes:
 
     def save(self, folder: str | Path) -> Path:
         """Write `saes.json`, a record, and `saes.md` together; returns the path of the record."""
-        content = {"model": self.model, "data": self.data, "options": self.options, "results": self.rows}
+        content: dict[str, Any] = {
+            "model": self.model,
+            "data": self.data,
+            "options": self.options,
+            "results": self.rows,
+        }
+        content["reseeds"] = self.reseeds
         texts = record("compared_saes", SCHEMA_VERSION, content), self.table() + "\n"
         write_together(folder, dict(zip(FILES, texts, strict=True)))
         return Path(folder) / FILES[0]
@@ -123,7 +172,7 @@ class ComparedSaes:
         path = Path(path)
         path = path / FILES[0] if path.is_dir() else path
         content = read_typed(path, _Content, "compared_saes", SCHEMA_VERSION, checked_from=2, migrate=_migrated)
-        return cls(content.results, content.model, content.data, content.options)
+        return cls(content.results, content.model, content.data, content.options, content.reseeds)
 
 
 def compare_saes(
@@ -136,6 +185,7 @@ def compare_saes(
     metrics: Sequence[str | Metric] | None = None,
     controls: str | Sequence[str] | Controls = "default",
     match: str | None = None,
+    reseed: Sequence[SaeLike | Mapping[int, SaeLike]] = (),
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> ComparedSaes:
@@ -151,16 +201,21 @@ def compare_saes(
         metrics: as for `diagnose`.
         controls: as for `diagnose`.
         match: as for `diagnose`.
-        progress: as for `diagnose`.
+        reseed: SAEs that differ from one of `saes` in the seed of their training alone. They are no rows of their own:
+            what they differ by is what a seed does.
         overwrite: write to `out` even if it holds something else.
+        progress: as for `diagnose`.
 
     Raises:
-        ValueError: as `load_saes` and `diagnose`; no SAE, one SAE twice.
+        ValueError: as `load_saes` and `diagnose`; no SAE, one SAE twice; a reseeded SAE that has not the layer and the
+            configuration of exactly one of the others.
         FolderError: `out` holds something else.
     """
     loaded = [sae for source in saes for sae in load_saes(source, model=model).values()]
     if not loaded:
         raise ValueError("no SAE given; expected at least one")
+    others = [sae for source in reseed for sae in load_saes(source, model=model).values()]
+    partners = [_partner(sae, loaded) for sae in others]
     shaped = shape_of_diagnosis(data, protocol=protocol, metrics=metrics, controls=controls, match=match)
     options = {"protocol": protocol, "metrics": metrics, "controls": controls, "match": match, "progress": progress}
     facts = describe_model(model)
@@ -180,9 +235,16 @@ def compare_saes(
         check_claim(out, "compared_saes", {}, files=FILES)
     with locked(out, wait=True):
         claim(out, "compared_saes", {}, files=FILES, overwrite=overwrite)
-    done = Study(out, "sae-diagnosis").run(map(cell, loaded), what="SAEs", progress=progress)
-    rows = [typed(row, SaeComparison, file=one.folder) for one in done for row in one.value]
-    compared = ComparedSaes(rows, facts, data.sha256, shaped)
+    done = Study(out, "sae-diagnosis").run(map(cell, [*loaded, *others]), what="SAEs", progress=progress)
+    measured = [[typed(row, SaeComparison, file=one.folder) for row in one.value] for one in done]
+    rows = [row for own in measured[: len(loaded)] for row in own]
+    again = list(zip(partners, measured[len(loaded) :], strict=True))
+    noise = [
+        _noise(row, [(sae, other) for partner, own in again if partner == i for sae, other in _named(own, row)], rows)
+        for i in sorted(set(partners))
+        for row in measured[i]
+    ]
+    compared = ComparedSaes(rows, facts, data.sha256, shaped, noise)
     with locked(out, wait=True):
         compared.save(out)
     return compared
@@ -217,12 +279,60 @@ def _rows(sae: LoadedSae, diagnosis: DiagnosisRecord) -> list[SaeComparison]:
     return rows
 
 
+def _partner(sae: LoadedSae, among: Sequence[LoadedSae]) -> int:
+    """Place of the SAE that a reseeded one is another seed of.
+
+    Raises:
+        ValueError: there is none, or more than one, or it is that SAE itself.
+    """
+    own = [i for i, other in enumerate(among) if other.layer == sae.layer and _kind(other) == _kind(sae)]
+    name = f"{sae.source} (layer {sae.layer}, {sae.architecture}, {sae.d_sae} latents), given as another seed,"
+    if len(own) != 1:
+        raise ValueError(
+            f"{name} has the layer and the configuration of {len(own) or 'none'} of the SAEs; expected those of one"
+        )
+    if among[own[0]].sha256 == sae.sha256:
+        raise ValueError(f"{name} has the very weights of {among[own[0]].source}; expected those of another training")
+    return own[0]
+
+
+def _kind(sae: LoadedSae) -> dict[str, Any]:
+    """All that two seeds have in common."""
+    named = ("source", "sha256", "neuronpedia_id", "seed")
+    return {key: value for key, value in sae.describe().items() if key not in named} | {"on": dict(sae.trained_on)}
+
+
+def _named(rows: Sequence[SaeComparison], like: SaeComparison) -> list[tuple[str, float | None]]:
+    return [(row.sae, row.after) for row in rows if row.metric == like.metric]
+
+
+def _noise(
+    row: SaeComparison, reseeds: Sequence[tuple[str, float | None]], rows: Sequence[SaeComparison]
+) -> ReseedNoise:
+    """Of one metric of an SAE, from the values of its other seeds and all rows."""
+    values = [row.after, *(value for _, value in reseeds)]
+    known = [value for value in values if value is not None]
+    beside = [one for one in rows if (one.layer, one.metric) == (row.layer, row.metric) and one.sha256 != row.sha256]
+    apart = [abs(one.after - row.after) for one in beside if one.after is not None and row.after is not None]
+    return ReseedNoise(
+        row.sae,
+        row.layer,
+        [name for name, _ in reseeds],
+        row.metric,
+        row.statistic,
+        values,
+        max(known) - min(known) if len(known) > 1 else None,
+        max(apart) if apart else None,
+    )
+
+
 @dataclass(frozen=True)
 class _Content:
     model: ModelFacts
     data: str
     options: dict[str, Any]
     results: list[SaeComparison]
+    reseeds: list[ReseedNoise] = field(default_factory=list)
 
 
 def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:

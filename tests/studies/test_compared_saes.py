@@ -13,7 +13,7 @@ from sae_moral import DataError
 from sae_moral.controls import Controls
 from sae_moral.errors import FolderError
 from sae_moral.io import claim
-from sae_moral.sae import load_saes
+from sae_moral.sae import TrainSettings, load_saes, train_saes
 from sae_moral.studies import ComparedSaes, compare_saes, compared_saes
 from tests.tiny import scenarios
 
@@ -89,3 +89,33 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
     with pytest.raises(FolderError, match="holds a atlas, not a compared_saes"):
         compare_saes(tiny, [trained], data, tmp_path, **OPTIONS)
     assert not measured
+
+
+def test_another_seed_shows_what_a_seed_does(
+    tiny: Any, trained: Path, tiny_folder: Path, tmp_path: Path, measured: list[int]
+) -> None:
+    settings = TrainSettings(steps=30, expansion=20, architecture="batchtopk", target_l0=8, checkpoints=1)
+    other = dataclasses.replace(settings, expansion=10)
+    for name, one in (("seed 1", dataclasses.replace(settings, seed=1)), ("narrow", other)):
+        train_saes(str(tiny_folder), scenarios(), [1], one, out=tmp_path / name, splice_texts=0)
+    data, out, options = scenarios(90), tmp_path / "out", {**OPTIONS, "controls": "none"}
+    given = [trained, tmp_path / "narrow"]
+    found = compare_saes(tiny, given, data, out, reseed=[tmp_path / "seed 1"], **options)
+    assert [(row.layer, row.d_sae) for row in found.rows] == [(1, 20 * 16), (2, 20 * 16), (1, 10 * 16)]
+    assert measured == [1, 2, 1, 1]
+    (noise,) = found.reseeds
+    own, seed = noise.values
+    wide, _, narrow = (row.after for row in found.rows)
+    assert own is not None and seed is not None and narrow is not None and own != seed
+    assert (noise.layer, noise.metric, own, len(noise.reseeds)) == (1, "categorical", wide, 1)
+    assert noise.between_seeds == pytest.approx(abs(own - seed)) and noise.sae_to_sae == pytest.approx(
+        abs(own - narrow)
+    )
+    assert ComparedSaes.load(out).reseeds == found.reseeds
+    assert "between seeds" in found.summary() and "between seeds" in (out / "saes.md").read_text()
+    alone = compare_saes(tiny, given, data, out, **options)
+    assert alone.rows == found.rows and alone.reseeds == [] and "between seeds" not in alone.summary()
+    with pytest.raises(ValueError, match=r"layer 1, .*, 160 latents.* of none of the SAEs; expected those of one"):
+        compare_saes(tiny, [trained], data, out, reseed=[tmp_path / "narrow"], **options)
+    with pytest.raises(ValueError, match="has the very weights of"):
+        compare_saes(tiny, [trained], data, out, reseed=[{1: load_saes(trained)[1]}], **options)
