@@ -107,7 +107,7 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
     data = scenarios(120)
     twice = from_records(
         [
-            (f"{i}-{copy}", data.text[i], data.vector[i], int(data.foundation[i]))
+            (f"{i}-{copy}", data.text[i], data.vector[i] * (1 - copy * 0.3 * (i % 4 == 0)), int(data.foundation[i]))
             for copy in range(2)
             for i in range(len(data))
         ],
@@ -120,12 +120,15 @@ def test_ceiling_follows_from_the_agreement_of_repeated_annotations(tiny: Any) -
     filled = {(row.metric, row.statistic, row.group): row.ceiling for row in found.rows if row.ceiling}
     assert set(filled) == {("gradient", "spearman", "overall"), ("dimensional", "spearman_valence", "overall")}
     assert filled["gradient", "spearman", "overall"] == pytest.approx(reliability["value"] ** 0.5)
+    assert found.peaks["gradient"].ceiling_low == pytest.approx(reliability["ci_low"] ** 0.5)
+    assert found.peaks["gradient"].ceiling_high == pytest.approx(reliability["ci_high"] ** 0.5)
 
 
 def test_too_few_repeated_annotations_give_no_ceiling(audited: Diagnosis) -> None:
-    reliability = audited.provenance["ceilings"]["typicality"]
-    assert reliability is not None
-    assert reliability["n_texts"] == 9 and reliability["ci_low"] < 0
+    ceilings = audited.provenance["ceilings"]
+    reliability = ceilings["valence"]
+    assert reliability is not None and ceilings["typicality"] is None  # no two of one foundation and pole
+    assert reliability["n_texts"] == 9 and reliability["no_ceiling"] == "fewer than 20 texts"
     assert not any(row.ceiling for row in audited.rows if row.metric != "categorical")
 
 

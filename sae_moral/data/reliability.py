@@ -168,12 +168,12 @@ def reliability(
     clusters = groups if clusters is None else clusters
     sums = _checked(_Sums.of(values[several], groups[several], strata[several], clusters[several]))
     whole, parts = sums.total, sums.without_each
-    n = len(parts.log_f)
-    error = np.sqrt((n - 1) / n * np.square(parts.log_f - parts.log_f.mean()).sum())
-    reach = student.ppf((1 + level) / 2, max(1.0, min(n - 1, float(whole.df[0])))) * error
-    low, high = (float(end) for end in whole.icc_of(np.exp(whole.log_f[0] + np.array([-reach, reach]))))
+    n, low, high = len(parts.log_f), -1.0, 1.0
     # Where leaving out a text leaves nothing that differs, the interval is everything that is possible.
-    low, high = (low, high) if np.isfinite([low, high]).all() else (-1.0, 1.0)
+    if np.isfinite(parts.log_f).all():
+        error = np.sqrt((n - 1) / n * np.square(parts.log_f - parts.log_f.mean()).sum())
+        reach = student.ppf((1 + level) / 2, max(1.0, min(n - 1, float(whole.df[0])))) * error
+        low, high = (float(end) for end in whole.icc_of(np.exp(whole.log_f[0] + np.array([-reach, reach]))))
     n_texts, n_annotations = int(sums.texts.sum()), int(several.sum())
     value, variance = float(whole.icc[0]), float(whole.variance[0])
     return Reliability(label, value, low, high, n_texts, n_annotations, level, ranks, variance)
@@ -320,9 +320,8 @@ class _Anova:
         return self.msw + (self.msb - self.msw) / self.n0
 
     def icc_of(self, f: Float[np.ndarray, "ends"]) -> Float[np.ndarray, "ends"]:
-        """What ratios of the mean squares of this sample would give; where one is infinite, 1."""
-        with np.errstate(invalid="ignore"):
-            return np.where(np.isinf(f), np.nan, (f - 1) / (f + self.n0[0] - 1))
+        """What ratios of the mean squares of this sample would give."""
+        return 1 - self.n0[0] / (f + self.n0[0] - 1)
 
 
 @dataclass(frozen=True)
