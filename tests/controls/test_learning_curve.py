@@ -118,16 +118,15 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 def test_a_diagnosis_keeps_the_curve_of_each_peak() -> None:
     from sae_moral.controls import Controls, measure
-    from sae_moral.metrics import resolve_metrics
 
-    x, data = planted(1, n=240, d=8, polarity=0.8)
-    metrics = resolve_metrics(["categorical"], AUDITED)
+    x, data = planted(1, n=240, d=8)
+    metrics: Any = [_Noted()]
     controls = Controls(names=("learning-curve",))
     found = measure(_captured(x), data, metrics, AUDITED, controls, progress=False)
-    curve, peak = found.learning_curves["categorical"], found.peaks["categorical"]
+    curve, peak = found.learning_curves["noted"], found.peaks["noted"]
     assert (curve.layer, curve.group, curve.statistic) == (peak.layer, peak.group, peak.statistic)
     assert curve.values[-1] == pytest.approx(peak.value) and curve.sizes[-1] == 240
     assert curve.ci_low is not None and curve.ci_high is not None and curve.limit is not None
-    assert curve.ci_low <= curve.limit <= curve.ci_high
+    assert curve.ci_low <= curve.limit + 1e-9 and curve.limit - 1e-9 <= curve.ci_high
     none = measure(_captured(x), data, metrics, AUDITED, Controls(names=()), progress=False)
     assert none.learning_curves == {}
