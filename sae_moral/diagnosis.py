@@ -101,7 +101,7 @@ def diagnose(
             families), a column of the table, or a value per scenario; by default what the data say, else what the
             protocol does (`audited`: `near`, `paper`: `equal`).
         controls: `default` (intervals, permuted labels, nuisance, bag of words, opening words), `all` (the same
-            architecture with random weights, too), `none`, names, or `Controls` of your own.
+            architecture with random weights and learning curves, too), `none`, names, or `Controls` of your own.
         sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
