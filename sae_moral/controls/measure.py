@@ -236,7 +236,7 @@ class _Run:
             spanned = within_span(prepared) if wide else prepared
             for metric in self.metrics:
                 x = seen_by(metric, raw, prepared, spanned)
-                sampled[metric.name].append(self._sample(metric, x, baseline=baseline))
+                sampled[metric.name].append(self._sample(metric, x, self.data, baseline=baseline))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
 
@@ -302,7 +302,9 @@ class _Run:
             started = time.perf_counter()
             if (vectors := made.get(name)) is not None:
                 x = vectors(self.data).to(self.device)
-                sampled = {metric.name: [self._sample(metric, x, baseline=True)] for metric in self.metrics}
+                # Readers take length out of what they read; out of a baseline that would take what it stands for.
+                data = dataclasses.replace(self.data, length=None)
+                sampled = {metric.name: [self._sample(metric, x, data, baseline=True)] for metric in self.metrics}
                 self.seconds[name] = time.perf_counter() - started
             else:
                 representations = captured[name]()
@@ -339,8 +341,8 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], *, baseline: bool) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, self.data, self.draws, self.controls, baseline=baseline)
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:

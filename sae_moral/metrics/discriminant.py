@@ -16,7 +16,7 @@ Friedman 1989 (regularised discriminant analysis); Stone 1974 (nested choice).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -173,29 +173,33 @@ def _gain(
         # Single precision will do to choose a penalty by, and only for that.
         x = one.items.held_out(inner, outer).float()
         weight, label = one.fit[:, part].float(), one.label[:, part].float()
-        rows, ways = [], [way.nan_to_num().float() for way in (direction, shared)]
-        for precision in precisions.float():
-            scaled = (x * precision).T
-            rows += list(_correlations([way @ scaled for way in ways], label, weight))
-        total = total + torch.stack(torch.broadcast_tensors(*rows)) * weight.sum(dim=1)
+        scaled = (x[None] * precisions.float()[:, None]).reshape(-1, x.shape[1]).T
+        ways = [(way.nan_to_num().float() @ scaled).reshape(len(way), -1, len(x)) for way in (direction, shared)]
+        total = total + _correlations(ways, label, weight) * weight.sum(dim=1)
     if not isinstance(total, Tensor):
         return torch.zeros(len(precisions) * len(SHARED), len(shared), device=shared.device)
     return total
 
 
 def _correlations(
-    scores: Sequence[Float[Tensor, "b m"]], label: Float[Tensor, "p m"], weight: Float[Tensor, "r m"]
-) -> Iterable[Float[Tensor, "b"]]:
-    """Correlation of each mixture of two scores with the label; 0 where either does not vary."""
-    n = weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    scores: Sequence[Float[Tensor, "_ g m"]], label: Float[Tensor, "p m"], weight: Float[Tensor, "r m"]
+) -> Float[Tensor, "gs b"]:
+    """Correlation with the label of every mixture of two scores, per penalty and share; 0 where either does not
+    vary."""
+    weight = weight[:, None]
+    n = weight.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
-    def centred(v: Float[Tensor, "v m"]) -> Float[Tensor, "b m"]:
-        return v - (weight * v).sum(dim=1, keepdim=True) / n
+    def centred(v: Float[Tensor, "v _ m"]) -> Float[Tensor, "b _ m"]:
+        return v - (weight * v).sum(dim=-1, keepdim=True) / n
 
-    y, a, b = centred(label), centred(scores[0]), centred(scores[1])
-    yy, ya, yb = ((weight * y * v).sum(dim=1) for v in (y, a, b))
-    aa, ab, bb = ((weight * u * v).sum(dim=1) for u, v in ((a, a), (a, b), (b, b)))
-    for share in SHARED:
-        spread = ((1 - share) ** 2 * aa + 2 * share * (1 - share) * ab + share**2 * bb) * yy
-        together = (1 - share) * ya + share * yb
-        yield torch.where(spread > 1e-30, together / spread.clamp(min=1e-30).sqrt(), 0.0)
+    y, a, b = centred(label[:, None]), centred(scores[0]), centred(scores[1])
+    heavy = weight * y
+    yy, ya, yb = ((heavy * v).sum(dim=-1) for v in (y, a, b))
+    aa, ab, bb = ((weight * u * v).sum(dim=-1) for u, v in ((a, a), (a, b), (b, b)))
+    share = torch.tensor(SHARED, device=y.device)
+    own = 1 - share
+    mixed = [v[..., None] for v in (yy, ya, yb, aa, ab, bb)]  # versions, penalties, shares
+    spread = (own**2 * mixed[3] + 2 * share * own * mixed[4] + share**2 * mixed[5]) * mixed[0]
+    together = own * mixed[1] + share * mixed[2]
+    found = torch.where(spread > 1e-30, together / spread.clamp(min=1e-30).sqrt(), 0.0)
+    return found.flatten(start_dim=1).T

@@ -246,7 +246,7 @@ class Graded:
         return torch.where(scale > 0, prototype @ self.items.x.T / torch.where(scale > 0, scale, 1.0), 0.0)
 
     def held_out(
-        self, variants: Variants, wanted: Collection[str], read: Mapping[int, Float[Tensor, "b _"]] | None = None
+        self, variants: Variants, wanted: Collection[str], read: Mapping[int, Float[Tensor, "_ _"]] | None = None
     ) -> dict[str, Float[Tensor, "b"]]:
         """The correlations of `PER_DIMENSION` within these items, as wanted; NaN where typicality does not vary among
         what a fold's reader is fitted on.
@@ -282,7 +282,7 @@ class Graded:
 
     def _along_directions(
         self, variants: Variants, typicality: Float[Tensor, "p m"]
-    ) -> dict[str, dict[int, Float[Tensor, "b _"]]]:
+    ) -> dict[str, dict[int, Float[Tensor, "_ _"]]]:
         """Per fold something with the order of the cosines with the graded direction, and with the prototype."""
         fit = self.items.fit_weight(variants)
         weighted, plain = self.items.fold_sums(fit * typicality), self.items.fold_sums(fit)

@@ -143,14 +143,15 @@ class TestAudited:
         x = torch.from_numpy(0.05 * rng.standard_normal((n, 5)))
         x[:, 0] += torch.from_numpy((length - length.mean()) / length.std())
         x[:, 1] += 1.0
-        got = values(AuditedGradient(), x, data)
+        got = values(AuditedGradient(remove_length=False), x, data)
         assert got["spearman", "care"] > 0.7
         assert abs(got["spearman_partial", "care"]) < 0.1
+        assert abs(values(AuditedGradient(), x, data)["spearman", "care"]) < 0.15
 
     def test_without_token_counts_only_the_partial_correlation_is_none(self) -> None:
         x, data = planted(1, gradation=3)
         got = values(AuditedGradient(), x, dataclasses.replace(data, length=None))
-        with_length = values(AuditedGradient(), x, data)
+        with_length = values(AuditedGradient(remove_length=False), x, data)
         for (name, group), value in got.items():
             assert value == (None if name == "spearman_partial" else with_length[name, group])
 
