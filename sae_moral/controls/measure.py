@@ -19,7 +19,7 @@ from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
 from sae_moral.controls.learning_curve import learning_curves
-from sae_moral.controls.sample import Key, Sampled, sample, seen_by
+from sae_moral.controls.sample import Key, Sampled, sample, seen_by, with_length
 from sae_moral.controls.settings import Controls
 from sae_moral.controls.verdict import judge
 from sae_moral.data import MoralData
@@ -236,7 +236,7 @@ class _Run:
             spanned = within_span(prepared) if wide else prepared
             for metric in self.metrics:
                 x = seen_by(metric, raw, prepared, spanned)
-                sampled[metric.name].append(self._sample(metric, x, self.data, baseline=baseline))
+                sampled[metric.name].append(self._sample(metric, x, baseline=baseline))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
 
@@ -302,9 +302,7 @@ class _Run:
             started = time.perf_counter()
             if (vectors := made.get(name)) is not None:
                 x = vectors(self.data).to(self.device)
-                # Readers take length out of what they read; out of a baseline that would take what it stands for.
-                data = dataclasses.replace(self.data, length=None)
-                sampled = {metric.name: [self._sample(metric, x, data, baseline=True)] for metric in self.metrics}
+                sampled = {m.name: [self._sample(with_length(m), x, baseline=True)] for m in self.metrics}
                 self.seconds[name] = time.perf_counter() - started
             else:
                 representations = captured[name]()
@@ -341,8 +339,8 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], *, baseline: bool) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, self.data, self.draws, self.controls, baseline=baseline)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:

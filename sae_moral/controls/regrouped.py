@@ -16,6 +16,7 @@ import torch
 from sae_moral.capture import Representations
 from sae_moral.controls.baselines import BASELINES
 from sae_moral.controls.measure import Measured, measure
+from sae_moral.controls.sample import with_length
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
 from sae_moral.data.groups import groups_of
@@ -69,7 +70,7 @@ def regrouped(
         assert vectors is not None and data.length is not None
         words, rows = vectors(data), np.arange(len(data))
         as_captured = Representations((0,), rows, data.length, data.length, {}, lambda _: words)
-        own = [metric for metric in metrics if metric.name in values]
+        own = [with_length(metric) for metric in metrics if metric.name in values]
         again = _peaks(as_captured, other, own, replace(protocol, preprocessing=()), device)
         found += _compared(WORDS, measured, values, again, data, other)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,14 @@ def seen_by(
     if getattr(metric, "raw", False):
         return raw.double()
     return spanned if getattr(metric, "rotation_invariant", False) else prepared
+
+
+def with_length(metric: Metric) -> Metric:
+    """The metric as it reads a baseline made of the scenarios (length itself, or words): without length, these would
+    lack what they stand for."""
+    if getattr(metric, "remove_length", False) and dataclasses.is_dataclass(metric) and not isinstance(metric, type):
+        return dataclasses.replace(metric, remove_length=False)
+    return metric
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class Metric(Protocol):
         means, does_not_prove: sentences for reports.
         raw: True: it gets the vectors before the protocol's preprocessing.
         rotation_invariant: True: vectors wider than the sample may come in coordinates of their span.
+        remove_length: a dataclass's field: True: it takes length out of the vectors on its own training folds; of
+            baselines made of the scenarios it does not.
         parameters: a mapping of JSON values to what else shapes its numbers; a dataclass's own fields by default.
         prepare: see `Preparing`.
     """
