@@ -18,8 +18,9 @@ from sae_moral.results import DiagnosisRecord, ModelFacts, Provenance
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from sae_moral.capture import Representations
     from sae_moral.controls import Controls, Measured
@@ -100,8 +101,9 @@ def diagnose(
         groups: what folds, draws and permutations hold together: `equal` texts, `near` ones too (of single words,
             families), a column of the table, or a value per scenario; by default what the data say, else what the
             protocol does (`audited`: `near`, `paper`: `equal`).
-        controls: `default` (intervals, permuted labels, nuisance, bag of words, opening words), `all` (the same
-            architecture with random weights and learning curves, too), `none`, names, or `Controls` of your own.
+        controls: `default` (intervals, permuted labels, nuisance, words, valence, input embeddings, opening words),
+            `all` (the same architecture with random weights and learning curves, too), `none`, names, or `Controls` of
+            your own.
         sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
@@ -116,6 +118,7 @@ def diagnose(
         DataError: scenarios that cannot be read or used, with file, row and column, or too few of them.
     """
     import numpy as np
+    import torch
 
     from sae_moral.capture import load_model
     from sae_moral.controls import get_controls, measure
@@ -145,7 +148,7 @@ def diagnose(
     saes = None if sae is None else _load_saes(sae, model, asked)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
     loaded = time.perf_counter()
-    reading = _Reading(scenarios, numbers, chosen, saes, store, progress)
+    reading = _Reading(scenarios.text, numbers, chosen, saes, store, progress)
     representations = reading.vectors(model)
     captured_at = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
@@ -154,7 +157,16 @@ def diagnose(
         measured, kept = _matched(measured, match, chosen.seed)
         representations = representations.subset(kept)
     stream = None if saes is None else (lambda one: reading.stream(one).subset(kept))
-    subject = Subject(model, lambda one: reading.vectors(one).subset(kept), stream, settings.seed)
+    subject = Subject(
+        model,
+        measured,
+        representations,
+        read_texts=lambda text: dataclasses.replace(reading, text=text).vectors(model),
+        read=lambda one: reading.vectors(one).subset(kept),
+        stream=stream,
+        embeddings=lambda: reading.embeddings(model)[torch.from_numpy(kept)],
+        seed=settings.seed,
+    )
     at = str(model.cfg.device or "cpu")
     result = measure(
         representations,
@@ -195,14 +207,14 @@ class _Reading:
     """How a diagnosis reads a model: the residual stream, or the latents of SAEs; a twin with random weights alike.
 
     Attributes:
-        data: the scenarios.
+        text: the scenarios.
         layers: blocks, ascending.
         protocol: template, pooling and BOS.
         saes: one per layer; None for the stream itself.
         store: folder for the stream's vectors.
     """
 
-    data: MoralData
+    text: Sequence[str]
     layers: Sequence[int]
     protocol: Protocol
     saes: Mapping[int, LoadedSae] | None
@@ -220,7 +232,13 @@ class _Reading:
         from sae_moral.capture import capture
 
         more = {"layers": self.layers, "store": self.store, "progress": self.progress}
-        return capture(model, self.data.text, **more, **self.prompts)
+        return capture(model, self.text, **more, **self.prompts)
+
+    def embeddings(self, model: HookedModel) -> Float[Tensor, "n d"]:
+        """The input embeddings of the same tokens, pooled."""
+        from sae_moral.capture.embeddings import input_embeddings
+
+        return input_embeddings(model, self.text, **self.prompts)
 
     def vectors(self, model: HookedModel) -> Representations:
         """What the SAEs encode of it; the stream where there are none.
@@ -237,7 +255,7 @@ class _Reading:
             # That they fit was checked when they were loaded; a twin with random weights goes by another name.
             warnings.simplefilter("ignore", SaeMoralWarning)
             more = {"progress": self.progress, "any_model": True}
-            found = latent_representations(model, self.data.text, self.saes, **more, **self.prompts)
+            found = latent_representations(model, self.text, self.saes, **more, **self.prompts)
         warn_of_prompts(found)
         return found
 

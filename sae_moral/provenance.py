@@ -197,7 +197,8 @@ def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    names = ("sae-moral", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "scipy", "scikit-learn")
+    ours = ("sae-moral", "torch", "transformers", "transformer-lens", "sae-lens")
+    names = (*ours, "numpy", "scipy", "scikit-learn", "vaderSentiment")
     found = {"python": platform.python_version()}
     for name in names:
         try:

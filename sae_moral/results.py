@@ -345,6 +345,22 @@ class LengthSpread(TypedDict):
     equal: float
 
 
+class ValenceFacts(TypedDict):
+    """What readers of pleasant and unpleasant sentences that are not moral make of the scenarios, one value per layer.
+
+    sets: topics of the sentences. n_sentences, sha256: how many, and of which file. auroc: how well the reader of all
+    sets tells virtue from vice; None without both. auroc_by_set: the same of each set's reader. auroc_of_sentences: how
+    well sentences of one topic are read by readers of the others.
+    """
+
+    sets: list[str]
+    n_sentences: int
+    sha256: str
+    auroc: list[float | None]
+    auroc_by_set: list[list[float | None]]
+    auroc_of_sentences: list[float]
+
+
 class ControlFacts(TypedDict):
     """Which controls were run, and how."""
 
@@ -361,6 +377,8 @@ class ControlFacts(TypedDict):
     variation_within_openings_that_cannot_move: NotRequired[dict[str, float]]
     spread_of_length: NotRequired[dict[str, LengthSpread]]
     explained_by_nuisance: dict[str, list[float]]
+    valence: NotRequired[ValenceFacts | None]
+    columns: NotRequired[dict[str, int]]
     seconds: dict[str, float]
 
 

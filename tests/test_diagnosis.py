@@ -20,6 +20,15 @@ from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from sae_moral.protocol import parse_layers
 from tests.tiny import scenarios
 
+AGAINST = {
+    "nuisance",
+    "random weights",
+    "opening word",
+    "bag of words",
+    "input embeddings",
+    "valence words",
+    "valence reader",
+}
 FEW = Controls(names=NAMES, resamples=50, permutations=19)
 
 
@@ -86,8 +95,15 @@ def test_controls_fill_the_columns_and_say_what_they_found(audited: Diagnosis) -
     metrics = ["categorical", "gradient", "structural", "dimensional"]
     assert list(audited.verdicts) == list(audited.peaks) == metrics
     assert {(c.metric, c.against) for c in audited.comparisons} == {
-        (name, against) for name in metrics for against in ("nuisance", "random weights", "bag of words")
+        (name, against) for name in metrics for against in AGAINST
     }
+    assert controls["columns"]["valence words"] == 3 and "input embeddings" not in controls["columns"]
+    valence = controls["valence"]
+    assert valence is not None and [len(line) for line in valence["auroc_by_set"]] == [4, 4, 4]
+    embeddings, reader = (
+        audited.baselines[name].profiles["gradient"] for name in ("input embeddings", "valence reader")
+    )
+    assert (embeddings.layers, len(embeddings.values), reader.layers) == ((), 1, (0, 1, 2))
     twin = audited.baselines["random weights"].profiles["gradient"]
     assert (twin.layers, len(twin.values), None in twin.ci_low) == ((0, 1, 2), 3, False)
     assert [len(share) for share in controls["explained_by_nuisance"].values()] == [3, 3, 3, 3]
@@ -203,10 +219,7 @@ diagnosis.save(OUT), diagnosis.report(OUT + "/report.html")
     assert [row.layer for row in rows] == [0, 1, 2] and all(row.value > 0 and row.n == 240 for row in rows)
     assert all(row.ci_low < row.value < row.ci_high and 0 < row.p_value <= 1 for row in rows)
     assert all(row.null_low < row.null_high and row.baseline > 0 for row in rows)
-    assert {c.against for c in loaded.comparisons if c.metric == "pole_norms"} == {
-        "nuisance",
-        "bag of words",
-    }
+    assert {c.against for c in loaded.comparisons if c.metric == "pole_norms"} == AGAINST - {"random weights"}
     assert loaded.metrics["pole_norms"].means.startswith("Norm of the mean")
     assert "pole_norms" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text()

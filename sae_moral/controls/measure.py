@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_moral.controls.baselines import BASELINES, FEATURES, explained_by_family
+from sae_moral.controls.baselines import BASELINES, Captured
 from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
 from sae_moral.controls.learning_curve import learning_curves
+from sae_moral.controls.nuisance import FEATURES, explained_by_family
 from sae_moral.controls.sample import Key, Sampled, sample, seen_by, with_length
 from sae_moral.controls.settings import Controls
 from sae_moral.controls.verdict import judge
@@ -39,6 +40,7 @@ from sae_moral.results import (
     Peak,
     Profile,
     Row,
+    ValenceFacts,
     Verdict,
 )
 
@@ -119,7 +121,7 @@ def measure(
     protocol: Protocol,
     controls: Controls,
     *,
-    baselines: Mapping[str, Callable[[], Representations]] | None = None,
+    baselines: Mapping[str, Captured] | None = None,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
 ) -> Measured:
@@ -205,6 +207,8 @@ class _Run:
     device: torch.device
     progress: bool | None
     seconds: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, int] = field(default_factory=dict)
+    valence: ValenceFacts | None = None
 
     def __post_init__(self) -> None:
         self.specs = {metric.name: declared(metric) for metric in self.metrics}
@@ -290,25 +294,31 @@ class _Run:
         self,
         cards: Mapping[str, MetricCard],
         model: Mapping[str, Headline],
-        captured: Mapping[str, Callable[[], Representations]],
+        captured: Mapping[str, Captured],
     ) -> dict[str, _Other]:
         """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
         found: dict[str, _Other] = {}
-        asked = [kind for kind in BASELINES if kind.control is None or kind.control in self.controls]
-        made = {kind.name: kind.vectors for kind in asked if kind.vectors}
-        order = [kind.name for kind in BASELINES if kind.name in made or kind.name in captured]
-        for name in [*order, *(other for other in captured if other not in order)]:
+        asked = {kind.name: kind for kind in BASELINES if kind.control is None or kind.control in self.controls}
+        known = [kind.name for kind in BASELINES if kind.name in asked]
+        for name in [*known, *(other for other in captured if other not in known)]:
+            kind = asked.get(name)
             layers: Sequence[int] = ()
             started = time.perf_counter()
-            if (vectors := made.get(name)) is not None:
-                x = vectors(self.data).to(self.device)
+            if kind is not None and kind.vectors is not None:
+                x = kind.vectors(self.data).to(self.device)
                 sampled = {m.name: [self._sample(with_length(m), x, baseline=True)] for m in self.metrics}
+                self.columns[name] = x.shape[1]
                 self.seconds[name] = time.perf_counter() - started
-            else:
-                representations = captured[name]()
+            elif name in captured:
+                given = captured[name]()
                 self.seconds[f"capture, {name}"] = time.perf_counter() - started
-                sampled, layers = self.layers(representations, name, baseline=True)[0], representations.layers
-            lines = {one: self.headline(card, layers, sampled[one], model[one]) for one, card in cards.items()}
+                layers = () if isinstance(given, Tensor) else given.layers
+                representations = _one_layer(given, self.data) if isinstance(given, Tensor) else given
+                sampled = self.layers(representations, name, baseline=True)[0]
+                self.valence = self.valence or representations.provenance.get("valence")
+            else:
+                continue
+            lines = {one: self.headline(cards[one], layers, own, model[one]) for one, own in sampled.items()}
             found[name] = _Other(name, lines, {one: [s.values for s in own] for one, own in sampled.items()})
         return found
 
@@ -336,6 +346,8 @@ class _Run:
             variation_within_openings_that_cannot_move={name: round(one.stuck, 4) for name, one in opening.items()},
             spread_of_length={name: one.spread for name, one in drawn.items() if one.spread is not None},
             explained_by_nuisance=dict(nuisance),
+            valence=self.valence,
+            columns=dict(self.columns),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
@@ -346,6 +358,14 @@ class _Run:
         if draws is None or value is None:
             return None, None
         return interval(draws, self.controls.level) or (None, None)
+
+
+def _one_layer(vectors: Float[Tensor, "n d"], data: MoralData) -> Representations:
+    """Vectors that belong to no layer, as if they were one's."""
+    from sae_moral.capture import Representations
+
+    assert data.length is not None
+    return Representations((0,), np.arange(len(data)), data.length, data.length, {}, lambda _: vectors)
 
 
 def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:

@@ -9,7 +9,17 @@ from sae_moral.errors import unknown
 
 LENGTH_STRATUM = 5
 """Texts per stratum of length, at least: of labels permuted among m texts one in m stays by chance."""
-NAMES = ("interval", "null", "nuisance", "words", "selectivity", "random-weights", "learning-curve")
+NAMES = (
+    "interval",
+    "null",
+    "nuisance",
+    "words",
+    "valence",
+    "embeddings",
+    "selectivity",
+    "random-weights",
+    "learning-curve",
+)
 DEFAULT = NAMES[:-2]
 """All but `random-weights`, which needs a second model and a second capture, and `learning-curve`, which measures every
 metric some 40 times more at its best layer."""

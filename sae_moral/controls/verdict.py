@@ -25,6 +25,7 @@ WORDS = {
     "length": "sentence length, not morality",
     "nuisance": "no more than length and word frequency give by themselves",
     "untrained": "no more than the same architecture with random weights shows",
+    "valence": "no more than how pleasant or unpleasant the scenarios are",
     "words": "no more than the words of the scenarios give without a model",
     "beyond chance": "beyond chance, and not shown to be beyond the baselines",
     "found": "beyond chance, and beyond what length, word frequency and the words of the scenarios give",

@@ -33,6 +33,11 @@ LIMITS = {
     "and syntax are not.",
     WORDS_BASELINE: "What exceeds it need not be understanding: knowing synonyms is enough. What does not exceed it "
     "may still hold morality: a mean over tokens blurs the exact words that the bag sees.",
+    CONTROLS[
+        "valence"
+    ]: "What is left beyond it need not be morality: valence that its reader does not see is still in "
+    "it. What goes with it need not be valence alone: pleasant is part of what good means.",
+    CONTROLS["embeddings"]: "What exceeds them needs the other words of a scenario or their order, not morality.",
     CONTROLS["random-weights"]: "What exceeds them was learnt in training, which teaches words and topics, too. They "
     "are no zero: random features keep which words a text has.",
     CONTROLS[

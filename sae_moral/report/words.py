@@ -16,6 +16,8 @@ CONTROLS = {
     "null": "permuted labels",
     "nuisance": "nuisance",
     "words": WORDS_BASELINE,
+    "valence": "valence",
+    "embeddings": "input embeddings",
     "random-weights": "random weights",
     "selectivity": "labels within opening words",
 }
@@ -29,6 +31,7 @@ BADGES: dict[str, tuple[str, str]] = {
     "found": ("✓", "good"),
     "beyond chance": ("›", "weak"),
     "words": ("=", "weak"),
+    "valence": ("=", "weak"),
     "untrained": ("=", "weak"),
     "nuisance": ("=", "weak"),
     "length": ("!", "alarm"),

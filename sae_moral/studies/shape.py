@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral import __version__
 from sae_moral.controls import Controls, get_controls
+from sae_moral.controls.valence import sentences
 from sae_moral.metrics import resolve_metrics
 from sae_moral.metrics.base import card_of
 from sae_moral.protocol import Protocol, get_protocol
@@ -34,12 +35,13 @@ def shape_of_diagnosis(
         ValueError: an unknown protocol, metric or control.
         TypeError: a metric with a parameter that JSON cannot hold.
     """
-    chosen = get_protocol(protocol)
+    chosen, settings = get_protocol(protocol), get_controls(controls)
     return {
         "data": data.held_by(chosen.groups).sha256,
         "protocol": dataclasses.asdict(chosen),
         "metrics": [_described(metric) for metric in resolve_metrics(metrics, chosen)],
-        "controls": dataclasses.asdict(get_controls(controls)),
+        "controls": dataclasses.asdict(settings),
+        "sentences": sentences().sha256 if "valence" in settings else None,
         "match": match,
         "version": __version__,
     }

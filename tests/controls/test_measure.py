@@ -251,7 +251,8 @@ class TestVerdicts:
         assert found.verdicts["gradient"].word == "found"
 
     def test_what_words_give_by_themselves_is_words(self, words_world: MoralData) -> None:
-        found = run(words_world, {0: moral(words_world, 0.6)}, [AuditedCategorical(3)])
+        names = ("interval", "null", "nuisance", "words")
+        found = run(words_world, {0: moral(words_world, 0.6)}, [AuditedCategorical(3)], replace(QUICK, names=names))
         assert found.peaks["categorical"].p_value == 0.01
         assert found.verdicts["categorical"].word == "words"
         assert found.verdicts["categorical"].best_baseline == "bag of words"
@@ -314,7 +315,12 @@ class TestThirdParty:
         assert rows[2].p_value > 0.05
         peak = found.peaks["mine"]
         assert (peak.layer, found.cards["mine"].spec.direction, peak.group) == (6, None, "overall")
-        assert {c.against for c in found.comparisons} == {"nuisance", "bag of words"}
+        assert {c.against for c in found.comparisons} == {
+            "nuisance",
+            "opening word",
+            "bag of words",
+            "valence words",
+        }
         assert all(0 < c.ci_low < c.ci_high and c.p_value < 0.05 for c in found.comparisons)
         assert found.verdicts["mine"].word == "found"
 
@@ -377,7 +383,11 @@ class TestSettings:
         assert list(found["nuisance"].controls["explained_by_nuisance"]) == ["length", "sink", "word frequency", "all"]
         words = {name: one.verdicts["categorical"].word for name, one in found.items()}
         assert {word for name, word in words.items() if name != "null"} == {"not tested"}
-        assert {len(one.baselines) for name, one in found.items() if name in ("nuisance", "words")} == {1}
+        assert {name: len(one.baselines) for name, one in found.items()} == {
+            **dict.fromkeys(found, 0),
+            "nuisance": 1,
+            "words": 2,
+        }
 
     def test_the_description_holds_every_number_that_shaped_it(self, found: Any) -> None:
         held = found.controls

@@ -11,7 +11,15 @@ from sae_moral.controls.settings import DEFAULT, NAMES, Controls, get_controls
 
 def test_named_sets() -> None:
     assert get_controls("default") == Controls() == get_controls(DEFAULT)
-    assert get_controls("default").names == ("interval", "null", "nuisance", "words", "selectivity")
+    assert get_controls("default").names == (
+        "interval",
+        "null",
+        "nuisance",
+        "words",
+        "valence",
+        "embeddings",
+        "selectivity",
+    )
     assert get_controls("all").names == NAMES == (*DEFAULT, "random-weights", "learning-curve")
     assert get_controls("none").names == ()
     assert get_controls("").names == ()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sae_moral.controls import NAMES
+from sae_moral.controls.baselines import BASELINES as KINDS
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from sae_moral.results import (
     OVERALL,
@@ -28,9 +30,10 @@ from sae_moral.results import (
     leading_groups,
 )
 
-EVERY = ("interval", "null", "nuisance", "words", "selectivity", "random-weights")
-BASELINES = {"nuisance": "nuisance", "random-weights": "random weights", "words": "bag of words"}
-SHARES = {"nuisance": 0.25, "random weights": 0.5, "bag of words": 0.75}
+EVERY = NAMES
+BASELINES = {kind.name: kind.control for kind in KINDS if kind.shortfall is not None}
+"""Baseline → the control that asks for it."""
+SHARES = dict.fromkeys(BASELINES, 0.6) | {"nuisance": 0.25, "random weights": 0.5, "bag of words": 0.75}
 
 
 def row(metric: str, statistic: str, layer: int, group: str, value: float | None, **more: Any) -> Row:
@@ -127,9 +130,9 @@ def record(
     profiles = {one.name: profile for one in cards if (profile := profile_of(rows, one)) is not None}
     found = {name: _peak(profile, cards, names) for name, profile in profiles.items()}
     found = {name: dataclasses.replace(peak, **(peaks or {}).get(name, {})) for name, peak in found.items()}
-    given = {name: BASELINES[name] for name in BASELINES if name in names}
-    baselines = {name: Baseline(name, {m: _baseline(p, name) for m, p in profiles.items()}) for name in given.values()}
-    comparisons = [_comparison(found[m], name, names, layers) for m in found for name in given.values()]
+    given = [name for name, control in BASELINES.items() if control in names]
+    baselines = {name: Baseline(name, {m: _baseline(p, name) for m, p in profiles.items()}) for name in given}
+    comparisons = [_comparison(found[m], name, names, layers) for m in found for name in given]
     words = {m: (verdicts or {}).get(m, "found" if "null" in names else "not tested") for m in (found if names else ())}
     controls = facts(names, layers) if names else None
     return DiagnosisRecord(

@@ -11,7 +11,7 @@ from sae_moral.report.page import render_page
 from sae_moral.report.words import number, signed
 from sae_moral.results import DiagnosisRecord, Outcome
 from tests.report.drawn import Page
-from tests.report.records import facts, realistic
+from tests.report.records import BASELINES, facts, realistic
 
 KNOWN = {"value": 0.4753, "ci_low": 0.231, "ci_high": 0.66, "n_texts": 46}
 
@@ -33,7 +33,7 @@ def test_the_section_holds_every_number() -> None:
     for one in made.comparisons:
         cells = [one.metric, one.against, number(one.value), str(one.layer), number(one.against_value)]
         assert " ".join(cells) in words and signed(one.difference) in words
-    assert words.count("0.011 to 0.100 0.023 +0.089 0.020 +0.078 more") == 12
+    assert words.count("0.011 to 0.100 0.023 +0.089 0.020 +0.078 more") == len(made.comparisons) == 4 * len(BASELINES)
     for text in (
         "0.046",
         "0.037",
@@ -62,12 +62,15 @@ def test_what_was_not_run_is_not_explained() -> None:
     limits = html[html.index('<dl class="limits">') :]
     assert "intervals</dt>" in limits and "bag of words</dt>" not in limits
     assert "p, any length" not in words
-    assert "Not run: nuisance, bag of words, random weights, labels within opening words." in words
+    assert (
+        "Not run: nuisance, bag of words, valence, input embeddings, random weights, labels within opening words."
+        in words
+    )
 
 
 def test_a_test_that_is_missing_is_neither_yes_nor_no() -> None:
     html, words = shown(realistic(layers=2, names=("null", "words")))
-    assert words.count("0.020 not computed") == 4 and "Not computed: interval, p, at most, shows." in words
+    assert words.count("0.020 not computed") == 4 * 2 and "Not computed: interval, p, at most, shows." in words
     assert (
         "missed" not in html
         and "p, opening words: labels" not in words
@@ -75,13 +78,13 @@ def test_a_test_that_is_missing_is_neither_yes_nor_no() -> None:
     )
 
 
-@pytest.mark.parametrize(("outcome", "missed"), [("more", 0), ("not more", 12), ("cannot tell", 12)])
+@pytest.mark.parametrize(("outcome", "missed"), [("more", 0), ("not more", 28), ("cannot tell", 28)])
 def test_what_is_not_more_is_marked(outcome: Outcome, missed: int) -> None:
     made = realistic(layers=2)
     html, words = shown(
         dataclasses.replace(made, comparisons=[dataclasses.replace(c, outcome=outcome) for c in made.comparisons])
     )
-    assert html.count('<tr class="missed">') == missed and words.count(f"+0.078 {outcome}") == 12
+    assert html.count('<tr class="missed">') == missed and words.count(f"+0.078 {outcome}") == len(made.comparisons)
 
 
 def test_without_controls_the_section_says_so() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sae_moral.controls import NAMES
-from sae_moral.controls.verdict import BASELINES as JUDGED
+from sae_moral.controls.baselines import BASELINES as KINDS
 from sae_moral.controls.verdict import WORDS
 from sae_moral.report.style import BASELINES
 from sae_moral.report.words import (
@@ -51,6 +51,6 @@ def test_lists_and_lines() -> None:
 
 def test_the_words_are_those_of_the_controls() -> None:
     assert list(BADGES) == list(reversed(WORDS)) and set(CONTROLS) == set(NAMES)
-    assert set(JUDGED) <= set(CONTROLS.values())
+    assert {kind.control for kind in KINDS if kind.control is not None} <= set(CONTROLS)
     # What an SAE encodes is drawn beside its latents, but says nothing about morality: no verdict rests on it.
-    assert set(BASELINES) == {*JUDGED, "residual stream"}
+    assert set(BASELINES) == {kind.name for kind in KINDS}

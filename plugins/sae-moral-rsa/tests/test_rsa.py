@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from sae_moral import AUDITED, Controls, diagnose
 from sae_moral.controls import NAMES
+from sae_moral.controls.baselines import BASELINES
 from sae_moral.controls.verdict import WORDS
 from sae_moral.metrics import registry
 from tests.tiny import save_tiny_model, scenarios
@@ -59,7 +60,7 @@ def test_every_control_comes_by_itself(tmp_path: Path) -> None:
     assert [(row.metric, row.statistic) for row in found.rows] == [("rsa", "spearman")] * 2
     for row in cast(list[Any], found.rows):
         assert row.ci_low <= row.ci_high and 0.05 <= row.p_value <= 1 and row.baseline is not None
-    assert {one.against for one in found.comparisons} == {"nuisance", "bag of words", "random weights"}
+    assert {one.against for one in found.comparisons} == {kind.name for kind in BASELINES if kind.shortfall is not None}
     assert found.verdicts["rsa"].word in WORDS
     assert found.metrics["rsa"].does_not_prove == Rsa.does_not_prove
 

@@ -13,12 +13,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-import sae_moral.controls.baselines as words_module
-from sae_moral.controls.baselines import bag_of_words
+import sae_moral.controls.words as words_module
+from sae_moral.controls.words import bag_of_words, opening_words
 from sae_moral.data import MoralData, load_data
 from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.metrics import evaluate, get_metric
+from sae_moral.metrics import evaluate, get_metric, resolve_metrics
 from sae_moral.protocol import get_protocol
 from tests.tiny import scenarios
 
@@ -61,9 +61,10 @@ def test_leading_axes_keep_what_they_can() -> None:
     data = scenarios(100)
     every = bag_of_words(data, axes=None)
     first = torch.from_numpy(np.unique(data.group, return_index=True)[1])
-    complete, few = bag_of_words(data, axes=10_000), bag_of_words(data, axes=20)
-    assert complete.shape[1] <= len(first)
-    torch.testing.assert_close(complete @ complete.T, every @ every.T)  # a rotation
+    few = bag_of_words(data, axes=20)
+    for complete in (bag_of_words(data), bag_of_words(data, axes=10_000)):
+        assert complete.shape[1] == torch.linalg.matrix_rank(every) <= len(first)
+        torch.testing.assert_close(complete @ complete.T, every @ every.T)  # a rotation
     assert few.shape == (100, 20)
     best = float(torch.linalg.svdvals(every[first])[:20].square().sum())
     assert 0.99 * best < float(few[first].square().sum()) <= best * (1 + 1e-9)
@@ -90,6 +91,23 @@ def test_random_states_stay_as_they_are() -> None:
     assert str(np.random.get_state()) == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
     assert torch.equal(bag_of_words(data, axes=10), x)
+    assert torch.equal(bag_of_words(data), bag_of_words(data))
+
+
+def test_opening_words_by_hand() -> None:
+    rows = opening_words(_data("Robbing a bank", "feeding cats", "robbing  a bank.", "robbing a train", "feeding dogs"))
+    assert rows.tolist() == [[0, 1], [1, 0], [0, 1], [0, 1], [1, 0]]
+    # "helping" opens one text, if two records; nothing is known of any other text by it.
+    assert opening_words(_data("Helping out", "helping out", "robbing")).tolist() == [[0], [0], [0]]
+    assert opening_words(_data("帮助邻居", "帮人")).tolist() == [[1], [1]]
+
+
+def test_every_metric_takes_opening_words_that_say_nothing() -> None:
+    data = replace(scenarios(120), text=tuple(f"{number} steps" for number in range(120)))
+    x = opening_words(data)
+    assert x.abs().sum() == 0
+    for metric in resolve_metrics(None, get_protocol("audited")):
+        assert all(np.isfinite(one.value) for one in evaluate(metric, x, data) if one.value is not None)
 
 
 def _planted(texts: list[str], good: list[bool]) -> MoralData:
@@ -142,7 +160,9 @@ def test_many_texts_take_the_other_path_to_the_same_axes(monkeypatch: pytest.Mon
     data = scenarios(200)
     exact = bag_of_words(data, axes=15)
     monkeypatch.setattr(words_module, "EXACT", 50)
-    approximate = bag_of_words(data, axes=15)
+    monkeypatch.setattr(words_module, "LEADING", 15)
+    approximate = bag_of_words(data)
+    assert approximate.shape == (200, 15)
     assert torch.allclose(approximate @ approximate.T, exact @ exact.T, atol=0.02)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.controls.baselines import FEATURES, explained, explained_by_family, nuisance_features
+from sae_moral.controls.nuisance import FEATURES, explained, explained_by_family, nuisance_features
 from sae_moral.data import MoralData, word_frequency
 from sae_moral.data.moral_data import from_records
 from tests.tiny import scenarios
