@@ -18,6 +18,7 @@ from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.inference import holm
 from sae_moral.controls.measure import check, measure
 from sae_moral.controls.settings import Controls, get_controls
+from sae_moral.controls.verdict import BASELINES
 from sae_moral.data.moral_data import MoralData
 from sae_moral.errors import DataError
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, VICE, VIRTUE
@@ -207,11 +208,12 @@ class TestVerdicts:
             one = run(words_world, layers, metrics, Controls(names, permutations=99))
             verdict = one.verdicts["categorical"]
             assert (verdict.word, verdict.p_value) == ("beyond chance", None)
-            assert verdict.not_compared == ("nuisance", "random weights", "bag of words")
-            assert verdict.sentence.endswith("; not compared with nuisance, random weights and bag of words.")
+            assert verdict.not_compared == tuple(BASELINES)
+            assert verdict.sentence.endswith("valence words and valence reader.")
         one = run(words_world, layers, metrics, Controls(("null", "words"), permutations=99))
-        assert one.comparisons[0].against_value > 0.95 > one.peaks["categorical"].value
-        assert [c.outcome for c in one.comparisons] == ["not computed"]
+        against = {c.against: c for c in one.comparisons}
+        assert against["bag of words"].against_value > 0.95 > one.peaks["categorical"].value
+        assert {c.outcome for c in against.values()} == {"not computed"}
 
     def test_labels_that_cannot_move_are_not_testable_and_not_empty(self) -> None:
         data = world(8, 1200)
