@@ -117,16 +117,17 @@ def _scores(space: Whitened, domains: Sequence[Domain]) -> list[dict[int, Float[
     sums = [(one.items.fold_sums(one.fit * one.label), one.items.fold_sums(one.fit)) for one in domains]
     folds = sorted({k for one in domains for k, _ in one.items.folds})
     precisions = torch.stack([space.precision(float(penalty)) for penalty in PENALTIES])
-    gain = {k: 0.0 for k in folds}
+    gain: dict[int, Tensor] = {}
     for left_out in combinations(folds, 2) if len(folds) > 2 else ():
         own, shared = _covariances(sums, left_out)
         for outer, inner in (left_out, left_out[::-1]):
-            gain[outer] = gain[outer] + _gain(domains, own, shared, precisions, inner, outer)
+            added = _gain(domains, own, shared, precisions, inner, outer)
+            gain[outer] = gain[outer] + added if outer in gain else added
     # Of two folds none is left to choose by: the strongest shared reader at the middle of the grid.
     found: list[dict[int, Float[Tensor, "b _"]]] = [{} for _ in domains]
     for k in folds:
         own, shared = _covariances(sums, (k,))
-        chosen = gain[k].argmax(dim=0) if isinstance(gain[k], Tensor) else None
+        chosen = gain[k].argmax(dim=0) if k in gain else None
         penalty = len(PENALTIES) // 2 if chosen is None else chosen // len(SHARED)
         share = 1.0 if chosen is None else torch.tensor(SHARED).to(space.x)[chosen % len(SHARED)][:, None]
         precision = precisions[penalty]

@@ -81,14 +81,17 @@ class NestedRidge:
         """Held-out predictions of k targets, with an intercept per training part; the influences if asked for."""
         y = y.to(self.x[0])
         targets = [y[part] for part in self.parts]
-        sums = [(target.sum(dim=0), own.T @ target) for target, own in zip(targets, self.design, strict=True)]
+        sums = [target.sum(dim=0) for target in targets]
+        with_design = [own.T @ target for own, target in zip(self.design, targets, strict=True)]
         products = [x.T @ target for x, target in zip(self.x, targets, strict=True)]
         f, k, grid = len(self.parts), y.shape[1], len(PENALTIES)
 
         def solve(path: _Path) -> _Targets:
             rest = [i for i in range(f) if i not in path.left_out]
-            columns = (torch.stack(part).sum(dim=0) for part in zip(*(sums[i] for i in rest), strict=True))
-            return path.targets(*columns, torch.stack([products[i] for i in rest]).sum(dim=0))
+            own, along, with_inputs = (
+                torch.stack([part[i] for i in rest]).sum(dim=0) for part in (sums, with_design, products)
+            )
+            return path.targets(own, along, with_inputs)
 
         errors = torch.zeros(f, grid, k, dtype=y.dtype, device=y.device)
         for i in range(f):
