@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,8 +20,9 @@ from sae_moral.foundations import NEUTRAL
 from sae_moral.metrics.base import Preparing, Values, Variants, declared, folds
 from sae_moral.metrics.categorical import AuditedCategorical, PaperCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional, PaperDimensional
+from sae_moral.metrics.discriminant import Whitened
 from sae_moral.metrics.gradient import AuditedGradient, PaperGradient
-from sae_moral.metrics.structural import AuditedStructural, PaperStructural
+from sae_moral.metrics.structural import PENALTY, AuditedStructural, PaperStructural
 from tests.metrics.worlds import LEVELS, lengths, moral_data, planted, values
 
 METRICS = [
@@ -191,11 +193,15 @@ def test_a_fits_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_is_s
     x, data = plain()
     v, fold, reader = x.numpy(), folds(data, 3, 0), resamples(data, 3, seed=4)
     variants = Variants.refitted(reader)
-    got = {key: value for m in METRICS[:3] for key, value in m.prepare(x, data)(variants, [m.headline]).items()}
+    names = ["auroc_prototype", "spearman_graded", "accuracy_polarity"]
+    metrics = [replace(metric, remove_length=False) for metric in METRICS[:3]]
+    read = [m.prepare(x, data)(variants, [name]) for m, name in zip(metrics, names, strict=True)]
+    got = {key: value for values in read for key, value in values.items()}
+    whitened = Whitened.of(x, data, fold, length=False).scaled(PENALTY).numpy()
     own, virtue, t = data.items(0, 0) | data.items(0, 1), data.items(0, 0), data.typicality
     for i in range(3):
         parts: dict[tuple[str, str], list[tuple[float, int]]] = {
-            ("auroc", "care-harm"): [], ("spearman", "care"): [], ("accuracy_polarity", "overall"): []
+            ("auroc_prototype", "care-harm"): [], ("spearman_graded", "care"): [], ("accuracy_polarity", "overall"): []
         }  # fmt: skip
         for k in range(3):
             copies = np.repeat(np.flatnonzero(fold != k), reader[i].numpy()[fold != k].astype(int))
@@ -203,13 +209,13 @@ def test_a_fits_weight_is_so_many_copies_in_what_is_fitted_and_none_in_what_is_s
             test = own & (fold == k)
             score = v[test] @ (v[sides[0]].mean(axis=0) - v[sides[1]].mean(axis=0))
             pairs = int(virtue[test].sum() * (~virtue[test]).sum())
-            parts["auroc", "care-harm"].append((roc_auc_score(virtue[test], score), pairs))
+            parts["auroc_prototype", "care-harm"].append((roc_auc_score(virtue[test], score), pairs))
             test = virtue & (fold == k)
             direction = (t[sides[0]] - t[sides[0]].mean()) @ v[sides[0]]
             score = v[test] @ direction / np.linalg.norm(v[test], axis=1)
-            parts["spearman", "care"].append((cast(float, spearmanr(t[test], score)[0]), test.sum() - 1))
-            means = np.stack([v[copies[data.pole[copies] == pole]].mean(axis=0) for pole in range(3)])
-            nearest = pairwise_distances_argmin(v[fold == k], means)
+            parts["spearman_graded", "care"].append((cast(float, spearmanr(t[test], score)[0]), test.sum() - 1))
+            means = np.stack([whitened[copies[data.pole[copies] == pole]].mean(axis=0) for pole in range(3)])
+            nearest = pairwise_distances_argmin(whitened[fold == k], means)
             right = balanced_accuracy_score(data.pole[fold == k], nearest, adjusted=True)
             parts["accuracy_polarity", "overall"].append((right, (fold == k).sum()))
         for key, part in parts.items():

@@ -156,6 +156,24 @@ def test_many_versions_are_each_by_itself_and_parts_make_no_difference(monkeypat
                 torch.testing.assert_close(part[k][v], one[k][0], rtol=1e-9, atol=1e-12)
 
 
+def test_items_of_weight_zero_are_not_fitted_and_a_common_weight_changes_nothing() -> None:
+    x, data = planted(4, n=200, polarity=0.3)
+    fold, rng, label = folds(data, 5, 0), np.random.default_rng(0), SIGN[data.pole]
+    space, out = Whitened.of(x, data, fold, length=True), rng.random(200) < 0.3
+
+    def read(weight: np.ndarray, own: np.ndarray) -> np.ndarray:
+        domains = [
+            dataclasses.replace(one, fit=torch.from_numpy(weight[one.items.rows])[None])
+            for one in domains_of(space, data, own)
+        ]
+        return np.concatenate([s[0].numpy() for one in discriminant_scores(space, domains) for s in one.values()])
+
+    kept = np.where(out, 0.0, 1.0)
+    np.testing.assert_allclose(read(kept, np.where(out, -label, label)), read(kept, label), atol=1e-12)
+    np.testing.assert_allclose(read(kept * 3, label), read(kept, label), rtol=1e-9, atol=1e-12)
+    assert np.abs(read(np.ones(200), label) - read(kept, label)).max() > 1e-3
+
+
 def test_wide_vectors_are_read_in_their_span() -> None:
     x, data = planted(5, n=120, d=7, polarity=0.6)
     wide = x @ torch.from_numpy(np.linalg.qr(np.random.default_rng(0).standard_normal((400, 7)))[0].T)
