@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.metrics.nuisance import Nuisance
-from sae_moral.metrics.prototypes import FoldSums, Items
+from sae_moral.metrics.prototypes import Items
 
 PENALTIES = 10.0 ** np.arange(-1, 2.25, 0.5)
 """Values of λ."""
@@ -114,19 +114,20 @@ def _some(domain: Domain, start: int, size: int) -> Domain:
 
 
 def _scores(space: Whitened, domains: Sequence[Domain]) -> list[dict[int, Float[Tensor, "b _"]]]:
-    sums = [(one.items.fold_sums(one.fit * one.label), one.items.fold_sums(one.fit)) for one in domains]
     folds = sorted({k for one in domains for k, _ in one.items.folds})
+    sums, held = _Sums.of(space, domains, folds), {k: _HeldOut.of(space, domains, k) for k in folds}
     precisions = torch.stack([space.precision(float(penalty)) for penalty in PENALTIES])
     gain: dict[int, Tensor] = {}
     for left_out in combinations(folds, 2) if len(folds) > 2 else ():
-        own, shared = _covariances(sums, left_out)
+        own, shared = sums.covariances(left_out)
+        coefficients = space.nuisance.without(*left_out)
         for outer, inner in (left_out, left_out[::-1]):
-            added = _gain(domains, own, shared, precisions, inner, outer)
+            added = held[inner].gain(own, shared, precisions, coefficients)
             gain[outer] = gain[outer] + added if outer in gain else added
     # Of two folds none is left to choose by: the strongest shared reader at the middle of the grid.
     found: list[dict[int, Float[Tensor, "b _"]]] = [{} for _ in domains]
     for k in folds:
-        own, shared = _covariances(sums, (k,))
+        own, shared = sums.covariances((k,))
         chosen = gain[k].argmax(dim=0) if k in gain else None
         penalty = len(PENALTIES) // 2 if chosen is None else chosen // len(SHARED)
         share = 1.0 if chosen is None else torch.tensor(SHARED).to(space.x)[chosen % len(SHARED)][:, None]
@@ -138,69 +139,114 @@ def _scores(space: Whitened, domains: Sequence[Domain]) -> list[dict[int, Float[
     return found
 
 
-def _covariances(
-    sums: Sequence[tuple[FoldSums, FoldSums]], left_out: tuple[int, ...]
-) -> tuple[list[Float[Tensor, "b r"]], Float[Tensor, "b r"]]:
-    """Covariance of vectors and label over each domain's training items, and over all of them together. NaN for a
-    domain that has no training item or whose label does not vary there; the others go on without it."""
-    own, total, count = [], 0.0, 0.0
-    for weighted, plain in sums:
-        label, every = weighted.without(*left_out), plain.without(*left_out)
-        mean = label.count / every.count
-        covariance = label.vector - mean[:, None] * every.vector
-        own.append(covariance / every.count[:, None])
-        known = every.count > 0
-        total = total + torch.where(known[:, None], covariance, 0.0)
-        count = count + torch.where(known, every.count, 0.0)
-    assert isinstance(total, Tensor) and isinstance(count, Tensor)
-    return own, total / count[:, None]
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the items of every domain, fold by fold, of vectors, nuisance columns and 1, by weight.
+
+    Attributes:
+        weighted: times the label.
+        plain: without it.
+    """
+
+    space: Whitened
+    weighted: dict[int, Float[Tensor, "k b c"]]
+    plain: dict[int, Float[Tensor, "k r c"]]
+
+    @classmethod
+    def of(cls, space: Whitened, domains: Sequence[Domain], folds: Sequence[int]) -> _Sums:
+        found: list[dict[int, Tensor]] = []
+        for coefficient in ([one.fit * one.label for one in domains], [one.fit for one in domains]):
+            sums = [one.items.fold_sums(own) for one, own in zip(domains, coefficient, strict=True)]
+            nothing = torch.zeros_like(torch.cat([next(iter(sums[0].vectors.values())), coefficient[0][:, :1]], dim=1))
+            by_fold = {
+                k: torch.stack(
+                    [
+                        torch.cat([one.vectors[k], one.counts[k][:, None]], dim=1) if k in one.vectors else nothing
+                        for one in sums
+                    ]
+                )
+                for k in folds
+            }
+            found.append(by_fold)
+        return cls(space, *found)
+
+    def covariances(self, left_out: tuple[int, ...]) -> tuple[Float[Tensor, "k b r"], Float[Tensor, "b r"]]:
+        """Covariance of vectors and label over each domain's training items, and over all of them together. NaN for a
+        domain that has no training item; the others go on without it."""
+        (label, labels), (every, count) = (self._without(part, left_out) for part in (self.weighted, self.plain))
+        known = count > 0.5
+        covariance = label - (labels / count)[..., None] * every
+        together = torch.where(known[..., None], covariance, 0.0).sum(dim=0)
+        own = torch.where(known[..., None], covariance / count[..., None], torch.nan)
+        return own, together / torch.where(known, count, 0.0).sum(dim=0)[:, None]
+
+    def _without(
+        self, part: dict[int, Float[Tensor, "k b c"]], left_out: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "k b r"], Float[Tensor, "k b"]]:
+        # Not the total less what is left out: rounding would carry labels of that fold into its scores.
+        rest = torch.stack([own for k, own in part.items() if k not in left_out]).sum(dim=0)
+        width = self.space.x.shape[1]
+        return rest[..., :width] - rest[..., width:-1] @ self.space.nuisance.without(*left_out), rest[..., -1]
 
 
-def _gain(
-    domains: Sequence[Domain],
-    own: Sequence[Float[Tensor, "b r"]],
-    shared: Float[Tensor, "b r"],
-    precisions: Float[Tensor, "g r"],
-    inner: int,
-    outer: int,
-) -> Float[Tensor, "gs b"]:
-    """How well the scores of an inner fold go with the label, per penalty and share: correlations within domains,
-    weighed by items."""
-    total = 0.0
-    for one, direction in zip(domains, own, strict=True):
-        part = dict(one.items.folds).get(inner)
-        if part is None:
-            continue
-        # Single precision will do to choose a penalty by, and only for that.
-        x = one.items.held_out(inner, outer).float()
-        weight, label = one.fit[:, part].float(), one.label[:, part].float()
-        scaled = (x[None] * precisions.float()[:, None]).reshape(-1, x.shape[1]).T
-        ways = [(way.nan_to_num().float() @ scaled).reshape(len(way), -1, len(x)) for way in (direction, shared)]
-        total = total + _correlations(ways, label, weight) * weight.sum(dim=1)
-    if not isinstance(total, Tensor):
-        return torch.zeros(len(precisions) * len(SHARED), len(shared), device=shared.device)
-    return total
+@dataclass(frozen=True)
+class _HeldOut:
+    """One fold's items of every domain, as many for each: those that are none have no weight."""
+
+    x: Float[Tensor, "k m r"]
+    design: Float[Tensor, "k m q"]
+    label: Float[Tensor, "k p 1 m"]
+    weight: Float[Tensor, "k f 1 m"]
+
+    @classmethod
+    def of(cls, space: Whitened, domains: Sequence[Domain], fold: int) -> _HeldOut:
+        parts = [dict(one.items.folds).get(fold, torch.zeros(0, dtype=torch.long)).cpu() for one in domains]
+        most = max(map(len, parts))
+        rows = torch.zeros(len(domains), most, dtype=torch.long)
+        label, weight = (
+            space.x.new_zeros(len(domains), max(len(part) for part in values), 1, most)
+            for values in ([one.label for one in domains], [one.fit for one in domains])
+        )
+        for i, (one, part) in enumerate(zip(domains, parts, strict=True)):
+            rows[i, : len(part)] = torch.from_numpy(one.items.rows)[part]
+            here = part.to(space.x.device)
+            label[i, :, 0, : len(part)] = one.label[:, here]
+            weight[i, :, 0, : len(part)] = one.fit[:, here]
+        rows = rows.to(space.x.device)
+        return cls(space.x[rows], space.nuisance.design[rows], label.float(), weight.float())
+
+    def gain(
+        self,
+        own: Float[Tensor, "k b r"],
+        shared: Float[Tensor, "b r"],
+        precisions: Float[Tensor, "g r"],
+        coefficients: Float[Tensor, "q r"],
+    ) -> Float[Tensor, "gs b"]:
+        """How well these items' scores go with the label, per penalty and share: correlations within domains, weighed
+        by items. In single precision, which will do to choose a penalty by, and only for that."""
+        x = (self.x - self.design @ coefficients).float()
+        scaled = (x[:, None] * precisions.float()[:, None]).flatten(1, 2).transpose(1, 2)
+        ways = [(way.nan_to_num().float() @ scaled).unflatten(-1, (len(precisions), -1)) for way in (own, shared[None])]
+        mass = self.weight.sum(dim=-1)[..., None]
+        return (_correlations(ways, self.label, self.weight) * mass).sum(dim=0).flatten(start_dim=1).T
 
 
 def _correlations(
-    scores: Sequence[Float[Tensor, "_ g m"]], label: Float[Tensor, "p m"], weight: Float[Tensor, "r m"]
-) -> Float[Tensor, "gs b"]:
+    scores: Sequence[Float[Tensor, "k _ g m"]], label: Float[Tensor, "k p 1 m"], weight: Float[Tensor, "k f 1 m"]
+) -> Float[Tensor, "k b g s"]:
     """Correlation with the label of every mixture of two scores, per penalty and share; 0 where either does not
     vary."""
-    weight = weight[:, None]
     n = weight.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
-    def centred(v: Float[Tensor, "v _ m"]) -> Float[Tensor, "b _ m"]:
+    def centred(v: Float[Tensor, "k v _ m"]) -> Float[Tensor, "k b _ m"]:
         return v - (weight * v).sum(dim=-1, keepdim=True) / n
 
-    y, a, b = centred(label[:, None]), centred(scores[0]), centred(scores[1])
+    y, a, b = centred(label), centred(scores[0]), centred(scores[1])
     heavy = weight * y
-    yy, ya, yb = ((heavy * v).sum(dim=-1) for v in (y, a, b))
-    aa, ab, bb = ((weight * u * v).sum(dim=-1) for u, v in ((a, a), (a, b), (b, b)))
+    yy, ya, yb = ((heavy * v).sum(dim=-1)[..., None] for v in (y, a, b))
+    aa, ab, bb = ((weight * u * v).sum(dim=-1)[..., None] for u, v in ((a, a), (a, b), (b, b)))
     share = torch.tensor(SHARED, device=y.device)
     own = 1 - share
-    mixed = [v[..., None] for v in (yy, ya, yb, aa, ab, bb)]  # versions, penalties, shares
-    spread = (own**2 * mixed[3] + 2 * share * own * mixed[4] + share**2 * mixed[5]) * mixed[0]
-    together = own * mixed[1] + share * mixed[2]
-    found = torch.where(spread > 1e-30, together / spread.clamp(min=1e-30).sqrt(), 0.0)
-    return found.flatten(start_dim=1).T
+    spread = (own**2 * aa + 2 * share * own * ab + share**2 * bb) * yy
+    together = own * ya + share * yb
+    return torch.where(spread > 1e-30, together / spread.clamp(min=1e-30).sqrt(), 0.0)
