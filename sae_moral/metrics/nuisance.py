@@ -20,6 +20,9 @@ from sae_moral.data import MoralData
 
 BIN = 20
 """Scenarios per bin of lengths, at least; a length that so many have is a bin of its own."""
+HELD = 0.05
+"""Columns are orthonormal over all scenarios. A combination of them of which a training part holds less than this share
+(a length that only held-out scenarios have) is not fitted: its coefficient would be noise of any size."""
 
 
 def length_design(length: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n k"]:
@@ -64,8 +67,8 @@ def nuisance_design(data: MoralData, *, length: bool) -> Float[np.ndarray, "n q"
 
 
 def least_squares(squares: Float[Tensor, "q q"], products: Float[Tensor, "q d"]) -> Float[Tensor, "q d"]:
-    """Coefficients on columns with these sums of squares and products; the shortest where columns are collinear."""
-    return torch.linalg.pinv(squares, hermitian=True, rtol=1e-9) @ products
+    """Coefficients on columns with these sums of squares and products; 0 along what they hardly hold (`HELD`)."""
+    return torch.linalg.pinv(squares, hermitian=True, rtol=HELD) @ products
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression
 
-from sae_moral.metrics.nuisance import BIN, Nuisance, length_bins, length_design, nuisance_design
+from sae_moral.metrics.nuisance import BIN, HELD, Nuisance, length_bins, length_design, nuisance_design
 from tests.metrics.worlds import planted
 
 
@@ -74,6 +74,8 @@ class TestFits:
         design = nuisance_design(data, length=True)
         fits = Nuisance.of(x, data, fold, length=True)
         for left_out in ((), (2,), (0, 4)):
+            held = np.linalg.eigvalsh(design[~np.isin(fold, left_out)].T @ design[~np.isin(fold, left_out)])
+            assert held.min() > HELD * held.max()  # nothing is left unfitted here
             train = ~np.isin(fold, left_out)
             ours = design @ fits.without(*left_out).numpy()
             theirs = LinearRegression(fit_intercept=False).fit(design[train], x.numpy()[train]).predict(design)
@@ -86,3 +88,13 @@ class TestFits:
         fold = (length == 20).astype(int)
         fitted = Nuisance.of(x, data, fold, length=True).without(1)
         assert torch.isfinite(fitted).all() and float(fitted.abs().max()) < 10 * float(x.abs().max()) * 90**0.5
+
+    def test_what_a_training_part_hardly_holds_is_not_extrapolated(self) -> None:
+        rng = np.random.default_rng(0)
+        length = np.concatenate([rng.integers(5, 9, 196), [9, 300, 310, 320]])
+        data = dataclasses.replace(planted(0, n=200)[1], length=length)
+        fold = np.where(length > 100, 1, 0)
+        x = torch.from_numpy(rng.standard_normal((200, 3)))
+        design = torch.from_numpy(nuisance_design(data, length=True))
+        predicted = design @ Nuisance.of(x, data, fold, length=True).without(1)
+        assert float(predicted[fold == 1].abs().max()) < 3
