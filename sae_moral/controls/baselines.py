@@ -9,6 +9,8 @@ Each is one record of `BASELINES`: what it needs, and how its vectors come about
 - `valence words`, `valence reader`: how pleasant a scenario is (`sae_moral.controls.valence`).
 - `random weights`: the same architecture, drawn anew (`sae_moral.controls.random_weights`).
 - `residual stream`: of a diagnosis of SAE latents, what they encode.
+- `without valence`: the model's own vectors, from which readers have taken out the scores of the valence reader of
+  their layer, each on its training folds. Not something to exceed: it is what is left of a number.
 
 What they do not prove. That what exceeds them is understood or moral: a representation that knows synonyms generalises
 over words where a bag cannot, and topic, register and syntax are in none of them.
@@ -16,11 +18,13 @@ over words where a bag cannot, and topic, register and syntax are in none of the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -74,6 +78,8 @@ class BaselineKind:
         shortfall: the verdict where a metric does not exceed it; None: it says nothing about morality.
         vectors: of the scenarios, one per record, as they are given to metrics.
         capture: from the subject; None where it has not what this needs. The protocol's preprocessing is applied.
+        without: the name of a baseline before it: this is the model itself, and its readers may not use that baseline's
+            vectors.
     """
 
     name: str
@@ -81,6 +87,7 @@ class BaselineKind:
     shortfall: str | None
     vectors: Callable[[MoralData], Float[Tensor, "n d"]] | None = None
     capture: Callable[[Subject], Captured | None] | None = None
+    without: str | None = None
 
 
 def captured(subject: Subject, controls: Controls) -> dict[str, Captured]:
@@ -120,6 +127,21 @@ def _centred(vectors: Callable[[MoralData], Float[Tensor, "n v"]]) -> Callable[[
     return centred
 
 
+def one_layer(vectors: Float[Tensor, "n d"], data: MoralData) -> Representations:
+    """Vectors that belong to no layer, as if they were one's."""
+    from sae_moral.capture import Representations
+
+    assert data.length is not None
+    return Representations((0,), np.arange(len(data)), data.length, data.length, {}, lambda _: vectors)
+
+
+def barring(data: MoralData, columns: Float[Tensor, "n q"]) -> MoralData:
+    """The scenarios with columns that readers may not use."""
+    found = dataclasses.replace(data, nuisance=columns.double().cpu().numpy())
+    found.__dict__["same_text"] = data.same_text  # slow to find, and the same
+    return found
+
+
 BASELINES: tuple[BaselineKind, ...] = (
     BaselineKind("nuisance", "nuisance", "nuisance", vectors=nuisance_features),
     BaselineKind("random weights", "random-weights", "untrained", capture=_twin),
@@ -129,5 +151,6 @@ BASELINES: tuple[BaselineKind, ...] = (
     BaselineKind("input embeddings", "embeddings", "words", capture=_embeddings),
     BaselineKind("valence words", "valence", "valence", vectors=valence_words),
     BaselineKind("valence reader", "valence", "valence", capture=_valence),
+    BaselineKind("without valence", "valence", None, without="valence reader"),
 )
 """In the order of results."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_moral.controls.baselines import BASELINES, Captured
+from sae_moral.controls.baselines import BASELINES, Captured, barring, one_layer
 from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
@@ -47,6 +47,8 @@ from sae_moral.results import (
 if TYPE_CHECKING:
     from sae_moral.capture import Representations
 
+LEFT = {kind.name for kind in BASELINES if kind.without is not None}
+"""Baselines that are the model itself, less something: what is left is no other thing to compare it with."""
 LABELS: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
 """Labels whose reliability is estimated, and may be the ceiling of a statistic."""
 CEILING = ("ceiling", "ceiling_low", "ceiling_high")
@@ -142,7 +144,7 @@ def measure(
     cards = {m.name: card_of(m, (s.name for one in sampled[m.name] for s in one.statistics)) for m in metrics}
     rows = run.rows(cards, representations.layers, sampled)
     model = {name: run.headline(card, representations.layers, sampled[name]) for name, card in cards.items()}
-    others = run.baselines(cards, model, baselines or {}) if controls.names else {}
+    others = run.baselines(cards, model, representations, baselines or {}) if controls.names else {}
     if words := others.get("bag of words"):
         rows = [_with_baseline(row, words) for row in rows]
     rows, ceilings = _with_ceilings(rows, cards, data)
@@ -157,6 +159,8 @@ def measure(
             ceiling = {} if row is None else {end: getattr(row, end) for end in CEILING}
             peaks[name] = dataclasses.replace(found, **ceiling)
         for against, other in others.items():
+            if against in LEFT:
+                continue
             one = compare(line, other.headlines[name], against, controls.level, **tests)
             comparisons += [] if one is None else [one]
     verdicts: dict[str, Verdict] = {}
@@ -220,12 +224,18 @@ class _Run:
         self.draws = Draws(self.data, self.controls, fold, free)
 
     def layers(
-        self, representations: Representations, what: str, *, baseline: bool = False
+        self,
+        representations: Representations,
+        what: str,
+        *,
+        baseline: bool = False,
+        without: Representations | None = None,
     ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
         """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors (not of a
-        baseline's)."""
+        baseline's). `without`: only metrics whose readers can, take these vectors of each layer out."""
         started = time.perf_counter()
-        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in self.metrics}
+        metrics = self.metrics if without is None else self.taking_out
+        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in metrics}
         facts: dict[str, list[float]] = {}
         nuisance: dict[str, list[float]] = {}
         assert self.data.length is not None
@@ -238,11 +248,17 @@ class _Run:
                 _append(nuisance, explained_by_family(raw, self.data))
             wide = prepared.shape[1] > prepared.shape[0]
             spanned = within_span(prepared) if wide else prepared
-            for metric in self.metrics:
+            data = self.data if without is None else barring(self.data, without[layer])
+            for metric in metrics:
                 x = seen_by(metric, raw, prepared, spanned)
-                sampled[metric.name].append(self._sample(metric, x, baseline=baseline))
+                sampled[metric.name].append(self._sample(metric, x, data, baseline=baseline))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
+
+    @property
+    def taking_out(self) -> list[Metric]:
+        """Metrics whose readers take `MoralData.nuisance` out (`sae_moral.metrics.base.Metric`)."""
+        return [metric for metric in self.metrics if hasattr(metric, "remove_length")]
 
     def rows(
         self, cards: Mapping[str, MetricCard], layers: Sequence[int], sampled: Mapping[str, Sequence[Sampled]]
@@ -294,10 +310,12 @@ class _Run:
         self,
         cards: Mapping[str, MetricCard],
         model: Mapping[str, Headline],
+        representations: Representations,
         captured: Mapping[str, Captured],
     ) -> dict[str, _Other]:
         """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
         found: dict[str, _Other] = {}
+        read: dict[str, Representations] = {}
         asked = {kind.name: kind for kind in BASELINES if kind.control is None or kind.control in self.controls}
         known = [kind.name for kind in BASELINES if kind.name in asked]
         for name in [*known, *(other for other in captured if other not in known)]:
@@ -306,16 +324,21 @@ class _Run:
             started = time.perf_counter()
             if kind is not None and kind.vectors is not None:
                 x = kind.vectors(self.data).to(self.device)
-                sampled = {m.name: [self._sample(with_length(m), x, baseline=True)] for m in self.metrics}
+                sampled = {m.name: [self._sample(with_length(m), x, self.data, baseline=True)] for m in self.metrics}
                 self.columns[name] = x.shape[1]
                 self.seconds[name] = time.perf_counter() - started
+            elif kind is not None and kind.without is not None:
+                if kind.without not in read or not self.taking_out:
+                    continue
+                layers, without = representations.layers, read[kind.without]
+                sampled = self.layers(representations, name, baseline=True, without=without)[0]
             elif name in captured:
                 given = captured[name]()
                 self.seconds[f"capture, {name}"] = time.perf_counter() - started
                 layers = () if isinstance(given, Tensor) else given.layers
-                representations = _one_layer(given, self.data) if isinstance(given, Tensor) else given
-                sampled = self.layers(representations, name, baseline=True)[0]
-                self.valence = self.valence or representations.provenance.get("valence")
+                read[name] = one_layer(given, self.data) if isinstance(given, Tensor) else given
+                sampled = self.layers(read[name], name, baseline=True)[0]
+                self.valence = self.valence or read[name].provenance.get("valence")
             else:
                 continue
             lines = {one: self.headline(cards[one], layers, own, model[one]) for one, own in sampled.items()}
@@ -351,21 +374,13 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], *, baseline: bool) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, self.data, self.draws, self.controls, baseline=baseline)
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:
             return None, None
         return interval(draws, self.controls.level) or (None, None)
-
-
-def _one_layer(vectors: Float[Tensor, "n d"], data: MoralData) -> Representations:
-    """Vectors that belong to no layer, as if they were one's."""
-    from sae_moral.capture import Representations
-
-    assert data.length is not None
-    return Representations((0,), np.arange(len(data)), data.length, data.length, {}, lambda _: vectors)
 
 
 def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:

@@ -61,7 +61,8 @@ class Metric(Protocol):
         raw: True: it gets the vectors before the protocol's preprocessing.
         rotation_invariant: True: vectors wider than the sample may come in coordinates of their span.
         remove_length: a dataclass's field: True: it takes length out of the vectors on its own training folds; of
-            baselines made of the scenarios it does not.
+            baselines made of the scenarios it does not. A metric that has this field takes `MoralData.nuisance` out in
+            the same way, whatever its value.
         parameters: a mapping of JSON values to what else shapes its numbers; a dataclass's own fields by default.
         prepare: see `Preparing`.
     """

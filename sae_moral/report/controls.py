@@ -54,6 +54,12 @@ BASELINES_NOTE = (
     "alpha. Not more: no layer leads by more than the margin (at most: the upper bound of the lead at 1 − alpha). "
     "Cannot tell: neither; a lead as in the column “shows” would have been shown four times in five."
 )
+LEFT_NOTE = (
+    "The model’s own vectors at the peak’s layer, from which readers took out, each on its training folds, the scores "
+    "of readers of pleasant and unpleasant sentences that are not moral. left: the share of what the headline has "
+    "beyond chance. The layer was chosen with valence in it. What is left need not be morality: valence that those readers do "
+    "not see is still in it."
+)
 EXPLAINED_NOTE = (
     "Share of the variance of the vectors as captured, before the protocol’s preprocessing, that a linear fit "
     "explains, adjusted for chance (it may fall a little below 0); sink: what 1 / tokens explains, the share that the "
@@ -76,6 +82,9 @@ def controls_section(record: DiagnosisRecord) -> Section:
         caption = "The model’s peak against each baseline’s"
         parts += [heading("Against baselines"), data_table(made, caption, compact=True, kinds=kinds)]
         parts.append(paragraph(f"{BASELINES_NOTE}{_left_out(made)}", "under"))
+    if (made := left_table(record)).rows:
+        parts += [heading("Left beyond valence"), data_table(made, "Headlines at their best layer", compact=True)]
+        parts.append(paragraph(LEFT_NOTE, "under"))
     if record.peaks:
         made = peak_table(record)
         parts += [heading("Peaks"), data_table(made, "The best layer of each headline", compact=True)]
@@ -107,6 +116,34 @@ def comparison_table(record: DiagnosisRecord) -> Table:
             "outcome": lambda one: one.outcome,
         },
     )
+
+
+def left_table(record: DiagnosisRecord) -> Table:
+    """One row per metric whose readers can do without valence: its peak, and the value there without valence."""
+    baseline = record.baselines.get("without valence")
+    known = {} if baseline is None else baseline.profiles
+    at = {name: known[name].layers.index(peak.layer) for name, peak in record.peaks.items() if name in known}
+    return table(
+        list(at),
+        {"metric": lambda name: name, "statistic": lambda name: known[name].statistic},
+        {
+            "layer": lambda name: count(record.peaks[name].layer),
+            "peak": lambda name: number(record.peaks[name].value),
+            "without valence": lambda name: number(known[name].values[at[name]]),
+            "interval": lambda name: interval(known[name].ci_low[at[name]], known[name].ci_high[at[name]]),
+            "left": lambda name: percent(_left(record, name, known[name].values[at[name]])),
+        },
+    )
+
+
+def _left(record: DiagnosisRecord, metric: str, value: float | None) -> float | None:
+    """Share of what a headline has beyond chance; None where chance is not one number, or nothing is beyond it."""
+    chance, spec = record.metrics[metric].spec.chance, record.metrics[metric].spec
+    if chance is None or value is None:
+        return None
+    sign = -1 if spec.direction == "lower" else 1
+    beyond = sign * (record.peaks[metric].value - chance)
+    return sign * (value - chance) / beyond if beyond > 0 else None
 
 
 def peak_table(record: DiagnosisRecord) -> Table:

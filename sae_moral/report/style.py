@@ -59,6 +59,7 @@ BASELINES: dict[str, LineStyle] = {
     "opening word": LineStyle(MUTED, (0, (1, 3)), 1.1),
     "valence words": LineStyle(MUTED, (0, (2, 3)), 1.1),
     "valence reader": LineStyle(INK, (0, (2, 1)), 1.1),
+    "without valence": LineStyle(INK, (0, (8, 2)), 1.1),
     "input embeddings": LineStyle(INK, (0, (4, 1.5)), 1.1),
     "residual stream": LineStyle(INK, DASHED, 1.5),
     "nuisance": LineStyle(MUTED, DASHDOTDOT, 1.1),

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from sae_moral.report.controls import controls_section, reliabilities, settings
+from sae_moral.report.controls import controls_section, left_table, reliabilities, settings
 from sae_moral.report.page import render_page
-from sae_moral.report.words import number, signed
-from sae_moral.results import DiagnosisRecord, Outcome
+from sae_moral.report.words import number, percent, signed
+from sae_moral.results import Baseline, DiagnosisRecord, Outcome
 from tests.report.drawn import Page
 from tests.report.records import BASELINES, facts, realistic
 
@@ -85,6 +85,25 @@ def test_what_is_not_more_is_marked(outcome: Outcome, missed: int) -> None:
         dataclasses.replace(made, comparisons=[dataclasses.replace(c, outcome=outcome) for c in made.comparisons])
     )
     assert html.count('<tr class="missed">') == missed and words.count(f"+0.078 {outcome}") == len(made.comparisons)
+
+
+def test_what_is_left_beyond_valence_is_shown_at_the_layer_of_the_peak() -> None:
+    made = realistic(layers=3)
+    assert left_table(made).rows == []
+    _, before = shown(made)
+    assert "Left beyond valence" not in before
+    peak, spec = made.peaks["categorical"], made.metrics["categorical"].spec
+    assert spec.chance is not None
+    values = tuple(0.123 if layer == peak.layer else None for layer in (0, 1, 2))
+    ends = (tuple(0.1 for _ in values), tuple(0.2 for _ in values))
+    profile = dataclasses.replace(
+        made.profiles["categorical"], layers=(0, 1, 2), values=values, ci_low=ends[0], ci_high=ends[1]
+    )
+    left = Baseline("without valence", {"categorical": profile})
+    _, words = shown(dataclasses.replace(made, baselines=made.baselines | {left.name: left}))
+    share = percent((0.123 - spec.chance) / (peak.value - spec.chance))
+    told = ["categorical", profile.statistic, str(peak.layer), number(peak.value), "0.123 0.100 to 0.200", share]
+    assert " ".join(told) in words and "Left beyond valence" in words
 
 
 def test_without_controls_the_section_says_so() -> None:
