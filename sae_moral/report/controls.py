@@ -57,8 +57,8 @@ BASELINES_NOTE = (
 LEFT_NOTE = (
     "The model’s own vectors at the peak’s layer, from which readers took out, each on its training folds, the scores "
     "of readers of pleasant and unpleasant sentences that are not moral. left: the share of what the headline has "
-    "beyond chance. The layer was chosen with valence in it. What is left need not be morality: valence that those readers do "
-    "not see is still in it."
+    "beyond chance. The layer was chosen with valence in it. What is left need not be morality: valence that those "
+    "readers do not see is still in it."
 )
 EXPLAINED_NOTE = (
     "Share of the variance of the vectors as captured, before the protocol’s preprocessing, that a linear fit "
