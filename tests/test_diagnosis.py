@@ -160,7 +160,7 @@ def test_save_and_load_are_inverse(audited: Diagnosis, tmp_path: Path) -> None:
     path = audited.save(tmp_path / "out")
     assert path == tmp_path / "out" / "diagnosis.json"
     content = json.loads(path.read_text())
-    assert (content["schema_version"], content["kind"]) == (2, "diagnosis")
+    assert (content["schema_version"], content["kind"]) == (3, "diagnosis")
     for loaded in (Diagnosis.load(path), Diagnosis.load(path.parent)):
         assert isinstance(loaded, Diagnosis)
         for field in dataclasses.fields(Diagnosis):
@@ -172,7 +172,7 @@ def test_provenance_names_everything(audited: Diagnosis, tiny_folder: Path) -> N
     assert provenance["model"]["name"] == tiny_folder.name
     assert provenance["data"] == {**provenance["data"], "n": 240, "sha256": scenarios().sha256, "source": "invented"}
     assert provenance["protocol"]["preprocessing"] == ["standardise", "remove_length"]
-    assert audited.metrics["structural"].parameters == {"components": 50, "folds": 5, "seed": 0}
+    assert audited.metrics["structural"].parameters == {"components": 50, "folds": 5, "seed": 0, "remove_length": True}
     assert provenance["layers"] == [0, 1, 2]
     assert [len(provenance["preprocessing"][key]) for key in ("length_share", "pc1_share", "pc1_length_r")] == [3, 3, 3]
     assert set(provenance["seconds"]) == {"load", "capture", "measure"}
