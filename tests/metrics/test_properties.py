@@ -248,7 +248,7 @@ class TestLengthUpAndDown:
         x, data = step_world(0)
         metrics = [replace(metric, remove_length=False) for metric in AUDITED]
         found = audited_statistics(preprocess(x, lengths(data), ("standardise",))[0], data, metrics)
-        assert found["auroc"] > 0.7 and found["spearman"] > 0.3 and found["r2"] > 0.02
+        assert found["auroc"] > 0.7 and found["spearman"] > 0.3 and found["r2"] > 0.01
 
     @pytest.mark.parametrize("name", ABOVE_CHANCE)
     def test_removed_on_training_folds_nothing_is_found(self, draws: dict[str, list[float]], name: str) -> None:
