@@ -56,8 +56,8 @@ def test_a_file_of_version_0_1_is_saved_and_loaded_as_today_s(name: str, tmp_pat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_and_provenance_stay(name: str) -> None:
-    record, before = load(name), old(name)
-    assert [dataclasses.asdict(row) for row in record.rows] == before["results"]
+    record, before, since = load(name), old(name), {"ceiling_low": None, "ceiling_high": None}
+    assert [dataclasses.asdict(row) for row in record.rows] == [since | row for row in before["results"]]
     assert len(record.frame) == len(before["results"])
     kept = {k: v for k, v in record.provenance.items() if k not in ("model", "controls", "migrated_from")}
     assert kept == {k: v for k, v in before["provenance"].items() if k not in ("model", "controls", "metrics")}
@@ -108,7 +108,8 @@ def test_what_the_controls_said_stays(name: str) -> None:
 def test_a_file_of_schema_2_loads() -> None:
     path = FOLDER.parent / "schema2" / "matched.json"
     record, before = DiagnosisRecord.load(path), json.loads(path.read_text(encoding="utf8"))
-    assert [dataclasses.asdict(row) for row in record.rows] == before["results"]
+    since = {"ceiling_low": None, "ceiling_high": None}
+    assert [dataclasses.asdict(row) for row in record.rows] == [since | row for row in before["results"]]
     assert record.verdicts == load("matched").verdicts and record.comparisons == load("matched").comparisons
     assert record.peaks == load("matched").peaks
 
