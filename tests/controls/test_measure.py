@@ -355,7 +355,7 @@ class TestSettings:
     def test_none_gives_only_values(self, data: MoralData, found: Any) -> None:
         bare = run(data, {3: noise(1, len(data)), 8: moral(data, 2.0)}, audited(), get_controls("none"))
         assert bare.controls is None and bare.verdicts == {} == bare.baselines and bare.comparisons == []
-        columns = ("ci_low", "ci_high", "null_low", "null_high", "p_value", "baseline")
+        columns = ("ci_low", "ci_high", "null_low", "null_high", "p_value", "baseline", "ceiling_low", "ceiling_high")
         assert {getattr(r, column) for r in bare.rows for column in columns} == {None}
         assert [replace(r, **dict.fromkeys(columns)) for r in found.rows] == bare.rows
         assert bare.preprocessing == found.preprocessing
