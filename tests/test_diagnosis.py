@@ -97,8 +97,8 @@ def test_controls_fill_the_columns_and_say_what_they_found(audited: Diagnosis) -
     assert {(c.metric, c.against) for c in audited.comparisons} == {
         (name, against) for name in metrics for against in AGAINST
     }
-    assert controls["columns"]["valence words"] == 3 and "input embeddings" not in controls["columns"]
-    valence = controls["valence"]
+    columns, valence = controls.get("columns"), controls.get("valence")
+    assert columns is not None and columns["valence words"] == 3 and "input embeddings" not in columns
     assert valence is not None and [len(line) for line in valence["auroc_by_set"]] == [4, 4, 4]
     embeddings, reader = (
         audited.baselines[name].profiles["gradient"] for name in ("input embeddings", "valence reader")

@@ -81,7 +81,7 @@ def test_every_number_is_as_version_0_1_wrote_it(name: str, tiny: Any, monkeypat
     known = {(row.metric, row.statistic, row.layer, row.group): row for row in new.rows}
     compared = 0
     for row in old["results"]:
-        statistic = row["statistic"]
+        statistic: str = row["statistic"]
         if name != "paper":
             statistic = AS_BEFORE.get(statistic, statistic)
             if statistic in CHANGED:

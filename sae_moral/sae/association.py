@@ -28,7 +28,7 @@ from scipy.special import gammainc, gammaincc, stdtr
 from torch import Tensor
 
 from sae_moral.foundations import FOUNDATIONS
-from sae_moral.metrics.preprocess import length_design
+from sae_moral.metrics.nuisance import length_design
 
 PAPER_CLASSES = ("weak", "monosemantic", "polysemantic")
 AUDITED_CLASSES = ("untested", "weak", "polysemantic", "unstable", "monosemantic")

@@ -366,8 +366,7 @@ class TestSettings:
 
     def test_each_control_fills_its_own_columns(self, data: MoralData) -> None:
         layers, metrics = {0: moral(data, 1.0)}, [AuditedCategorical(3)]
-        settings = {"resamples": 50, "permutations": 19}
-        found = {name: run(data, layers, metrics, Controls((name,), **settings)) for name in
+        found = {name: run(data, layers, metrics, Controls((name,), resamples=50, permutations=19)) for name in
                  ("interval", "null", "nuisance", "words", "selectivity")}  # fmt: skip
         columns = ("ci_low", "null_low", "p_value", "baseline")
         filled = {

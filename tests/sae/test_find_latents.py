@@ -18,6 +18,7 @@ from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.splits import group_split
 from sae_moral.errors import DataError, FolderError, SaeMoralWarning
 from sae_moral.foundations import DIMENSIONS
+from sae_moral.metrics.nuisance import length_design
 from sae_moral.sae.association import (
     AUDITED_CLASSES,
     PAPER_CLASSES,
@@ -148,16 +149,17 @@ def test_partial_correlation_and_its_p_value() -> None:
     y = np.log(length) + rng.normal(size=400)
     x = np.stack([np.log(length) + rng.normal(size=400), y + rng.normal(size=400), np.full(400, 2.0)], axis=1)
     r, p, share = Partial.of(length, frequency, y[:, None], torch.device("cpu")).r(torch.from_numpy(x))
-    design = np.column_stack([np.ones(400), length, np.log(length), 1 / length, frequency])
+    design = np.column_stack([length_design(length), frequency])
+    freedom = 400 - design.shape[1] - 1
     rest = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (*x.T[:2], y)]
     for i in range(2):
         expected = cast(float, stats.pearsonr(rest[i], rest[2])[0])
         assert r[i, 0] == pytest.approx(expected, abs=1e-9)
-        t = expected * np.sqrt((400 - 6) / (1 - expected**2))
-        assert p[i, 0] >= stats.t.sf(t, 400 - 6) * (1 - 1e-9)
+        t = expected * np.sqrt(freedom / (1 - expected**2))
+        assert p[i, 0] >= stats.t.sf(t, freedom) * (1 - 1e-9)
         assert share[i] == pytest.approx(1 - rest[i].var() / x[:, i].var(), abs=1e-9)
     assert (r[2, 0], p[2, 0], share[2]) == (0, 1, 0)
-    assert nuisance_basis(length, np.zeros(400)).shape[1] == 4
+    assert nuisance_basis(length, np.zeros(400)).shape[1] == length_design(length).shape[1]
 
 
 def test_the_skewed_null_holds_its_level_where_students_does_not() -> None:
