@@ -124,7 +124,9 @@ def variants(settings: Any, **others: Any) -> Iterator[tuple[str, Any]]:
 
 
 DATA = scenarios(40)
-PROTOCOLS = {"name": "mine", "template": "{text}.", "pooling": "all", "bos": "tokenizer", "estimators": "paper"}
+PROTOCOLS = {
+    "name": "mine", "template": "{text}.", "pooling": "all", "bos": "tokenizer", "estimators": "paper", "groups": "equal"
+}  # fmt: skip
 
 
 def test_a_diagnosis_is_keyed_by_every_setting_text_and_label() -> None:

@@ -20,6 +20,7 @@ CONTROLS = {
     "embeddings": "input embeddings",
     "random-weights": "random weights",
     "selectivity": "labels within opening words",
+    "learning-curve": "learning curve",
 }
 """A control's name in `Controls.names` → what pages and tables call it; a baseline's name is that in comparisons."""
 AT_THIS_N = (
