@@ -125,15 +125,20 @@ def variants(settings: Any, **others: Any) -> Iterator[tuple[str, Any]]:
 
 DATA = scenarios(40)
 PROTOCOLS = {
-    "name": "mine", "template": "{text}.", "pooling": "all", "bos": "tokenizer", "estimators": "paper", "groups": "equal"
-}  # fmt: skip
+    "name": "mine",
+    "template": "{text}.",
+    "pooling": "all",
+    "bos": "tokenizer",
+    "estimators": "paper",
+    "groups": "equal",
+}
 
 
 def test_a_diagnosis_is_keyed_by_every_setting_text_and_label() -> None:
     before = key("k", **shape_of_diagnosis(DATA))
     for name, protocol in variants(AUDITED, **PROTOCOLS):
         assert key("k", **shape_of_diagnosis(DATA, protocol=protocol)) != before, name
-    for name, controls in variants(Controls(), stratum=None):
+    for name, controls in variants(Controls(), stratum=None, margin={"categorical": 0.1}):
         assert key("k", **shape_of_diagnosis(DATA, controls=controls)) != before, name
     assert key("k", **shape_of_diagnosis(DATA, match="length")) != before
     assert key("k", **shape_of_diagnosis(DATA, metrics=["categorical"])) != before

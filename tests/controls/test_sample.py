@@ -37,8 +37,9 @@ def sample(metric: Metric, *arguments: Any, **options: Any) -> Any:
 def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None:
     metric, drawn = AuditedCategorical(3), draws()
     found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
-    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.fit), ["auroc"])
-    moved = prepared(Variants.weighed(drawn.perturbed), ["auroc"])
+    given = ["auroc", "auroc_prototype"]
+    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.fit), given)
+    moved = prepared(Variants.weighed(drawn.perturbed), given)
     assert found.resampled.keys() == raw.keys()
     for key, value in raw.items():
         expected = value.numpy()
