@@ -15,6 +15,7 @@ from sae_moral import PAPER, Diagnosis, diagnose, load_data
 from sae_moral.capture import capture
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, POLES
 from sae_moral.metrics import evaluate, resolve_metrics
+from sae_moral.metrics.dimensional import AuditedDimensional
 from sae_moral.metrics.preprocess import preprocess
 
 TOLERANCE = 1e-3
@@ -102,7 +103,8 @@ def test_the_report_says_that_this_protocol_measures_length(paper: Diagnosis) ->
 
 def test_our_own_marks_on_the_same_sample(smollm2: Any, stratified_sample: Path) -> None:
     """A ridge readout of block 15 reaches R² 0.12 and a valence correlation of 0.6 (five folds grouped by text)."""
-    audited = diagnose(smollm2, stratified_sample, metrics=["dimensional"], layers=[15], controls="none")
+    ridge = AuditedDimensional(remove_length=False)
+    audited = diagnose(smollm2, stratified_sample, metrics=[ridge], layers=[15], controls="none", groups="equal")
     found = {row.statistic: row.value for row in audited.rows if row.group == "overall"}
     assert found["r2"] == pytest.approx(0.120, abs=0.01)
     assert found["spearman_valence"] == pytest.approx(0.61, abs=0.02)
