@@ -230,9 +230,18 @@ class _Run:
         *,
         baseline: bool = False,
         without: Representations | None = None,
+        drawn: Mapping[str, int | None] | None = None,
     ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
         """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors (not of a
-        baseline's). `without`: only metrics whose readers can, take these vectors of each layer out."""
+        baseline's).
+
+        Args:
+            representations: of the layers.
+            what: it is, for the progress bar and the time taken.
+            baseline: only headlines are drawn.
+            without: only metrics whose readers can, take these vectors of each layer out.
+            drawn: the only position among the layers at which a metric is drawn; elsewhere it has a value alone.
+        """
         started = time.perf_counter()
         metrics = self.metrics if without is None else self.taking_out
         sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in metrics}
@@ -240,7 +249,7 @@ class _Run:
         nuisance: dict[str, list[float]] = {}
         assert self.data.length is not None
         disable = None if self.progress is None else not self.progress
-        for layer in tqdm(representations.layers, desc=what, unit="layer", disable=disable):
+        for position, layer in enumerate(tqdm(representations.layers, desc=what, unit="layer", disable=disable)):
             raw = representations[layer].to(self.device)
             prepared, found = preprocess(raw, self.data.length, self.protocol.preprocessing)
             _append(facts, found)
@@ -251,7 +260,8 @@ class _Run:
             data = self.data if without is None else barring(self.data, without[layer])
             for metric in metrics:
                 x = seen_by(metric, raw, prepared, spanned)
-                sampled[metric.name].append(self._sample(metric, x, data, baseline=baseline))
+                quiet = drawn is not None and drawn[metric.name] != position
+                sampled[metric.name].append(self._sample(metric, x, data, baseline=baseline, quiet=quiet))
         self.seconds[what] = time.perf_counter() - started
         return sampled, facts, nuisance
 
@@ -331,7 +341,9 @@ class _Run:
                 if kind.without not in read or not self.taking_out:
                     continue
                 layers, without = representations.layers, read[kind.without]
-                sampled = self.layers(representations, name, baseline=True, without=without)[0]
+                # Draws cost ten times what values do, and only what is left at the peak is said with an interval.
+                best = {one: line.best for one, line in model.items()}
+                sampled = self.layers(representations, name, baseline=True, without=without, drawn=best)[0]
             elif name in captured:
                 given = captured[name]()
                 self.seconds[f"capture, {name}"] = time.perf_counter() - started
@@ -374,8 +386,16 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
+    def _sample(
+        self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool, quiet: bool = False
+    ) -> Sampled:
+        if not quiet:
+            return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
+        none = dataclasses.replace(self.controls, names=())
+        nothing = Draws(self.data, none, self.draws.fold, False)
+        found = sample(metric, self.specs[metric.name], x, data, nothing, none, baseline=baseline)
+        undrawn = np.full(self.controls.resamples if "interval" in self.controls else 0, np.nan)
+        return dataclasses.replace(found, resampled={key: undrawn for key in found.values if len(undrawn)})
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:

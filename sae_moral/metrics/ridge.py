@@ -164,10 +164,18 @@ class _Moments:
     def path(
         self, left_out: tuple[int, ...], inputs: list[Float[Tensor, "_ d"]], designs: list[Float[Tensor, "_ q"]]
     ) -> _Path:
-        fit = least_squares(self.ll, self.lx)
-        values, vectors = torch.linalg.eigh(self.xx - self.lx.T @ fit)
-        values = values.clamp(min=0)
-        penalties = torch.from_numpy(PENALTIES).to(values) * values.mean().clamp(min=1e-300)
+        fit, d = least_squares(self.ll, self.lx), len(self.xx)
+        if self.n < d:
+            # The same directions from inner products of the items, of which there are fewer; the others have no length.
+            rest = [i for i in range(len(inputs)) if i not in left_out]
+            rows = torch.cat([inputs[i] - designs[i] @ fit for i in rest])
+            values, turned = torch.linalg.eigh(rows @ rows.T)
+            holds = values > 1e-12 * values[-1].clamp(min=1e-300)
+            values, vectors = values[holds], rows.T @ (turned[:, holds] / values[holds].sqrt())
+        else:
+            values, vectors = torch.linalg.eigh(self.xx - self.lx.T @ fit)
+            values = values.clamp(min=0)
+        penalties = torch.from_numpy(PENALTIES).to(fit) * (values.sum() / d).clamp(min=1e-300)
         shrunk = 1 / (values + penalties[:, None])
         read = left_out if len(inputs) > 2 else (0, 1)  # of two folds, each chooses its penalty on itself
         rotated = {i: (inputs[i] - designs[i] @ fit) @ vectors for i in read}
@@ -182,7 +190,7 @@ class _Path:
         left_out: the folds that are not in the training part.
         n: its items.
         fit: coefficients of the inputs on the design's columns.
-        vectors: eigenvectors of what is left of the inputs.
+        vectors: eigenvectors of what is left of the inputs, those without length left out where items are fewer.
         shrunk: one over (eigenvalue + penalty).
         rotated: left-out items in the eigenvectors' coordinates.
         parameters: effective number of parameters (trace of the hat matrix).
@@ -191,9 +199,9 @@ class _Path:
     left_out: tuple[int, ...]
     n: int
     fit: Float[Tensor, "q d"]
-    vectors: Float[Tensor, "d d"]
-    shrunk: Float[Tensor, "p d"]
-    rotated: dict[int, Float[Tensor, "_ d"]]
+    vectors: Float[Tensor, "d r"]
+    shrunk: Float[Tensor, "p r"]
+    rotated: dict[int, Float[Tensor, "_ r"]]
     parameters: Float[Tensor, "p"]
 
     def residual(self, x: Float[Tensor, "m d"], design: Float[Tensor, "m q"]) -> Float[Tensor, "m d"]:
@@ -213,7 +221,7 @@ class _Targets:
 
     path: _Path
     mean: Float[Tensor, "k"]
-    projected: Float[Tensor, "d k"]
+    projected: Float[Tensor, "r k"]
 
     def errors(self, fold: int, y: Float[Tensor, "m k"]) -> Iterator[Float[Tensor, "k"]]:
         """Squared errors of a left-out fold's items, penalty by penalty, less those of the mean. In single precision:

@@ -51,8 +51,11 @@ def test_all_is_left_where_valence_is_something_else() -> None:
 def test_each_layer_is_without_its_own_scores() -> None:
     scores = representations(DATA, {2: X[:, MORAL], 4: X[:, [4, 5]]})
     found = run(DATA, {2: X, 4: X}, METRICS[:1], CONTROLS, PROTOCOL, baselines={"valence reader": lambda: scores})
-    low, high = found.baselines["without valence"].profiles["categorical"].values
+    profile = found.baselines["without valence"].profiles["categorical"]
+    low, high = profile.values
     assert abs(low - 0.5) < 0.12 and high > 0.9
+    # An interval where the peak is, and there alone.
+    assert [end is not None for end in profile.ci_low] == [found.peaks["categorical"].layer == one for one in (2, 4)]
 
 
 def test_it_is_the_metric_of_data_with_these_columns() -> None:

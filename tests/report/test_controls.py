@@ -63,8 +63,8 @@ def test_what_was_not_run_is_not_explained() -> None:
     assert "intervals</dt>" in limits and "bag of words</dt>" not in limits
     assert "p, any length" not in words
     assert (
-        "Not run: nuisance, bag of words, valence, input embeddings, random weights, labels within opening words."
-        in words
+        "Not run: nuisance, bag of words, valence, input embeddings, random weights, labels within opening words, "
+        "learning curve." in words
     )
 
 
