@@ -276,8 +276,8 @@ class Draws:
 
     @cached_property
     def fit(self) -> Float[Tensor, "r n"] | None:
-        """Resamples of texts that are fitted to, as many as there are permutations."""
-        n, seed = self.controls.permutations, self.controls.seed + 1
+        """Resamples of texts that are fitted to, for the spread of what they give."""
+        n, seed = self.controls.fewer, self.controls.seed + 1
         return resamples(self.data, n, seed=seed) if self._intervals else None
 
     @property
@@ -292,13 +292,14 @@ class Draws:
 
     def within_opening(self, scheme: str) -> Permutations | None:
         """Permutations among texts that open with the same word, within strata of length where there are enough of
-        them; None when selectivity is not asked for."""
+        them; `Controls.fewer`. None when selectivity is not asked for."""
         return self._drawn(scheme, "opening") if "selectivity" in self.controls else None
 
     def _drawn(self, scheme: str, kind: str) -> Permutations:
         if (scheme, kind) not in self._permuted:
             stratum = None if kind == "free" or self.data.length is None else self.controls.stratum
-            n, seed, opening = self.controls.permutations, self.controls.seed, kind == "opening"
+            seed, opening = self.controls.seed, kind == "opening"
+            n = self.controls.fewer if opening else self.controls.permutations
             drawn = permutations(self.data, scheme, n, seed=seed, fold=self.fold, stratum=stratum, opening=opening)
             self._permuted[scheme, kind] = drawn
         return self._permuted[scheme, kind]

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from sae_moral.controls.sample import seen_by
+from sae_moral.controls.sample import Seen, headline_alone
 from sae_moral.data import MoralData
 from sae_moral.errors import unknown
-from sae_moral.metrics import Metric, Statistic, evaluate
-from sae_moral.metrics.preprocess import preprocess, within_span
+from sae_moral.metrics import Metric, Statistic
+from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.results import LearningCurve, leading_groups
 
@@ -131,10 +131,8 @@ def learning_curves(
         found = {}
         for name, (metric, layer) in at.items():
             raw = representations[layer][torch.from_numpy(rows)].to(device)
-            prepared = preprocess(raw, part.length, steps)[0]
-            spanned = within_span(prepared) if prepared.shape[1] > prepared.shape[0] else prepared
-            statistics = evaluate(metric, seen_by(metric, raw, prepared, spanned), part)
-            found[name] = [s for s in statistics if s.name == metric.headline]
+            seen = Seen(raw, preprocess(raw, part.length, steps)[0])
+            found[name] = headline_alone(metric, seen.by(metric), part).statistics
         return found
 
     whole = measured(np.arange(len(data)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
 from sae_moral.controls.learning_curve import learning_curves
 from sae_moral.controls.nuisance import FEATURES, explained_by_family
-from sae_moral.controls.sample import Key, Sampled, sample, seen_by, with_length
+from sae_moral.controls.sample import Key, Sampled, Seen, headline_alone, sample, with_length
 from sae_moral.controls.settings import Controls
 from sae_moral.controls.verdict import judge
 from sae_moral.data import MoralData
@@ -28,7 +28,7 @@ from sae_moral.data.reliability import known_reliability
 from sae_moral.errors import DataError, unknown
 from sae_moral.metrics import Metric
 from sae_moral.metrics.base import card_of, declared, folds
-from sae_moral.metrics.preprocess import STEPS, preprocess, within_span
+from sae_moral.metrics.preprocess import STEPS, preprocess
 from sae_moral.protocol import Protocol
 from sae_moral.results import (
     OVERALL,
@@ -140,7 +140,7 @@ def measure(
     """
     check(data, metrics, protocol, controls)
     run = _Run(data, metrics, protocol, controls, torch.device(device), progress)
-    sampled, preprocessing, nuisance = run.layers(representations, "measure")
+    sampled, preprocessing, nuisance = run.layers(representations)
     cards = {m.name: card_of(m, (s.name for one in sampled[m.name] for s in one.statistics)) for m in metrics}
     rows = run.rows(cards, representations.layers, sampled)
     model = {name: run.headline(card, representations.layers, sampled[name]) for name, card in cards.items()}
@@ -189,6 +189,21 @@ def measure(
 
 
 @dataclass(frozen=True)
+class _Layer:
+    """Attributes:
+    position: among the layers.
+    seen: its vectors.
+    facts: of the preprocessing.
+    data: the scenarios.
+    """
+
+    position: int
+    seen: Seen
+    facts: Mapping[str, float]
+    data: MoralData
+
+
+@dataclass(frozen=True)
 class _Other:
     """A baseline as it was measured: the headlines with their resamples, and all values."""
 
@@ -224,46 +239,76 @@ class _Run:
         self.draws = Draws(self.data, self.controls, fold, free)
 
     def layers(
+        self, representations: Representations
+    ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
+        """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors."""
+        started = time.perf_counter()
+        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in self.metrics}
+        facts: dict[str, list[float]] = {}
+        nuisance: dict[str, list[float]] = {}
+        for layer in self._layers(representations, "measure"):
+            _append(facts, layer.facts)
+            if "nuisance" in self.controls:
+                _append(nuisance, explained_by_family(layer.seen.raw, self.data))
+            for metric in self.metrics:
+                sampled[metric.name].append(self._sample(metric, layer.seen.by(metric), self.data))
+        self.seconds["measure"] = time.perf_counter() - started
+        return sampled, facts, nuisance
+
+    def baseline_layers(
         self,
+        cards: Mapping[str, MetricCard],
+        model: Mapping[str, Headline],
         representations: Representations,
         what: str,
-        *,
-        baseline: bool = False,
         without: Representations | None = None,
-        drawn: Mapping[str, int | None] | None = None,
-    ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
-        """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors (not of a
-        baseline's).
+    ) -> dict[str, list[Sampled]]:
+        """Headlines of a baseline at every layer. They are drawn at one layer only, the one they are compared at, since
+        draws cost ten times what values do: the baseline's best, or, of what is left of the model, the model's best.
 
         Args:
-            representations: of the layers.
+            representations: of the baseline's layers; of the model's, with `without`.
             what: it is, for the progress bar and the time taken.
-            baseline: only headlines are drawn.
             without: only metrics whose readers can, take these vectors of each layer out.
-            drawn: the only position among the layers at which a metric is drawn; elsewhere it has a value alone.
         """
         started = time.perf_counter()
         metrics = self.metrics if without is None else self.taking_out
-        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in metrics}
-        facts: dict[str, list[float]] = {}
-        nuisance: dict[str, list[float]] = {}
+        found: dict[str, list[Sampled]] = {metric.name: [] for metric in metrics}
+        undrawn = np.full(self.controls.resamples if "interval" in self.controls else 0, np.nan)
+        for layer in self._layers(representations, what, without):
+            for metric in metrics:
+                value = headline_alone(metric, layer.seen.by(metric), layer.data)
+                found[metric.name].append(
+                    dataclasses.replace(value, resampled={key: undrawn for key in value.values if len(undrawn)})
+                )
+        drawn = {
+            name: (model[name] if without is not None else self.headline(cards[name], representations.layers, own)).best
+            for name, own in found.items()
+        }
+        for layer in self._layers(representations, what, without, set(drawn.values())):
+            for metric in metrics:
+                if drawn[metric.name] == layer.position:
+                    x = layer.seen.by(metric)
+                    found[metric.name][layer.position] = self._sample(metric, x, layer.data, baseline=True)
+        self.seconds[what] = time.perf_counter() - started
+        return found
+
+    def _layers(
+        self,
+        representations: Representations,
+        what: str,
+        without: Representations | None = None,
+        positions: Collection[int | None] | None = None,
+    ) -> Iterator[_Layer]:
+        """One in memory at a time; those at `positions` alone, if given."""
         assert self.data.length is not None
         disable = None if self.progress is None else not self.progress
-        for position, layer in enumerate(tqdm(representations.layers, desc=what, unit="layer", disable=disable)):
-            raw = representations[layer].to(self.device)
-            prepared, found = preprocess(raw, self.data.length, self.protocol.preprocessing)
-            _append(facts, found)
-            if not baseline and "nuisance" in self.controls:
-                _append(nuisance, explained_by_family(raw, self.data))
-            wide = prepared.shape[1] > prepared.shape[0]
-            spanned = within_span(prepared) if wide else prepared
-            data = self.data if without is None else barring(self.data, without[layer])
-            for metric in metrics:
-                x = seen_by(metric, raw, prepared, spanned)
-                quiet = drawn is not None and drawn[metric.name] != position
-                sampled[metric.name].append(self._sample(metric, x, data, baseline=baseline, quiet=quiet))
-        self.seconds[what] = time.perf_counter() - started
-        return sampled, facts, nuisance
+        numbered = [(i, layer) for i, layer in enumerate(representations.layers) if positions is None or i in positions]
+        for position, number in tqdm(numbered, desc=what, unit="layer", disable=disable):
+            raw = representations[number].to(self.device)
+            prepared, facts = preprocess(raw, self.data.length, self.protocol.preprocessing)
+            data = self.data if without is None else barring(self.data, without[number])
+            yield _Layer(position, Seen(raw, prepared), facts, data)
 
     @property
     def taking_out(self) -> list[Metric]:
@@ -340,16 +385,14 @@ class _Run:
             elif kind is not None and kind.without is not None:
                 if kind.without not in read or not self.taking_out:
                     continue
-                layers, without = representations.layers, read[kind.without]
-                # Draws cost ten times what values do, and only what is left at the peak is said with an interval.
-                best = {one: line.best for one, line in model.items()}
-                sampled = self.layers(representations, name, baseline=True, without=without, drawn=best)[0]
+                layers = representations.layers
+                sampled = self.baseline_layers(cards, model, representations, name, read[kind.without])
             elif name in captured:
                 given = captured[name]()
                 self.seconds[f"capture, {name}"] = time.perf_counter() - started
                 layers = () if isinstance(given, Tensor) else given.layers
                 read[name] = one_layer(given, self.data) if isinstance(given, Tensor) else given
-                sampled = self.layers(read[name], name, baseline=True)[0]
+                sampled = self.baseline_layers(cards, model, read[name], name)
                 self.valence = self.valence or read[name].provenance.get("valence")
             else:
                 continue
@@ -386,16 +429,8 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(
-        self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool, quiet: bool = False
-    ) -> Sampled:
-        if not quiet:
-            return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
-        none = dataclasses.replace(self.controls, names=())
-        nothing = Draws(self.data, none, self.draws.fold, False)
-        found = sample(metric, self.specs[metric.name], x, data, nothing, none, baseline=baseline)
-        undrawn = np.full(self.controls.resamples if "interval" in self.controls else 0, np.nan)
-        return dataclasses.replace(found, resampled={key: undrawn for key in found.values if len(undrawn)})
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool = False) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
 from sae_moral.metrics import Metric, Statistic, evaluate
 from sae_moral.metrics.base import Prepared, Preparing, Values, Variants, checked
+from sae_moral.metrics.preprocess import within_span
 from sae_moral.results import StatisticSpec
 
 Key = tuple[str, str]
@@ -53,6 +55,14 @@ def prepared(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     return Prepared(len(data), {}, run)
 
 
+def headline_alone(metric: Metric, representation: Float[Tensor, "n d"], data: MoralData) -> Sampled:
+    """The values of a metric's headline, nothing drawn."""
+    only = [metric.headline]
+    if isinstance(metric, Preparing):
+        return Sampled(checked(metric, metric.prepare(representation, data).statistics(only), len(data)))
+    return Sampled([one for one in evaluate(metric, representation, data) if one.name in only])
+
+
 def statistics_of(metric: Metric, ready: Prepared, x: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
     """Those of the sample as it is, checked."""
     if isinstance(metric, Preparing):
@@ -60,13 +70,23 @@ def statistics_of(metric: Metric, ready: Prepared, x: Float[Tensor, "n d"], data
     return evaluate(metric, x, data)
 
 
-def seen_by(
-    metric: Metric, raw: Float[Tensor, "n d"], prepared: Float[Tensor, "n d"], spanned: Float[Tensor, "n _"]
-) -> Float[Tensor, "n _"]:
-    """What a metric is given of a layer: as captured, as prepared, or that in the coordinates of the rows' span."""
-    if getattr(metric, "raw", False):
-        return raw.double()
-    return spanned if getattr(metric, "rotation_invariant", False) else prepared
+@dataclass(frozen=True)
+class Seen:
+    """A layer's vectors as they are captured and as they are prepared."""
+
+    raw: Float[Tensor, "n d"]
+    prepared: Float[Tensor, "n d"]
+
+    def by(self, metric: Metric) -> Float[Tensor, "n _"]:
+        """What a metric is given: the raw vectors, the prepared ones, or those in the coordinates of the rows' span."""
+        if getattr(metric, "raw", False):
+            return self.raw.double()
+        return self._spanned if getattr(metric, "rotation_invariant", False) else self.prepared
+
+    @cached_property
+    def _spanned(self) -> Float[Tensor, "n _"]:
+        wide = self.prepared.shape[1] > self.prepared.shape[0]
+        return within_span(self.prepared) if wide else self.prepared
 
 
 def with_length(metric: Metric) -> Metric:
@@ -128,7 +148,8 @@ def sample(
         fitted = [name for name in names if used[name].interval != "resampled"] if "interval" in controls else []
         permuted = names if "null" in controls and not baseline else fitted
         if permuted and (drawn := draws.permuted(scheme)) is not None:
-            null |= _arrays(ready, Variants.relabelled(drawn.index), permuted)
+            index = drawn.index[: controls.fewer] if baseline else drawn.index
+            null |= _arrays(ready, Variants.relabelled(index), permuted)
         if not baseline and (drawn := draws.permuted(scheme, free=True)) is not None:
             free |= _arrays(ready, Variants.relabelled(drawn.index), names)
         if metric.headline in names and not baseline and (drawn := draws.within_opening(scheme)) is not None:
@@ -151,12 +172,14 @@ def _resampled(
     if draws.weight is None or draws.perturbed is None or draws.fit is None:
         return {}
     found, moved, refitted = Sample(), Sample(), Sample()
+    fixed = [name for name, spec in specs.items() if spec.interval in FIXED]
+    if fixed:
+        refitted = _arrays(ready, Variants.refitted(draws.fit), fixed)
     for kind in FIXED:
-        if names := [name for name, spec in specs.items() if spec.interval == kind]:
+        if names := [name for name in fixed if specs[name].interval == kind]:
             fold = draws.fold if kind == "fixed_by_fold" else None
             weight = draws.perturbed if fold is None else in_folds(draws.perturbed, data, fold)
             moved |= _arrays(ready, Variants.weighed(weight), names)
-            refitted |= _arrays(ready, Variants.refitted(draws.fit), names)
     if others := [name for name, spec in specs.items() if spec.interval not in FIXED]:
         found = _arrays(ready, Variants.weighed(draws.weight), others)
     for key, own in values.items():

@@ -30,7 +30,8 @@ class Controls:
     """Attributes:
     names: of `NAMES`; the ceiling of labels costs nothing and is always there.
     resamples: bootstrap samples of texts.
-    permutations: of labels; with 199 the smallest p is 0.005.
+    permutations: of labels; with 199 the smallest p is 0.005. Within opening words there are fewer (`fewer`), as there
+        are fits to resampled texts.
     level: of intervals and null bands.
     alpha: of verdicts.
     stratum: texts per stratum of length that labels are permuted within; None for any length.
@@ -68,6 +69,11 @@ class Controls:
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
+
+    @property
+    def fewer(self) -> int:
+        """Draws for a spread or a p-value beside another: half of `permutations`, or 49 of them."""
+        return max(min(49, self.permutations), self.permutations // 2)
 
     @property
     def monte_carlo(self) -> dict[str, float]:

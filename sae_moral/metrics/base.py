@@ -343,9 +343,9 @@ class Prepared:
         """The statistics of every version; of those named in `only`, if given."""
         return {key: value.cpu() for key, value in self.compute(variants.to(self.device), only).items()}
 
-    def statistics(self) -> list[Statistic]:
-        """Of the sample as it is; `overall` first."""
-        found = {key: float(value[0]) for key, value in self(Variants.one(self.n)).items()}
+    def statistics(self, only: Collection[str] | None = None) -> list[Statistic]:
+        """Of the sample as it is; `overall` first. Those named in `only`, if given."""
+        found = {key: float(value[0]) for key, value in self(Variants.one(self.n), only).items()}
         ordered = sorted(found, key=lambda key: key[1] != OVERALL)
         counts = [self.counts.get(key, (self.n, 0)) for key in ordered]
         return [

@@ -6,7 +6,6 @@ predictions hold none of them but the mean of the target (Frisch & Waugh 1933; `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,10 @@ from sae_moral.metrics.nuisance import least_squares
 
 PENALTIES = 10.0 ** np.arange(-2, 3.25, 0.5)
 """Grid of penalties, as multiples of the mean squared singular value of the training part's inputs."""
+
+
+_TARGETS = 512
+"""Targets predicted at once while penalties are chosen."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,7 @@ class NestedRidge:
                 for test, outer in ((j, i), (i, j)):
                     # With two folds nothing is left to choose a penalty from; each fold then chooses on itself.
                     solved = shared or solve(self.outer[outer])
-                    for p, error in enumerate(solved.errors(test, targets[test])):
-                        errors[outer, p] += error
+                    errors[outer] += solved.errors(test, targets[test])
         predicted, influences = torch.zeros_like(y), torch.zeros_like(y)
         parameters, penalty = np.zeros((f, k)), np.zeros((f, k))
         for i, path in enumerate(self.outer):
@@ -223,14 +225,16 @@ class _Targets:
     mean: Float[Tensor, "k"]
     projected: Float[Tensor, "r k"]
 
-    def errors(self, fold: int, y: Float[Tensor, "m k"]) -> Iterator[Float[Tensor, "k"]]:
-        """Squared errors of a left-out fold's items, penalty by penalty, less those of the mean. In single precision:
-        they only choose a penalty, and without what all penalties share that loses little."""
-        rotated, projected = self.path.rotated[fold].float(), self.projected.float()
-        rest = 2 * (y - self.mean).float()
-        for shrunk in self.path.shrunk.float():
-            read = (rotated * shrunk) @ projected
-            yield (read * (read - rest)).sum(dim=0)
+    def errors(self, fold: int, y: Float[Tensor, "m k"]) -> Float[Tensor, "p k"]:
+        """Squared errors of a left-out fold's items by penalty, less those of the mean. In single precision: they only
+        choose a penalty, and without what all penalties share that loses little."""
+        rotated, projected, shrunk = self.path.rotated[fold].float(), self.projected.float(), self.path.shrunk.float()
+        # Σ p̂² − 2 Σ p̂ (y − ȳ). The second sum is one product for all penalties: predictions are passed over once, and
+        # in parts that stay in the processor's cache.
+        together = shrunk @ (projected * (rotated.T @ (y - self.mean).float()))
+        parts = [part.contiguous() for part in projected.split(_TARGETS, dim=1)]
+        squares = [torch.stack([((rotated * own) @ part).square_().sum(dim=0) for own in shrunk]) for part in parts]
+        return torch.cat(squares, dim=1) - 2 * together
 
     def predict_best(self, fold: int, penalty: Int[Tensor, "k"]) -> Float[Tensor, "m k"]:
         """A left-out fold's items with a penalty per target."""

@@ -373,24 +373,22 @@ class Clusters:
     """A clustering of m items.
 
     Attributes:
-        member: whether an item belongs to a cluster (noise, if it is kept, is one more).
+        cluster: of each item, from 0 (noise, if it is kept, is one more).
     """
 
-    member: Float[Tensor, "m k"]
+    cluster: Int[Tensor, "m"]
 
     @classmethod
     def of(cls, cluster: Int[np.ndarray, "m"]) -> Clusters:
         """From the number of each item's cluster."""
-        index = torch.from_numpy(np.unique(cluster, return_inverse=True)[1].reshape(-1))
-        if not len(index):
-            return cls(torch.zeros(0, 0, dtype=torch.float64))
-        return cls(torch.nn.functional.one_hot(index).double())
+        return cls(torch.from_numpy(np.unique(cluster, return_inverse=True)[1].reshape(-1)))
 
     def table(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b c k"]:
         """How many items each class and cluster share, in each version."""
-        classes = label.unique()
-        member = self.member.to(label.device)
-        return torch.stack([((label == c) * weight) @ member for c in classes], dim=1)
+        classes, of = label.unique(return_inverse=True)
+        k = int(self.cluster.max()) + 1
+        cell, count = torch.broadcast_tensors(of * k + self.cluster.to(label.device), weight.double())
+        return count.new_zeros(len(cell), len(classes) * k).scatter_add_(1, cell, count).unflatten(1, (-1, k))
 
     def ari(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b"]:
         """Adjusted Rand index (Hubert & Arabie 1985); NaN without items, 1 where there are no pairs to disagree on.
@@ -418,7 +416,7 @@ class Clusters:
         by_class, by_cluster = table.sum(2), table.sum(1)
         mutual = _entropy(by_class).sum(1) + _entropy(by_cluster).sum(1) - _entropy(table).sum((1, 2))
         # Sizes of classes and clusters are those of the first version, so AMI is one linear function of MI for all.
-        value = adjusted_mutual_info_score(label[0].cpu().numpy(), self.member.argmax(dim=1).numpy())
+        value = adjusted_mutual_info_score(label[0].cpu().numpy(), self.cluster.numpy())
         upper = float((_entropy(by_class[:1]).sum() + _entropy(by_cluster[:1]).sum()) / 2)
         # Of perfect agreement (or one class) the slope cannot be read, and classes may change size in a control task.
         if upper - float(mutual[0]) < 1e-12 or not torch.allclose(by_class, by_class[:1]):
@@ -427,7 +425,7 @@ class Clusters:
         return (mutual - expected) / (upper - expected)
 
     def _ami_one_by_one(self, label: Int[Tensor, "p m"]) -> Float[Tensor, "p"]:
-        cluster = self.member.argmax(dim=1).numpy()
+        cluster = self.cluster.numpy()
         values = [float(adjusted_mutual_info_score(row.cpu().numpy(), cluster)) for row in label]
         return torch.tensor(values, dtype=torch.float64)
 
