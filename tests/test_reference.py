@@ -33,21 +33,32 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-@pytest.fixture(scope="module")
-def paper(smollm2: Any, stratified_sample: Path, store: Path) -> Diagnosis:
-    metrics = ["categorical", "gradient", "structural"]
-    return diagnose(smollm2, stratified_sample, protocol="paper", metrics=metrics, controls="none", store=store)
+LAYERS = [range(0, 10, 3), pytest.param(range(30), marks=pytest.mark.slow)]
+"""Compared: some early ones, which need a third of the model, or all."""
+
+
+@pytest.fixture(scope="module", params=LAYERS, ids=len)
+def layers(request: pytest.FixtureRequest) -> list[int]:
+    return list(request.param)
 
 
 @pytest.fixture(scope="module")
-def rounded(smollm2: Any, stratified_sample: Path, store: Path) -> Callable[[int], dict[str, tuple[float, float]]]:
+def paper(layers: list[int], smollm2: Any, stratified_sample: Path, store: Path) -> Diagnosis:
+    how: Any = {"metrics": ["categorical", "gradient", "structural"], "layers": layers}
+    return diagnose(smollm2, stratified_sample, protocol="paper", controls="none", store=store, **how)
+
+
+@pytest.fixture(scope="module")
+def rounded(
+    layers: list[int], smollm2: Any, stratified_sample: Path, store: Path
+) -> Callable[[int], dict[str, tuple[float, float]]]:
     """From a layer to the range of its structural statistics when vectors move by no more than float32 rounding.
 
     HDBSCAN makes whole points of it: which kernels a processor has decides about a few of 2,786.
     """
     data, (metric,) = load_data(stratified_sample), resolve_metrics(["structural"], PAPER)
     how: dict[str, Any] = {"template": PAPER.template, "pooling": PAPER.pooling, "bos": PAPER.bos}
-    captured = capture(smollm2, data.text, store=store, **how)
+    captured = capture(smollm2, data.text, layers=layers, store=store, **how)
 
     def of(layer: int) -> dict[str, tuple[float, float]]:
         vectors, found = captured[layer], defaultdict(list)
@@ -82,11 +93,12 @@ def test_agrees_at_every_layer(
     paper: Diagnosis,
     reference: dict[str, Any],
     rounded: Callable[[int], dict[str, tuple[float, float]]],
+    layers: list[int],
     metric: str,
     per_layer: int,
 ) -> None:
     pairs = compared(paper, reference, metric)
-    assert len(pairs) == 30 * per_layer
+    assert len(pairs) == len(layers) * per_layer
     for layer, name, ours, theirs in pairs:
         assert (ours is None) == (theirs is None), (layer, name, ours, theirs)
         if ours is None or abs(ours - theirs) <= TOLERANCE:
@@ -101,6 +113,7 @@ def test_the_report_says_that_this_protocol_measures_length(paper: Diagnosis) ->
     assert "mostly length" in warning
 
 
+@pytest.mark.slow
 def test_our_own_marks_on_the_same_sample(smollm2: Any, stratified_sample: Path) -> None:
     """A ridge readout of block 15 reaches R² 0.12 and a valence correlation of 0.6 (five folds grouped by text)."""
     ridge = AuditedDimensional(remove_length=False)

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 LEFT = {kind.name for kind in BASELINES if kind.without is not None}
 """Baselines that are the model itself, less something: what is left is no other thing to compare it with."""
+IN_ROWS = "bag of words"
+"""The baseline whose values stand in the rows, of every statistic."""
 LABELS: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
 """Labels whose reliability is estimated, and may be the ceiling of a statistic."""
 CEILING = ("ceiling", "ceiling_low", "ceiling_high")
@@ -145,7 +147,7 @@ def measure(
     rows = run.rows(cards, representations.layers, sampled)
     model = {name: run.headline(card, representations.layers, sampled[name]) for name, card in cards.items()}
     others = run.baselines(cards, model, representations, baselines or {}) if controls.names else {}
-    if words := others.get("bag of words"):
+    if words := others.get(IN_ROWS):
         rows = [_with_baseline(row, words) for row in rows]
     rows, ceilings = _with_ceilings(rows, cards, data)
     at = {(row.metric, row.layer, row.group): row for row in rows if row.headline}
@@ -289,7 +291,8 @@ class _Run:
             for metric in metrics:
                 if drawn[metric.name] == layer.position:
                     x = layer.seen.by(metric)
-                    found[metric.name][layer.position] = self._sample(metric, x, layer.data, baseline=True)
+                    drawn_there = self._sample(metric, x, layer.data, baseline=True, every=False)
+                    found[metric.name][layer.position] = drawn_there
         self.seconds[what] = time.perf_counter() - started
         return found
 
@@ -378,8 +381,11 @@ class _Run:
             layers: Sequence[int] = ()
             started = time.perf_counter()
             if kind is not None and kind.vectors is not None:
-                x = kind.vectors(self.data).to(self.device)
-                sampled = {m.name: [self._sample(with_length(m), x, self.data, baseline=True)] for m in self.metrics}
+                x, every = kind.vectors(self.data).to(self.device), name == IN_ROWS
+                sampled = {
+                    m.name: [self._sample(with_length(m), x, self.data, baseline=True, every=every)]
+                    for m in self.metrics
+                }
                 self.columns[name] = x.shape[1]
                 self.seconds[name] = time.perf_counter() - started
             elif kind is not None and kind.without is not None:
@@ -429,8 +435,8 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, *, baseline: bool = False) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, baseline=baseline)
+    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, **how: bool) -> Sampled:
+        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, **how)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:

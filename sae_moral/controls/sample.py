@@ -55,19 +55,23 @@ def prepared(metric: Metric, representation: Float[Tensor, "n d"], data: MoralDa
     return Prepared(len(data), {}, run)
 
 
+def statistics_of(
+    metric: Metric,
+    ready: Prepared,
+    x: Float[Tensor, "n d"],
+    data: MoralData,
+    only: Collection[str] | None = None,
+) -> list[Statistic]:
+    """Those of the sample as it is, checked; those named in `only`, if given."""
+    if isinstance(metric, Preparing):
+        return checked(metric, ready.statistics(only), len(data))
+    return [one for one in evaluate(metric, x, data) if only is None or one.name in only]
+
+
 def headline_alone(metric: Metric, representation: Float[Tensor, "n d"], data: MoralData) -> Sampled:
     """The values of a metric's headline, nothing drawn."""
-    only = [metric.headline]
-    if isinstance(metric, Preparing):
-        return Sampled(checked(metric, metric.prepare(representation, data).statistics(only), len(data)))
-    return Sampled([one for one in evaluate(metric, representation, data) if one.name in only])
-
-
-def statistics_of(metric: Metric, ready: Prepared, x: Float[Tensor, "n d"], data: MoralData) -> list[Statistic]:
-    """Those of the sample as it is, checked."""
-    if isinstance(metric, Preparing):
-        return checked(metric, ready.statistics(), len(data))
-    return evaluate(metric, x, data)
+    ready = prepared(metric, representation, data)
+    return Sampled(statistics_of(metric, ready, representation, data, [metric.headline]))
 
 
 @dataclass(frozen=True)
@@ -128,14 +132,16 @@ def sample(
     controls: Controls,
     *,
     baseline: bool = False,
+    every: bool = True,
 ) -> Sampled:
     """A metric with all that is asked for; of a baseline only values, and the resamples of the headline.
 
     Args:
         specs: what the metric declares of its statistics.
+        every: all statistics have values, not the headline alone.
     """
     ready = prepared(metric, representation, data)
-    statistics = statistics_of(metric, ready, representation, data)
+    statistics = statistics_of(metric, ready, representation, data, None if every else [metric.headline])
     own = {s.name: specs.get(s.name, StatisticSpec(s.name)) for s in statistics}
     used = {metric.headline: own[metric.headline]} if baseline else own
     by_scheme: dict[str, list[str]] = defaultdict(list)
