@@ -2,43 +2,74 @@
 of it is more than length, words and chance.
 
     python benchmarks/replication/bundled.py --out results [--data SOURCE ...] [--models NAME ...] [--protocols P ...]
+                                             [--halves] [--controls NAMES] [--only-run]
 
-Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the tables. Captured vectors are kept
-below --out, and finished combinations are taken as they are, so that an interrupted run goes on where it ended.
+Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the tables. --halves measures two random
+halves of each source as well, groups of text kept whole: does a verdict come back? Captured vectors are kept below
+--out, and finished combinations are taken as they are, so that an interrupted run goes on where it ended, and models
+may be run side by side (--only-run) before the tables are made.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+from dataclasses import dataclass, replace
 from datetime import date
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from sae_moral import Diagnosis, diagnose, load_data, load_model
+from sae_moral import Diagnosis, diagnose, load_data
+from sae_moral.data import MoralData
 from sae_moral.results import Comparison
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 PROTOCOLS = ("paper", "audited")
 
 
-def run(model: object, name: str, source: str, protocol: str, arguments: argparse.Namespace) -> Diagnosis:
-    folder = arguments.out / f"{name}-{Path(source).stem}-{arguments.limit or 'all'}-{protocol}"
-    if (folder / "diagnosis.json").exists():
-        return Diagnosis.load(folder)
-    diagnosis = diagnose(
-        model,
-        source,
-        protocol=protocol,
-        limit=arguments.limit,
-        layers=arguments.layers,
-        controls=arguments.controls,
-        store=arguments.out / "store",
-    )
-    diagnosis.report(folder.parent / f"{folder.name}.html")
-    diagnosis.save(folder)
-    return diagnosis
+HALVES = ("half 1", "half 2")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A model on a source, or on one of two halves of it, under a protocol."""
+
+    model: str
+    source: str
+    protocol: str
+    part: str = ""
+
+    def folder(self, arguments: argparse.Namespace) -> Path:
+        names = (self.model, Path(self.source).stem, str(arguments.limit or "all"), self.part, self.protocol)
+        return arguments.out / "-".join(name.replace(" ", "-") for name in names if name)
+
+    def data(self) -> MoralData:
+        data = load_data(self.source)
+        if not self.part:
+            return data
+        near = data.regrouped("near")
+        names = np.random.default_rng(0).permutation(np.unique(near.group))
+        return data.subset(np.flatnonzero(np.isin(near.group, names[HALVES.index(self.part) :: 2])))
+
+    def run(self, arguments: argparse.Namespace) -> Diagnosis:
+        folder = self.folder(arguments)
+        if (folder / "diagnosis.json").exists():
+            return Diagnosis.load(folder)
+        diagnosis = diagnose(
+            self.model,
+            self.data(),
+            limit=arguments.limit,
+            protocol=self.protocol,
+            layers=arguments.layers,
+            controls=arguments.controls,
+            store=arguments.out / "store",
+        )
+        diagnosis.report(folder.parent / f"{folder.name}.html")
+        diagnosis.save(folder)
+        return diagnosis
 
 
 def best(diagnosis: Diagnosis, metric: str, statistic: str) -> str:
@@ -74,56 +105,99 @@ COLUMNS = {
 }
 
 
-def table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: str) -> list[str]:
+def table(diagnoses: dict[Combination, Diagnosis], protocol: str) -> list[str]:
     columns = COLUMNS[protocol]
     lines = [
         "| model | data | n | " + " | ".join(f"{metric} {statistic}" for metric, statistic in columns) + " |",
         "|---|---|---|" + "---|" * len(columns),
     ]
-    for (model, source, used), diagnosis in diagnoses.items():
-        if used == protocol:
-            n = diagnosis.provenance["data"]["n"]
+    for one, diagnosis in diagnoses.items():
+        if one.protocol == protocol:
             numbers = " | ".join(best(diagnosis, *column) for column in columns)
-            lines.append(f"| {model} | {source} | {n} | {numbers} |")
+            lines.append(
+                f"| {one.model} | {_label(one, diagnosis)} | {diagnosis.provenance['data']['n']} | {numbers} |"
+            )
     return lines
 
 
-def control_table(diagnoses: dict[tuple[str, str, str], Diagnosis], protocol: str) -> list[str]:
+def control_table(diagnoses: dict[Combination, Diagnosis], protocol: str) -> list[str]:
     """Every headline's peak against its controls."""
     lines = [
-        "| model | data | metric | peak (layer) | 95 % | p | p, any length | − nuisance | − random weights "
-        "| − bag of words | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | data | metric | peak (layer) | 95 % | p | equal texts | without valence | best baseline | lead | "
+        "margin | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (model, source, used), diagnosis in diagnoses.items():
-        if used != protocol or diagnosis.provenance["controls"] is None:
+    for one, diagnosis in diagnoses.items():
+        if one.protocol != protocol or diagnosis.provenance["controls"] is None:
             continue
         for metric in diagnosis.metrics:
-            peak = diagnosis.peaks.get(metric)
-            if peak is None:
-                lines.append(f"| {model} | {source} | {metric} | – |" + " |" * 7)
+            start = f"| {one.model} | {_label(one, diagnosis)} | {metric} "
+            if (peak := diagnosis.peaks.get(metric)) is None:
+                lines.append(f"{start}| –" + " |" * 9)
                 continue
-            compared = {one.against: one for one in diagnosis.comparisons if one.metric == metric}
-            differences = [_difference(compared.get(name)) for name in ("nuisance", "random weights", "bag of words")]
+            verdict = diagnosis.verdicts[metric]
+            compared = {c.against: c for c in diagnosis.comparisons if c.metric == metric}.get(
+                verdict.best_baseline or ""
+            )
             cells = [
                 f"{peak.value:.3f} ({peak.layer})",
                 "–" if peak.ci_low is None else f"{peak.ci_low:.3f} … {peak.ci_high:.3f}",
-                *(_p(p) for p in (peak.p_value, peak.p_value_any_length)),
-                *differences,
-                diagnosis.verdicts[metric].word,
+                _number(peak.p_corrected),
+                _number(_regrouped(diagnosis, metric)),
+                _number(_left(diagnosis, metric)),
+                "–" if compared is None else f"{compared.against} {compared.against_value:.3f}",
+                "–" if compared is None else _lead(compared),
+                _number(peak.margin, 2),
+                verdict.word,
             ]
-            lines.append(f"| {model} | {source} | {metric} {peak.statistic} | {' | '.join(cells)} |")
+            lines.append(f"{start}{peak.statistic} | {' | '.join(cells)} |")
     return lines
 
 
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def replication_table(diagnoses: dict[Combination, Diagnosis]) -> list[str]:
+    """Peaks and verdicts of the whole and of both halves."""
+    lines = ["| model | metric | whole | half 1 | half 2 | |", "|---|---|---|---|---|---|"]
+    for one, whole in diagnoses.items():
+        halves = [diagnoses.get(replace(one, part=part)) for part in HALVES]
+        if one.part or None in halves:
+            continue
+        for metric in whole.verdicts:
+            three = [d for d in (whole, *halves) if d is not None]
+            words = [d.verdicts[metric].word if metric in d.verdicts else "–" for d in three]
+            cells = [
+                f"{d.peaks[metric].value:.3f} ({d.peaks[metric].layer}), {word}" if metric in d.peaks else word
+                for d, word in zip(three, words, strict=True)
+            ]
+            agree = "halves agree" if words[1] == words[2] else "halves differ"
+            lines.append(f"| {one.model} | {metric} | {' | '.join(cells)} | {agree} |")
+    return lines
 
 
-def _difference(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return "–"
-    return f"{comparison.difference:+.3f} (p {_p(comparison.p_value)})"
+def _label(one: Combination, diagnosis: Diagnosis) -> str:
+    return ", ".join(part for part in (str(diagnosis.provenance["data"]["source"]), one.part) if part)
+
+
+def _regrouped(diagnosis: Diagnosis, metric: str) -> float | None:
+    """The peak with groups of equal text, where groups were of near text."""
+    found = [r.other_value for r in diagnosis.regrouped if (r.what, r.metric) == ("model", metric)]
+    return found[0] if found else None
+
+
+def _left(diagnosis: Diagnosis, metric: str) -> float | None:
+    baseline = diagnosis.baselines.get("without valence")
+    if baseline is None or metric not in baseline.profiles:
+        return None
+    profile = baseline.profiles[metric]
+    return profile.values[profile.layers.index(diagnosis.peaks[metric].layer)]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _lead(comparison: Comparison) -> str:
+    ends = "" if comparison.ci_low is None else f" [{comparison.ci_low:+.3f}, {comparison.ci_high:+.3f}]"
+    return f"{comparison.difference:+.3f}{ends} (p {_number(comparison.p_value)})"
 
 
 def main() -> None:
@@ -135,16 +209,19 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many scenarios of each source")
     parser.add_argument("--layers", default="all")
     parser.add_argument("--controls", default="all")
+    parser.add_argument("--halves", action="store_true", help="two random halves of each source as well (audited)")
+    parser.add_argument("--only-run", action="store_true", help="no tables")
     parser.add_argument("--name", default="bundled", help="of the table that is written")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    diagnoses: dict[tuple[str, str, str], Diagnosis] = {}
-    for name in arguments.models:
-        model = load_model(name)
-        for source in arguments.data:
-            label = str(load_data(source).provenance["source"])
-            for protocol in arguments.protocols:
-                diagnoses[name, label, protocol] = run(model, name, source, protocol, arguments)
+    asked = [
+        Combination(model, source, protocol, part)
+        for model, source, protocol in product(arguments.models, arguments.data, arguments.protocols)
+        for part in ("", *(HALVES if arguments.halves and protocol == "audited" else ()))
+    ]
+    diagnoses = {one: one.run(arguments) for one in asked}
+    if arguments.only_run:
+        return
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
     lines = [f"{date.today().isoformat()}, {where}, float32. Highest value over layers (layer).", ""]
     for protocol in arguments.protocols:
@@ -156,13 +233,15 @@ def main() -> None:
             *control_table(diagnoses, protocol),
             "",
         ]
-        for (model, source, used), diagnosis in diagnoses.items():
-            if used == protocol:
-                lines += [f"- {model} × {source}: {warning}" for warning in diagnosis.provenance["warnings"]]
+        if protocol == "audited" and arguments.halves:
+            lines += ["### Two random halves", "", *replication_table(diagnoses), ""]
+        for one, diagnosis in diagnoses.items():
+            if one.protocol == protocol:
+                lines += [f"- {one.model} × {_label(one, diagnosis)}: {w}" for w in diagnosis.provenance["warnings"]]
         lines.append("")
     (arguments.out / f"{arguments.name}.md").write_text("\n".join(lines), encoding="utf8")
-    for (model, source, protocol), diagnosis in diagnoses.items():
-        diagnosis.figure().savefig(arguments.out / f"{model}-{source}-{protocol}.png", dpi=130)
+    for one, diagnosis in diagnoses.items():
+        diagnosis.figure().savefig(f"{one.folder(arguments)}.png", dpi=130)
     print("\n".join(lines))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from sae_moral.data.moral_data import from_records
 from sae_moral.data.social_chem_tsv import COLUMNS, MEMBER, read_annotations
 from sae_moral.foundations import FOUNDATIONS, NEUTRAL, POLARITIES, VICE, VIRTUE, moral_vector
 from tests.data.invented_social_chem import FULL, HEADER, write_table
+from tests.forks import killed_until
 
 _CELLS = {
     "m": "1", "rot-bad": "0", "rot-moral-foundations": "care-harm|loyalty-betrayal", "action": "hiding a kite",
@@ -285,6 +288,24 @@ def test_build_writes_what_was_read(
     assert set(frame["split"]) == {"train", "validation", "test"}
     assert frame.groupby("id")["split"].nunique().max() == 1
     refused(lambda: build(table, tmp_path / "built.csv"), "expected a name like built.parquet", file="built.csv")
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_build_killed_at_any_moment_leaves_nothing_or_all(tmp_path: Path, kills: int) -> None:
+    table, folder = write_table(tmp_path / "table.tsv"), tmp_path / "built"
+    started = time.perf_counter()
+    whole = build(table, tmp_path / "whole.parquet")
+    duration = time.perf_counter() - started
+
+    def done() -> None:
+        assert (folder / "b.parquet").read_bytes() == whole.read_bytes()
+        shutil.rmtree(folder)
+
+    killed_until(lambda: build(table, folder / "b.parquet"), kills, kills, 0, duration, done=done)
+    if (folder / "b.parquet").exists():  # killed between the last step and the end of the process
+        done()
+    assert build(table, folder / "b.parquet").read_bytes() == whole.read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["b.parquet"]
 
 
 def test_the_name_means_the_stratified_sample(tmp_path: Path, same_data: Callable[..., None]) -> None:
