@@ -1,4 +1,4 @@
-"""Shared fixtures. Every function of the package is checked against its annotations (shapes included) in the tests."""
+"""Shared fixtures. The first calls of every function of the package are checked against its annotations and shapes."""
 
 from __future__ import annotations
 
