@@ -31,7 +31,7 @@ from sae_moral.report.page import (
 from sae_moral.report.panels import Line, Panel, panels_figure
 from sae_moral.report.style import CHANCE, LineStyle, legend_line, line_styles
 from sae_moral.report.tables import Table, table, text_table
-from sae_moral.report.words import MISSING, count, interval, number
+from sae_moral.report.words import MISSING, count, interval, listed, number
 from sae_moral.results import Peak
 from sae_moral.studies.atlas_results import (
     PUBLISHED,
@@ -59,6 +59,10 @@ CKA = (
 HEADLINES = (
     "Each metric at its best layer, which stands in brackets. The best of many layers flatters, more so in deeper "
     "models; the profiles below show all of them. Names lead to the full report of a model."
+)
+WIDTHS = (
+    "The models have {} dimensions: at equal n a reader of more dimensions gets less of the same difference, so a "
+    "headline flatters the narrower model. Limits of learning curves can be compared, within their intervals."
 )
 CURVES = (
     "CKA of each pair by layer, with 95 % jackknife intervals over scenarios. Left: vectors prepared as the protocol "
@@ -123,7 +127,10 @@ def render_atlas(atlas: AtlasRecord, folder: Path | None = None) -> str:
     families = _families(atlas, baselines)
     sections = [
         Section("At a glance", _glance(atlas, families, baselines)),
-        Section("Headlines", joined([paragraph(HEADLINES), *_headlines(atlas, folder)])),
+        Section(
+            "Headlines",
+            joined([paragraph(_about_headlines(atlas)), *_headlines(atlas, folder)]),
+        ),
         *(family.section(atlas, baselines) for family in families),
         Section("How to read it", columns([("What it means", MEANS), ("What it does not prove", DOES_NOT_PROVE)])),
         *_warnings(atlas),
@@ -219,6 +226,14 @@ def _peak(peak: Peak | None) -> str:
 def _cell(peak: Peak | None) -> str:
     ends = MISSING if peak is None else interval(peak.ci_low, peak.ci_high)
     return html("{}{}", _peak(peak), "" if ends == MISSING else _note(ends))
+
+
+def _about_headlines(atlas: AtlasRecord) -> str:
+    """How to read them, and what differing widths do to them."""
+    widths = sorted({one.d_model for entry in atlas.entries for one in entry.results.values()})
+    if len(widths) < 2:
+        return HEADLINES
+    return f"{HEADLINES} {WIDTHS.format(listed([str(width) for width in widths]))}"
 
 
 def _note(words: str) -> Markup:

@@ -59,6 +59,14 @@ def test_an_atlas_without_pairs_or_results_has_a_page(old: Atlas) -> None:
     assert "No two models could be compared" in render_atlas(nothing)
 
 
+def test_models_of_different_width_are_said_to_be_on_no_common_scale(old: Atlas) -> None:
+    assert "flatters the narrower model" not in render_atlas(old)
+    first, *rest = old.entries
+    wide = {name: dataclasses.replace(one, d_model=10_001) for name, one in first.results.items()}
+    html = render_atlas(dataclasses.replace(old, entries=[dataclasses.replace(first, results=wide), *rest]))
+    assert "and 10001 dimensions" in html and "flatters the narrower model" in html
+
+
 def test_a_pair_that_could_not_be_compared_says_why(old: Atlas) -> None:
     pair = dataclasses.replace(old.similarities[0], layers=[], error="<the store> is gone")
     html = render_atlas(dataclasses.replace(old, similarities=[pair, *old.similarities[1:]]))
