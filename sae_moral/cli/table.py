@@ -16,6 +16,7 @@ LATENTS, OPERATE = "sae.association:LatentSettings", "surgery.operate:operate"
 SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steering"
 GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
 MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
+LOAD = "data.sources:load_data"
 """Where the options of commands are written down."""
 
 Option = Callable[[Parser], object]
@@ -84,7 +85,10 @@ model = own("model", metavar="MODEL", help="a bundled model (see: sae-moral mode
 data = (
     model,
     of(DIAGNOSE, "data", metavar="SOURCE", help="a source (see: sae-moral data) or a table"),
-    of("data.sources:load_data", "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
+    of(LOAD, "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
+    of(LOAD, "text_column", metavar="NAME", help="column of a table with the texts (default: text)"),
+    of(LOAD, "extra_columns", choices=("error", "ignore"), help="columns of a table no layout has (default: error)"),
+    of(LOAD, "split", metavar="NAME", help="SOURCE is a data set of the Hugging Face hub; this split of it"),
     of(DIAGNOSE, "limit", metavar="N"),
     of(DIAGNOSE, "groups", help=GROUPS),
 )
@@ -98,7 +102,8 @@ measured = (
 shares = of("data.splits:group_split", "shares", type=SHARES, metavar="A,B,C", help=PARTS)
 any_model = of(SWEEP, "any_model", help="accept an SAE of a model with another name")
 device = of(DIAGNOSE, "device", help="cpu, cuda, … (default: cuda when there is one)")
-machine = (of(DIAGNOSE, "dtype", choices=("float32", "bfloat16", "float16"), help="of the model"), device)
+dtypes = ("float32", "bfloat16", "float16", "fp32", "bf16", "fp16")
+machine = (of(DIAGNOSE, "dtype", choices=dtypes, help="of the model"), device)
 chemistry = (
     own("path", nargs="?", type=Path, metavar="PATH", help="its .zip, .tsv or built .parquet"),
     of(BUILD, "offline", action="store_true", help="never download"),

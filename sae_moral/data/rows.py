@@ -1,4 +1,4 @@
-"""Bytes → rows: .csv, .tsv, .jsonl, .parquet, a table in a zip, and Arrow tables (`datasets.Dataset`).
+"""Bytes → rows: .csv, .tsv, .jsonl, .parquet, a table in a zip; and what is in memory (Arrow tables, records).
 
 Whatever the bytes, a reader returns or raises a `DataError` that names the file and, where there is one, the line. What
 the columns mean is not decided here.
@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import lzma
+import re
 import struct
 import zipfile
 import zlib
@@ -131,6 +132,10 @@ def parse_jsonl(data: bytes, file: str) -> Rows:
 # csv and tsv
 
 
+_SEPARATORS = ",;\t|"
+_SAYS_SEPARATOR = re.compile(rb'"?sep=([,;\t|])"?')
+
+
 class Line(NamedTuple):
     """One record of a table: the line it starts at (from 1), its fields, what is wrong with it, if anything is, and
     whether text follows a closing quote in it (`"so" it goes`, read as `so it goes`, as pandas and csv do)."""
@@ -141,19 +146,28 @@ class Line(NamedTuple):
     irregular: bool = False
 
 
-def parse_csv(data: bytes, file: str, *, delimiter: str = ",", quoted: bool = True) -> Rows:
+def parse_csv(data: bytes, file: str, *, delimiter: str | None = None, quoted: bool = True) -> Rows:
     """Fields split on `delimiter`, the first line the header; blank lines are skipped.
 
     Args:
+        delimiter: by default what a first line `sep=;` says, as Excel writes it; else the first of comma, semicolon,
+            tab and bar that splits the header.
         quoted: a field may stand in double quotes and then span lines; else quotes are ordinary characters.
 
     Raises:
         DataError: not UTF-8, a field that opens a quote and does not close it, a row with more or fewer fields than
-            the header, a column named twice, no rows.
+            the header, a column named twice, no rows, or a header that the delimiter does not split while another does.
     """
-    lines = list(read_lines([data], file, delimiter=delimiter, quoted=quoted, spanning=True))
+    first, _, rest = data.removeprefix(codecs.BOM_UTF8).partition(b"\n")
+    table = data
+    if delimiter is None and (said := _SAYS_SEPARATOR.fullmatch(first.strip())):
+        delimiter, table = said[1].decode(), b"\n" + rest  # an empty line in its place: numbers of lines stay
+        first = rest.partition(b"\n")[0]
+    splits = [mark for mark in _SEPARATORS if mark.encode() in first]
+    delimiter = delimiter or next(iter(splits), ",")
+    lines = list(read_lines([table], file, delimiter=delimiter, quoted=quoted, spanning=True))
     header = lines[0].fields if lines else []
-    if len(header) == 1 and (other := next((mark for mark in ";\t,|" if mark in header[0]), None)):
+    if len(header) == 1 and (other := next((mark for mark in splits if mark in header[0]), None)):
         problem = f"one column, {header[0][:60]!r}: the separator seems to be {other!r}; expected {delimiter!r}"
         raise DataError(f"{problem}. Save it again with that separator", file=file, row=lines[0].number)
     if wrong := next((line for line in lines if line.problem is not None), None):
@@ -357,6 +371,55 @@ def _member(archive: zipfile.ZipFile, member: str, file: str) -> str:
     return named[0]
 
 
+# What is in memory
+
+
+def records_rows(records: Iterable[Mapping[str, Any]], name: str) -> Rows:
+    """Rows of dicts, a missing key like a missing field of a JSON line.
+
+    Raises:
+        DataError: no records, or one that is no mapping from names.
+    """
+    kept: list[tuple[int, Mapping[str, Any]]] = []
+    columns: dict[str, int | None] = {}
+    for row, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping) or not all(isinstance(column, str) for column in record):
+            problem = f"a {type(record).__name__}: {record!r:.80}; expected a dict from columns to values"
+            raise DataError(problem, file=name, row=row)
+        kept.append((row, {column: _plain(value) for column, value in record.items()}))
+        for column in record:
+            columns.setdefault(column, row)
+    if not kept:
+        raise DataError("no scenarios; expected at least one row", file=name)
+    return Rows(name, "", columns, lambda _: kept)
+
+
+def columns_rows(columns: Mapping[str, Iterable[Any]], name: str) -> Rows:
+    """Rows of a dict from columns to values, all equally many.
+
+    Raises:
+        DataError: columns of different lengths, none, or one that is no list.
+    """
+    lists: dict[str, list[Any]] = {}
+    for column, values in columns.items():
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise DataError(f"{values!r:.60}; expected a list of values", file=name, column=str(column))
+        lists[column] = list(values)
+    lengths = {column: len(values) for column, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{column!r} {n}" for column, n in lengths.items())
+        raise DataError(f"columns of different lengths: {said}; expected equally many values in each", file=name)
+    return records_rows((dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)), name)
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy or pandas as Python's own: what is missing there is None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return None if missing or (isinstance(value, float) and value != value) else value
+
+
 # Parquet and Arrow
 
 
@@ -427,10 +490,12 @@ def _is_plain(kind: pyarrow.DataType) -> bool:
     a timestamp beyond the year 9999, an unknown time zone.)"""
     from pyarrow import types
 
-    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    of_values = (types.is_dictionary, types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view)
+    if any(check(kind) for check in (*of_values, types.is_large_list_view)):
         return _is_plain(kind.value_type)
-    checks = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_decimal)
-    return any(check(kind) for check in (*checks, types.is_boolean, types.is_null))
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
+    return any(check(kind) for check in (*texts, *numbers, types.is_null))
 
 
 def _check_names(names: list[str], file: str, row: int | None) -> None:

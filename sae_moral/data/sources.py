@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_moral.data.groups import KINDS
+from sae_moral.data.memory import from_hub, in_memory
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.parquet import has_provenance, read_parquet
 from sae_moral.data.provenance import Source
-from sae_moral.data.rows import SUFFIXES, Rows, arrow_rows, read_rows
+from sae_moral.data.rows import SUFFIXES, read_rows
 from sae_moral.data.table import ExtraColumns, table_data
-from sae_moral.errors import DataError, nearest, unknown
+from sae_moral.errors import nearest, unknown
 from sae_moral.registry import Registry
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict, IterableDataset
+    from pandas import DataFrame
+    from pyarrow import Table
 
 SOURCES: Registry[Source] = Registry("data source", "sae_moral.sources")
 
 
 def load_data(
-    source: MoralData | Dataset | str | os.PathLike[str],
+    source: MoralData
+    | Dataset
+    | DatasetDict
+    | IterableDataset
+    | DataFrame
+    | Table
+    | Sequence[Mapping[str, Any]]
+    | Mapping[str, Iterable[Any]]
+    | str
+    | os.PathLike[str],
     *,
     path: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
     text_column: str | None = None,
     extra_columns: ExtraColumns | None = None,
     groups: str | Sequence[object] | None = None,
@@ -35,16 +48,19 @@ def load_data(
     """Scenarios with human labels, from wherever they are.
 
     Args:
-        source: a `MoralData` (returned as it is), a `datasets.Dataset` with the columns of `MoralData.to_dataset` or
-            of a table, a name of `list_sources`, or a file: a source's own, recognised by its columns, a .parquet of
-            `build`, or the user's table (.jsonl, .csv, .tsv, .parquet; layouts in `sae_moral.data.table`).
+        source: a `MoralData` (returned as it is); a table in memory with the columns of `MoralData.to_dataset` or of
+            a layout (`datasets` in all four kinds, a pandas or polars DataFrame, an Arrow table, a list of dicts, a
+            dict of lists); a name of `list_sources`; a file: a source's own, recognised by its columns, a .parquet of
+            `build`, or the user's table (.jsonl, .csv, .tsv, .parquet; layouts in `sae_moral.data.table`); or, with
+            `split`, the name of a data set on the Hugging Face hub.
         path: for a name only, where its file is (`moralstrength`: the folder with its files, if not the package's).
             The name `social-chem-101` means the stratified sample a diagnosis measures, drawn from that file or,
             without one, from the published table, which is downloaded once; `social-chem-101-full` means all
             records. A file given as the source is always read whole.
-        text_column: for a table or Dataset only, the column of the texts; by default `text`.
-        extra_columns: for a table or Dataset only, what to do with columns that no layout has: `error` (the default)
-            or `ignore`.
+        split: of a `DatasetDict`, or of a data set on the hub.
+        limit: rows that are read of an `IterableDataset`, which may have no end.
+        text_column: for a table only, the column of the texts; by default `text`.
+        extra_columns: for a table only, what to do with columns that no layout has: `error` (the default) or `ignore`.
         groups: what splits, folds, draws and permutations hold together: `equal` texts, `near` ones too, a column of
             the table, or a value per record (`MoralData.regrouped`); by default equal texts.
 
@@ -55,23 +71,35 @@ def load_data(
         FileNotFoundError: no such file; or one that would be downloaded, offline.
         ModuleNotFoundError: a source that is a Python package which is not installed.
         TypeError: a source of another type.
+
+    Example:
+        table = {"text": ["lying to a friend", "helping one"], "foundation": ["care-harm"] * 2,
+                 "judgment": [-1, 1], "agreement": [3, 4]}
+        load_data(table)
     """
     if groups is not None and not (isinstance(groups, str) and groups not in KINDS):
-        found = load_data(source, path=path, text_column=text_column, extra_columns=extra_columns)
+        found = load_data(
+            source, path=path, split=split, limit=limit, text_column=text_column, extra_columns=extra_columns
+        )
         return found.regrouped(groups)
     options: dict[str, Any] = {"text_column": text_column, "extra_columns": extra_columns, "groups": groups}
     options = {name: value for name, value in options.items() if value is not None}
+    part = {"split": split, "limit": limit}
     if isinstance(source, MoralData):
-        _refuse("a MoralData", path=path, **options)
+        _refuse("a MoralData", path=path, **part, **options)
         return source
     if isinstance(source, str) and source in SOURCES.names():
-        _refuse(f"the source {source!r}", **options)
+        _refuse(f"the source {source!r}", **part, **options)
         return get_source(source).scenarios(None if path is None else Path(path))
+    if isinstance(source, str) and split is not None and not Path(source).exists():
+        source = from_hub(source, split)
+        split = None
     if isinstance(source, str | os.PathLike):
-        _refuse("a file", path=path)
+        _refuse("a file", path=path, **part)
         return _load_file(source, options)
-    _refuse("a Dataset", path=path)
-    data = table_data(_dataset_rows(source), source="datasets.Dataset", **options)
+    kind, rows = in_memory(source, split, limit)
+    _refuse(f"a {kind}", path=path)
+    data = table_data(rows, source=kind, **options)
     return replace(data, provenance={**data.provenance, "file": None, "sha256": data.sha256})
 
 
@@ -108,9 +136,10 @@ def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> Moral
         looks_like_a_file = not isinstance(source, str) or path.suffix or len(path.parts) > 1
         suffixes = ", ".join((*SUFFIXES, ".zip"))
         if looks_like_a_file:
-            hint = f"or the name of a source; {nearest(str(source), SOURCES.names())}"
+            hint = f"or the name of a source; {nearest(str(source), SOURCES.names())}; with split=, of a hub data set"
             raise FileNotFoundError(f"no file {str(source)!r}; expected an existing file ({suffixes}) {hint}")
-        raise ValueError(f"{unknown('data source', str(source), SOURCES.names())}; or an existing file ({suffixes})")
+        more = f"an existing file ({suffixes}), or with split= a data set of the Hugging Face hub"
+        raise ValueError(f"{unknown('data source', str(source), SOURCES.names())}; or {more}")
     suffix, sources = path.suffix.casefold(), list_sources()
     for known in sources:
         if known.recognises is not None and known.recognises(path):
@@ -125,19 +154,6 @@ def _load_file(source: str | os.PathLike[str], options: dict[str, Any]) -> Moral
             _refuse(f"{path.name}, recognised as {known.name!r}", **options)
             return known.read(rows)
     return table_data(rows, **options)
-
-
-def _dataset_rows(dataset: Any) -> Rows:
-    # A Dataset can only be here if its library was imported; if not, don't load it to say so.
-    datasets = sys.modules.get("datasets")
-    if datasets is not None and isinstance(dataset, datasets.DatasetDict):
-        splits = ", ".join(map(repr, dataset))
-        raise DataError(f"a DatasetDict with the splits {splits}; expected one Dataset: choose a split")
-    if datasets is None or not isinstance(dataset, datasets.Dataset):
-        sources = ", ".join(SOURCES.names())
-        given = type(dataset).__name__
-        raise TypeError(f"a {given}; expected a MoralData, a datasets.Dataset, a file, or a source: {sources}")
-    return arrow_rows(dataset.with_format("arrow")[:], "Dataset", sha256="")
 
 
 def _refuse(what: str, **options: Any) -> None:

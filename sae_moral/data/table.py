@@ -64,7 +64,9 @@ def table_data(
     if text_column in _RESERVED:
         raise DataError("the text column has a name that means labels; rename it", file=rows.file, column=text_column)
     if text_column not in rows.columns:
-        raise rows.missing(text_column)
+        missing = rows.missing(text_column)
+        another = "if the texts have another column, name it: text_column= (--text-column on the command line)"
+        raise DataError(f"{missing.problem}; {another}", file=missing.file, row=missing.row, column=missing.column)
     layout = _choose_layout(rows)
     if groups is not None and groups not in rows.columns:
         raise rows.missing(groups)
@@ -72,8 +74,9 @@ def table_data(
     used = tuple(dict.fromkeys((text_column, *identifier, *layout.columns, *((groups,) if groups is not None else ()))))
     extra = [column for column in rows.columns if column not in used]
     if extra and extra_columns == "error":
-        hint = f"{nearest(extra[0], (text_column, 'id', *layout.columns))}. Rename it, drop it, or pass"
-        problem = f"unknown column; {hint} extra_columns='ignore' to leave out {', '.join(map(repr, extra))}"
+        hint = f"{nearest(extra[0], (text_column, 'id', *layout.columns))}. Rename it, drop it, or leave out"
+        how = "extra_columns='ignore' (--extra-columns ignore on the command line)"
+        problem = f"unknown column; {hint} {', '.join(map(repr, extra))} with {how}"
         raise DataError(problem, file=rows.file, row=rows.columns[extra[0]], column=extra[0])
     records: list[tuple[str, str, np.ndarray, int]] = []
     lines: list[int] = []

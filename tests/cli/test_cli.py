@@ -278,7 +278,8 @@ def help_of(capsys: pytest.CaptureFixture[str], *line: str) -> str:
     "command, expected",
     [
         ("diagnose", ["--protocol {paper,audited}", "(default: audited)", "--match {length}",
-                      "(default: moralstrength)", "--dtype {float32,bfloat16,float16}", "(default: float32)",
+                      "(default: moralstrength)", "--dtype {float32,bfloat16,float16,fp32,bf16,fp16}",
+                      "(default: float32)",
                       "selectivity, random-weights"]),
         ("train-sae", ["--granularity {scenario,token}", "--normalise {scale,standardise,centre,none}",
                        "--init {random,data}", "(default: topk)", "--target-l0 L0", "(default: 64)",
@@ -332,6 +333,19 @@ def test_lists(arguments: list[str], expected: str, capsys: pytest.CaptureFixtur
 def test_data_describes_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "info", str(table)]) == 0
     assert "care-harm" in capsys.readouterr().out
+
+
+def test_a_table_with_other_columns(tiny_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"deed {i},{'care-harm' if i % 2 else 'loyalty-betrayal'},{i % 5 - 2},4,x\n" for i in range(40))
+    path = here / "notes.csv"
+    path.write_text(f"scenario,foundation,judgment,agreement,note\n{rows}", encoding="utf8")
+    measured = ["diagnose", str(tiny_folder), "--data", str(path), "--layers", "0", "--controls", "none"]
+    assert main(measured) == 2 and "--text-column" in capsys.readouterr().err
+    named = [*measured, "--text-column", "scenario"]
+    assert main(named) == 2 and "--extra-columns ignore" in capsys.readouterr().err
+    assert main([*named, "--extra-columns", "ignore", "--dtype", "bf16"]) == 0
+    [folder] = here.glob("diagnosis-*")
+    assert DiagnosisRecord.load(folder).provenance["model"]["dtype"] == "bfloat16"
 
 
 def test_unknown_file(capsys: pytest.CaptureFixture[str]) -> None:

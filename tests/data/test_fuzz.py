@@ -199,10 +199,18 @@ def test_other_encodings_are_named(tmp_path: Path, refused: Callable[..., None],
                 load_data(path)
 
 
-def test_a_semicolon_is_named(tmp_path: Path, refused: Callable[..., None]) -> None:
-    path = tmp_path / "own.csv"
+@pytest.mark.parametrize("start", [b"", b"sep=;\r\n", b"\xef\xbb\xbfsep=;\n"])
+def test_semicolons_are_recognised(tmp_path: Path, start: bytes, refused: Callable[..., None]) -> None:
+    path, commas = tmp_path / "own.csv", tmp_path / "commas.csv"
+    path.write_bytes(start + _csv(";"))
+    commas.write_bytes(_csv(","))
+    assert load_data(path).text == load_data(commas).text
+    path.write_text("sep=;\ntext;foundation;judgment;agreement\na;care;-1,5;4\n", encoding="utf8")
+    refused(lambda: load_data(path), "'-1,5', not a number", "with a decimal point", file="own.csv", row=3,
+            column="judgment")  # fmt: skip
+    path = path.rename(tmp_path / "own.tsv")
     path.write_bytes(_csv(";"))
-    refused(lambda: load_data(path), "the separator seems to be ';'; expected ','", file="own.csv", row=1)
+    refused(lambda: load_data(path), "the separator seems to be ';'; expected '\\t'", file="own.tsv", row=1)
 
 
 def test_bytes_of_bzip2_are_no_table(tmp_path: Path) -> None:

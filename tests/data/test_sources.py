@@ -116,7 +116,7 @@ def test_several_splits_and_other_types_are_refused(data: MoralData, refused: Ca
     from datasets import DatasetDict
 
     untyped: Any = inspect.unwrap(load_data)  # without the tests' type checks, as a user calls it
-    refused(lambda: untyped(DatasetDict({"train": data.to_dataset()})), "'train'", "choose a split")
+    refused(lambda: untyped(DatasetDict({"train": data.to_dataset()})), "'train'", "expected split=")
     with pytest.raises(TypeError, match="a int; expected a MoralData"):
         untyped(3)
 
