@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_moral.capture.prompts import build_prompts
+from sae_moral.capture.prompts import prompts_of
 from sae_moral.capture.readers import Pooling, get_pooling, pool
 from sae_moral.capture.run import batch_size
 from sae_moral.provenance import HookedModel
@@ -39,7 +39,7 @@ def input_embeddings(
         DataError: a text without tokens or longer than the context.
         RuntimeError: embeddings that are not finite.
     """
-    prompts = build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, text, template=template, bos=bos)
     matrix: Tensor | None = getattr(model, "W_E", None)
     if matrix is None:
         raise ValueError(

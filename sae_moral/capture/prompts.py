@@ -3,10 +3,13 @@
 `build_prompts` is for reading scenarios: distinct prompts, padded on the right, in batches of a token budget.
 `prompt_ids` is for prompts that are continued: texts, chats through the model's template exactly once, or ids; padded
 on the left (`left_padded`), so that all end together.
+
+What looks like a control token in a text or a message (`<s>`, `<|im_start|>`) is text; in a template it is the token.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +19,10 @@ import numpy as np
 import torch
 import xxhash
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
 
+from sae_moral.data.text import is_blank
 from sae_moral.errors import DataError, unknown
 from sae_moral.provenance import HookedModel
 
@@ -116,8 +121,20 @@ class Prompts:
         return Tokens(ids.to(device), real.to(device), own.to(device))
 
 
+def prompts_of(model: HookedModel, text: Sequence[str], *, template: str = "{text}", bos: str = "prepend") -> Prompts:
+    """`build_prompts` for a model: its tokenizer, its context, its embedding."""
+    cfg = model.cfg
+    return build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=cfg.n_ctx, n_vocab=cfg.d_vocab)
+
+
 def build_prompts(
-    text: Sequence[str], tokenizer: Any, *, template: str = "{text}", bos: str = "prepend", n_ctx: int | None = None
+    text: Sequence[str],
+    tokenizer: Any,
+    *,
+    template: str = "{text}",
+    bos: str = "prepend",
+    n_ctx: int | None = None,
+    n_vocab: int | None = None,
 ) -> Prompts:
     """Tokenise `template.format(text=...)` for every scenario, each distinct prompt once.
 
@@ -125,11 +142,13 @@ def build_prompts(
         bos: `tokenizer`: whatever the tokenizer itself adds; `prepend`: exactly one BOS in front. A tokenizer without
             a BOS token gets its end-of-text token there, which models trained on packed documents know as a start.
         n_ctx: the model's context length.
+        n_vocab: rows of the model's embedding.
 
     Raises:
         ValueError: a template without `{text}`, an unknown `bos`, a tokenizer with neither BOS nor end-of-text token
             (`prepend`) or one whose original cannot be loaded again (`tokenizer`).
-        DataError: a prompt longer than `n_ctx`, or a scenario without a token of its own.
+        DataError: a prompt longer than `n_ctx`, a scenario without a token of its own, one with a token that the
+            embedding does not have, or one with a control token beside a template that has some, too.
     """
     if template.count("{text}") != 1:
         raise ValueError(f"template {template!r}; expected exactly one {{text}} in it, e.g. '{{text}} is morally'")
@@ -151,9 +170,9 @@ def build_prompts(
         row=rank[inverse],
         special=np.array([encoded[i][2] for i in order], dtype=np.int64),
         first_token=_first_token(tokenizer, encoded[order[0]][0][0]),
-        pad=_pad(tokenizer),
+        pad=_pad(tokenizer, n_vocab),
     )
-    _check(prompts, text, n_ctx)
+    _check(prompts, text, n_ctx, n_vocab, _control_ids(tokenizer))
     return prompts
 
 
@@ -167,8 +186,11 @@ def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str) -> li
             f"{type(tokenizer).__name__} has no character offsets, so a template's tokens cannot be told from the "
             "scenario's; use a fast tokenizer or the template '{text}'"
         )
+    # Control tokens are written in the template or nowhere. (A tokenizer adds its own to either.)
+    as_text = _control(tokenizer).search(before + after) is None
     encoding = tokenizer(
         [before + scenario + after for scenario in scenarios],
+        split_special_tokens=as_text,
         return_offsets_mapping=tokenizer.is_fast,
         return_special_tokens_mask=True,
         return_attention_mask=False,
@@ -192,8 +214,21 @@ def _with_bos(token: int, ids: list[int], own: tuple[int, int], special: int) ->
     return (ids, own, special) if ids[:1] == [token] else ([token, *ids], (own[0] + 1, own[1] + 1), special + 1)
 
 
-def _pad(tokenizer: Any) -> int:
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+def _control(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the strings that are control tokens."""
+    written = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, written)) or r"(?!)")
+
+
+def _control_ids(tokenizer: Any) -> frozenset[int]:
+    """Of the control tokens; that for unknown words is none of a text's."""
+    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+
+def _pad(tokenizer: Any, n_vocab: int | None) -> int:
+    """A padding token is often added without a row of the embedding; any other will do, since padding is masked."""
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((i for i in found if i is not None and (n_vocab is None or i < n_vocab)), 0)
 
 
 def unaltered_tokenizer(tokenizer: Any) -> Any:
@@ -242,8 +277,18 @@ def _first_token(tokenizer: Any, token: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(token)) if token in set(tokenizer.all_special_ids) else "text"
 
 
-def _check(prompts: Prompts, text: Sequence[str], n_ctx: int | None) -> None:
-    empty = np.flatnonzero(prompts.length == 0)
+def _check(
+    prompts: Prompts, text: Sequence[str], n_ctx: int | None, n_vocab: int | None, control: frozenset[int]
+) -> None:
+    for i, (ids, (start, stop)) in enumerate(zip(prompts.ids, prompts.own, strict=True)):
+        if found := control.intersection(ids[start:stop]):
+            row = int(np.flatnonzero(prompts.row == i)[0])
+            problem = f"{text[row]!r} holds a control token of the model (id {min(found)}), and so does the template"
+            raise DataError(f"{problem}; expected a text without, or a template without", row=row + 1)
+        if n_vocab is not None and max(ids) >= n_vocab:
+            row = int(np.flatnonzero(prompts.row == i)[0])
+            raise DataError(_beyond(max(ids), n_vocab), row=row + 1)
+    empty = np.flatnonzero((prompts.length == 0) | np.array([is_blank(one) for one in text]))
     if empty.size:
         row = int(empty[0])
         raise DataError(f"{text[row]!r} has no token of its own; expected words the tokenizer knows", row=row + 1)
@@ -252,6 +297,13 @@ def _check(prompts: Prompts, text: Sequence[str], n_ctx: int | None) -> None:
         problem = f"{int((prompts.total > n_ctx).sum())} prompts are longer than the model's context of {n_ctx} tokens"
         these = f"this one has {prompts.total[row]}, the longest {len(prompts.ids[-1])}"
         raise DataError(f"{problem} ({these}); shorten or leave them out", row=row + 1)
+
+
+def _beyond(token: int, n_vocab: int) -> str:
+    return (
+        f"token {token} has no row in the model's embedding of {n_vocab}: the tokenizer is of another model, or has "
+        "tokens that were added without resizing the embedding"
+    )
 
 
 # Prompts that are continued
@@ -276,8 +328,9 @@ def prompt_ids(
         new_tokens: how many tokens must still fit after the prompt.
 
     Raises:
-        ValueError: an unknown setting, or a chat for a model without a template.
-        DataError: a prompt that is empty, or longer than the context; `row` counts from 1.
+        ValueError: an unknown setting, a chat for a model without a template, or one that the template refuses.
+        DataError: a prompt that is empty, longer than the context, or with a token that the embedding does not have;
+            `row` counts from 1.
     """
     if chat not in (True, False, "auto"):
         raise ValueError(f"chat is {chat!r}; expected True, False or 'auto'")
@@ -285,8 +338,14 @@ def prompt_ids(
         raise unknown("bos", bos, BOS_MODES)
     found = []
     for row, prompt in enumerate(prompts, start=1):
-        ids = _ids_of(model.tokenizer, prompt, chat, thinking, bos)
+        try:
+            ids = _ids_of(model.tokenizer, prompt, chat, thinking, bos)
+        except TemplateError as error:
+            why = f"prompt {row}: the chat template of {model.tokenizer.name_or_path} refuses it ({error})"
+            raise ValueError(f"{why}; change the messages, e.g. put what the system says into the first one") from error
         _check_length(ids, row, new_tokens, model.cfg.n_ctx)
+        if max(ids) >= model.cfg.d_vocab:
+            raise DataError(_beyond(max(ids), model.cfg.d_vocab), row=row)
         found.append(ids)
     return found
 
@@ -308,8 +367,11 @@ def _ids_of(tokenizer: Any, prompt: Prompt, chat: bool | str, thinking: bool, bo
 
 def _plain(tokenizer: Any, text: str, bos: str) -> list[int]:
     if bos == "tokenizer":
-        return list(unaltered_tokenizer(tokenizer)(text, verbose=False).input_ids)
-    ids, first = list(tokenizer(text, verbose=False).input_ids), sink_token(tokenizer)
+        return list(unaltered_tokenizer(tokenizer)(text, split_special_tokens=True, verbose=False).input_ids)
+    # A prompt that was written with its BOS has that one.
+    written = text.removeprefix(tokenizer.bos_token or "")
+    ids = list(tokenizer(written, split_special_tokens=True, verbose=False).input_ids)
+    first = sink_token(tokenizer)
     while ids[:1] == [first]:
         ids = ids[1:]
     return [first, *ids]
@@ -320,10 +382,24 @@ def _chat(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> lis
         raise ValueError(
             f"{tokenizer.name_or_path} has no chat template (a base model?); use chat=False with texts, or chat='auto'"
         )
-    ids = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, enable_thinking=thinking, tokenize=True, return_dict=False
-    )
-    return list(ids)
+    how: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": thinking}
+    control = _control(tokenizer)
+    held = {
+        f"\ue000{i}\ue001": message["content"]
+        for i, message in enumerate(messages)
+        if control.search(message["content"])
+    }
+    if not held:
+        return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how))
+    # The template's control tokens are tokens, those in a message are text: each is encoded by itself.
+    names = {content: name for name, content in held.items()}
+    marked = [{**message, "content": names.get(message["content"], message["content"])} for message in messages]
+    written = tokenizer.apply_chat_template(marked, tokenize=False, **how)
+    ids: list[int] = []
+    for part in re.split(f"({'|'.join(held)})", written):
+        more = {"add_special_tokens": False, "split_special_tokens": part in held, "verbose": False}
+        ids += tokenizer(held.get(part, part), **more).input_ids if part else []
+    return ids
 
 
 def _check_length(ids: list[int], row: int, new_tokens: int, n_ctx: int) -> None:
@@ -338,10 +414,10 @@ def _check_length(ids: list[int], row: int, new_tokens: int, n_ctx: int) -> None
 
 
 def left_padded(
-    ids: Sequence[Sequence[int]], tokenizer: Any, device: torch.device | str
+    ids: Sequence[Sequence[int]], model: HookedModel
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """One batch, padded on the left so that all prompts end together, and where it is not padding."""
-    pad = _pad(tokenizer)
+    pad, device = _pad(model.tokenizer, model.cfg.d_vocab), model.cfg.device or "cpu"
     width = max(map(len, ids))
     tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids], device=device)

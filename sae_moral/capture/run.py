@@ -14,7 +14,7 @@ import xxhash
 from tqdm import tqdm
 
 from sae_moral.capture.hooks import forward_run, refuse_hooks, resolve_hooks
-from sae_moral.capture.prompts import Prompts, build_prompts
+from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, OwnTokens, Pooled, Pooling, Reader, get_pooling, pooling_name
 from sae_moral.capture.store import Batch, Store
 from sae_moral.capture.vectors import Representations
@@ -119,7 +119,7 @@ def capture(
     if granularity not in GRANULARITIES:
         raise unknown("granularity", granularity, GRANULARITIES)
     resolve_hooks(model, chosen)
-    prompts = build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, text, template=template, bos=bos)
     reader = Pooled(get_pooling(pooling)) if granularity == "scenario" else OwnTokens()
     budget, first = batch_size(model, tokens_per_batch), reader.first(prompts)
     weights, excluded = _weights(reader, prompts, budget)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sae_moral.data.text import is_blank
 from sae_moral.errors import DataError, unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, foundation_index
 from sae_moral.io import parse_json
@@ -72,7 +73,7 @@ class Row:
         return value is None or (self.strings and value in NOTHING)
 
     def text(self, column: str) -> str:
-        """A string that is not blank.
+        """A string of which something is seen.
 
         Raises:
             DataError: something else, or a string that is not Unicode text (half of a surrogate pair).
@@ -80,7 +81,7 @@ class Row:
         value = self.values[column]
         if not isinstance(value, str):
             raise self.error(column, f"{_SHORT.repr(value)} is not text; expected a string")
-        if not value.strip():
+        if is_blank(value):
             raise self.error(column, f"empty {column}; expected words")
         return self._unicode(column, value)
 

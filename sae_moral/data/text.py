@@ -40,6 +40,11 @@ def normalise(text: str) -> str:
     return folded or " ".join(text.split()) or text
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of it is seen: spaces, controls, zero-width characters."""
+    return not _UNSEEN.sub("", text).strip()
+
+
 def _fold(text: str) -> str:
     if text.isascii():
         folded = text.casefold()

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from sae_moral.capture.prompts import build_prompts
+from sae_moral.capture.prompts import prompts_of
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.provenance import HookedModel
 from sae_moral.sae.train_input import InputMap
@@ -148,7 +148,7 @@ def loss_recovered(
         protocol: its template and BOS.
     """
     chosen = get_protocol(protocol)
-    prompts = build_prompts(text, model.tokenizer, template=chosen.template, bos=chosen.bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, text, template=chosen.template, bos=chosen.bos)
     losses = dict.fromkeys(("clean", "spliced", "zero"), 0.0)
     name, count = sae.cfg.metadata.hook_name, 0
     for batch in prompts.batches(tokens_per_batch):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_moral.capture.prompts import Prompts, Tokens, build_prompts
+from sae_moral.capture.prompts import Prompts, Tokens, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, Pooling, get_pooling, one_each, pooling_name
 from sae_moral.capture.run import batch_size, capture, read_prompts
 from sae_moral.capture.vectors import Representations
@@ -170,7 +170,7 @@ def _of_tokens(
     tokens_per_batch: int | None,
     progress: bool | None,
 ) -> LatentRepresentations:
-    prompts = build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, text, template=template, bos=bos)
     kept = {layer: SparseColumns(len(prompts.ids), sae.d_sae) for layer, sae in saes.items()}
 
     def keep(start: int, batch: dict[int, Tensor]) -> None:
@@ -250,11 +250,11 @@ def latents_by_token(
         Per text, per latent: the text's own tokens (BOS and the template's words left out) with their activations.
 
     Raises:
-        ValueError: latents the SAE does not have; as `build_prompts` and `LoadedSae.encode`.
+        ValueError: latents the SAE does not have; as `prompts_of` and `LoadedSae.encode`.
     """
     if outside := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
         raise ValueError(f"latents {outside} of an SAE with {sae.d_sae}; expected 0 to {sae.d_sae - 1}")
-    prompts = build_prompts(text, model.tokenizer, template=template, bos=sae.bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, text, template=template, bos=sae.bos)
     values: list[Tensor] = []
     read_prompts(
         model, prompts, [sae.layer], ChosenLatents(sae, latents),

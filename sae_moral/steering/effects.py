@@ -36,7 +36,7 @@ from torch import Tensor
 
 from sae_moral.capture import capture
 from sae_moral.capture.hooks import resolve_hooks
-from sae_moral.capture.prompts import Prompt, build_prompts, left_padded, prompt_ids
+from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids, prompts_of
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.metrics import evaluate, resolve_metrics
@@ -97,13 +97,13 @@ def acceptability(
         DataError: a scenario longer than the context.
     """
     tokens = pair_tokens(model, pairs)
-    prompts = build_prompts(data.text, model.tokenizer, template=template, bos=bos, n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, data.text, template=template, bos=bos)
     good, bad = (list(side) for side in zip(*tokens, strict=True))
     margins = []
     with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
         for first in range(0, len(prompts.ids), batch_size):
             rows = prompts.ids[first : first + batch_size]
-            ids, mask = left_padded(rows, model.tokenizer, model.cfg.device or "cpu")
+            ids, mask = left_padded(rows, model)
             start(mask)
             logits = last_logits(model, len(rows))(ids, mask.long())
             margins.append((logits[:, good] - logits[:, bad]).mean(dim=1).cpu())

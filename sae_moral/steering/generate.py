@@ -92,7 +92,7 @@ def generate(
     with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            tokens, mask = left_padded([ids[row] for row in rows], model.tokenizer, model.cfg.device or "cpu")
+            tokens, mask = left_padded([ids[row] for row in rows], model)
             start(mask)
             chance = torch.tensor(np.stack([_uniform(seed, ids[row], max_new_tokens) for row in rows]))
             out = _continue(model, tokens, mask, chance.to(tokens.device), temperature, top_p, ends, use_cache)

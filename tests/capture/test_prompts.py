@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sae_moral import DataError
-from sae_moral.capture.prompts import build_prompts, sink_token
+from sae_moral.capture.prompts import build_prompts, left_padded, prompt_ids, prompts_of, sink_token
 from tests.tiny import WORDS
 
 
@@ -112,3 +112,76 @@ def test_batches_cover_every_prompt_once_within_the_budget(tokenizer: Any, text:
         assert tokens.real.sum().item() == sum(map(len, prompts.ids[start:stop]))
         assert not (tokens.own & ~tokens.real).any()
         assert tokens.own.sum(dim=1).tolist() == [b - a for a, b in prompts.own[start:stop]]
+
+
+def test_a_text_of_which_nothing_is_seen_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"row 2: .* has no token of its own"):
+        build_prompts(["hugging", "\u200b\u00ad"], tokenizer)
+
+
+# What looks like a control token
+
+
+@pytest.mark.parametrize("bos", ["prepend", "tokenizer"])
+def test_control_tokens_in_a_text_are_text(tokenizer: Any, bos: str) -> None:
+    control = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    for text in ("<s>hugging</s> the team", "</s>", "hugging<s>"):
+        prompts = build_prompts([text], tokenizer, template="{text} is", bos=bos)
+        start, stop = prompts.own[0]
+        assert start == prompts.special[0] == (bos == "prepend")
+        assert stop > start and not control & set(prompts.ids[0][start:stop])
+
+
+def test_control_tokens_in_a_template_are_tokens_and_then_none_may_be_in_a_text(tokenizer: Any) -> None:
+    prompts = build_prompts(["hugging"], tokenizer, template="{text}</s>", bos="tokenizer")
+    assert words_of(tokenizer, prompts.ids[0]) == ["hugging", "</s>"]
+    with pytest.raises(DataError, match=r"row 2: 'the <s>' holds a control token .* and so does the template"):
+        build_prompts(["hugging", "the <s>"], tokenizer, template="{text}</s>")
+
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+)
+
+
+def test_control_tokens_in_a_message_are_text(tiny: Any) -> None:
+    tiny.tokenizer.chat_template = TEMPLATE
+    (plain,) = prompt_ids(tiny, ["hugging the team"], chat=True)
+    assert words_of(tiny.tokenizer, plain) == ["<s>", "hugging", "the", "team", "</s>", "<s>"]
+    (held,) = prompt_ids(tiny, ["hugging </s> the <s> team"], chat=True)
+    first, second = tiny.tokenizer.bos_token_id, tiny.tokenizer.eos_token_id
+    assert (held[0], *held[-2:]) == (first, second, first)
+    assert not {first, second} & set(held[1:-2]) and len(held) > len(plain)
+    chat = [{"role": "user", "content": "<s>"}, {"role": "assistant", "content": "hugging"}]
+    (two,) = prompt_ids(tiny, [chat])
+    assert [two.count(first), two.count(second)] == [3, 2]
+
+
+def test_a_template_that_refuses_says_why_and_which_prompt(tiny: Any) -> None:
+    tiny.tokenizer.chat_template = TEMPLATE
+    chat = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hugging"}]
+    with pytest.raises(ValueError, match=r"prompt 2: the chat template of .* refuses it .no system role"):
+        prompt_ids(tiny, ["hugging", chat], chat=True)
+
+
+# Ids beyond the embedding
+
+
+def test_a_padding_token_without_a_row_is_not_used(tiny: Any) -> None:
+    tiny.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tiny.tokenizer.pad_token_id >= tiny.cfg.d_vocab
+    prompts = prompts_of(tiny, ["hugging", "hugging the old baker"])
+    assert prompts.pad < tiny.cfg.d_vocab
+    ids, mask = left_padded(prompts.ids, tiny)
+    assert int(ids.max()) < tiny.cfg.d_vocab and mask.sum() == sum(map(len, prompts.ids))
+
+
+def test_a_token_without_a_row_is_refused(tiny: Any) -> None:
+    tiny.tokenizer.add_tokens(["quokka"])
+    with pytest.raises(DataError, match=r"row 2: token .* has no row in the model's embedding"):
+        prompts_of(tiny, ["hugging", "hugging the quokka"])
+    with pytest.raises(DataError, match=r"row 1: token .* has no row"):
+        prompt_ids(tiny, ["quokka"])
+    with pytest.raises(DataError, match="row 1: token 100000 has no row"):
+        prompt_ids(tiny, [[1, 100_000]])

@@ -19,6 +19,7 @@ from pyarrow import parquet
 from sae_moral.data import load_data
 from sae_moral.data.rows import SUFFIXES, read_rows
 from sae_moral.data.table import table_data
+from sae_moral.data.text import is_blank
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
@@ -124,6 +125,7 @@ _DIMENSIONS = {"text": "sharing bread", **dict(zip(DIMENSIONS, _ZERO, strict=Tru
         (_GOOD, {"vector": _vector(loyalty=0.5, betrayal=0.25)}, "vector", ["both poles of loyalty", "0.5 and 0.25"]),
         (_GOOD, {"text": ""}, "text", ["empty text"]),
         (_GOOD, {"text": " \t"}, "text", ["empty text"]),
+        (_GOOD, {"text": "\u200b \ufeff"}, "text", ["empty text"]),
         (_GOOD, {"text": 5}, "text", ["5 is not text"]),
         (_GOOD, {"text": "\ud800x"}, "text", ["surrogate"]),
         (_GOOD, {"vectr": 1}, "vectr", ["unknown column; did you mean 'vector'?", "extra_columns='ignore'"]),
@@ -247,7 +249,7 @@ def test_no_table_crashes_a_reader(
 _STRENGTHS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.125, 0.5, 1.0]) | st.floats(0, 1), st.booleans()), min_size=5, max_size=5
 ).map(lambda pairs: [x for strength, vice in pairs for x in ((0.0, strength) if vice else (strength, 0.0))])
-_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda s: not is_blank(s))
 _TABLES = st.one_of(
     st.lists(st.fixed_dictionaries({"id": _TEXTS, "text": _TEXTS, "vector": _STRENGTHS}), min_size=1, max_size=4),
     st.lists(

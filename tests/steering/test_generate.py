@@ -53,7 +53,7 @@ def logits(
     make: Callable[[str], list[Steering]] = steerings,
 ) -> torch.Tensor:
     """[rows, steps, words] with the given tokens forced."""
-    tokens, mask = left_padded(rows, model.tokenizer, "cpu")
+    tokens, mask = left_padded(rows, model)
     out = []
     with torch.inference_mode(), steer(model, make(positions), mask=mask):
         forward, given, real = last_logits(model, len(rows), use_cache=use_cache), tokens, mask.long()

@@ -193,7 +193,8 @@ class FlamesClassifier:
         import torch
 
         text = TEMPLATE.format(prompt=answer.prompt.text, answer=answer.text)
-        encoded = self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt")
+        how: dict[str, Any] = {"truncation": True, "max_length": self._max_length, "split_special_tokens": True}
+        encoded = self._tokenizer(text, return_tensors="pt", **how)
         with torch.no_grad():
             classes = self._model.predict(**{k: v.to(self._device) for k, v in encoded.items()}, return_dict=True)
         # The order of its heads is the order of the dimensions.
