@@ -98,6 +98,9 @@ KEYS = (
     Key("metadata.hook_head_index", "refused", "reads attention head {value}; expected an SAE of the residual stream"),
     Key("metadata.model_name", "applied", "an SAE of another model is refused"),
     Key("metadata.prepend_bos", "applied", "whether prompts begin with BOS"),
+    Key(
+        "metadata.model_from_pretrained_kwargs", "applied", "a model whose stream is not centred as its was is refused"
+    ),
     Key("metadata.sae_moral", "applied", "granularity, template and pooling of the prompts"),
     Key(
         "metadata.seqpos_slice",

@@ -139,7 +139,11 @@ def warn_of_prompts(latents: LatentRepresentations) -> None:
                 "prompts that begin with BOS, and these vectors are of prompts without: capture with bos='prepend'"
             )
             warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
-        for name in ("template", "pooling", "granularity"):
+        without = sae.sae.cfg.metadata.prepend_bos is False and "bos" not in sae.trained_on
+        if without and latents.provenance.get("first_token") != "text":
+            problem = "prompts without BOS, and these vectors are of prompts that begin with it: capture with bos="
+            warnings.warn(f"{sae.source} was trained on {problem}'tokenizer'", SaeMoralWarning, stacklevel=3)
+        for name in ("template", "pooling", "granularity", "bos"):
             wanted, found = sae.trained_on.get(name), latents.provenance.get(name)
             if None not in (wanted, found) and wanted != found:
                 problem = f"{name} {wanted!r}, and these vectors are of {found!r}"

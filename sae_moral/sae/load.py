@@ -260,7 +260,8 @@ def check_fit(sae: LoadedSae, model: HookedModel, *, any_model: bool = False) ->
         any_model: only warn when the names of the models differ (a fine-tuned copy, a folder with another name).
 
     Raises:
-        ValueError: another width, a block the model does not have, or another model.
+        ValueError: another width, a block the model does not have, a stream with its mean where the SAE reads one
+            without, or another model.
     """
     d_model, n_layers, name = int(model.cfg.d_model), int(model.cfg.n_layers), model_name(model)
     if sae.d_in != d_model:
@@ -273,6 +274,7 @@ def check_fit(sae: LoadedSae, model: HookedModel, *, any_model: bool = False) ->
             f"hook: {sae.source} reads {sae.hook_name} and {name} has blocks 0 to {n_layers - 1}; expected an SAE of "
             f"{name}{_trained_on(sae)}"
         )
+    _check_centred(sae, model, name)
     if sae.model_name is None:
         return
     (wanted, wanted_chat), (found, found_chat) = model_family(sae.model_name), model_family(name)
@@ -289,6 +291,27 @@ def check_fit(sae: LoadedSae, model: HookedModel, *, any_model: bool = False) ->
             SaeMoralWarning,
             stacklevel=2,
         )
+
+
+def _check_centred(sae: LoadedSae, model: HookedModel, name: str) -> None:
+    """TransformerLens' `center_writing_weights` takes the mean over dimensions out of the stream: of the weights that
+    write to it, embeddings among them."""
+    said = (sae.sae.cfg.metadata.model_from_pretrained_kwargs or {}).get("center_writing_weights")
+    if said is None:
+        return
+    embedding = getattr(model, "W_E", None)
+    if embedding is None:
+        return
+    rows = embedding[: min(1000, len(embedding))].detach().float()
+    is_centred = bool(rows.mean(dim=1).abs().max() < 1e-4 * rows.abs().max())
+    if said and not is_centred:
+        raise ValueError(
+            f"{sae.source} reads a stream whose mean over dimensions was taken out (center_writing_weights), and that "
+            f"of {name} is not; give HookedTransformer.from_pretrained(..., center_writing_weights=True) as the model"
+        )
+    if is_centred and not said:
+        problem = "reads the stream as it is, and the mean over dimensions was taken out of that of"
+        warnings.warn(f"{sae.source} {problem} {name} (center_writing_weights)", SaeMoralWarning, stacklevel=3)
 
 
 def _trained_on(sae: LoadedSae) -> str:

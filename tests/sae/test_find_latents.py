@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from sae_moral import diagnose
 from sae_moral.capture import Representations, capture
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.splits import group_split
@@ -415,3 +416,27 @@ def test_prompts_without_bos_are_warned_of(tiny: Any) -> None:
     vectors = capture(tiny, data.text, layers=[1], bos="tokenizer")
     with pytest.warns(SaeMoralWarning, match="prompts that begin with BOS"):
         find_moral_latents(random_sae(), vectors, data, settings=LatentSettings(items=3))
+
+
+def test_prompts_with_bos_are_warned_of_too(tiny: Any, tiny_folder: Path) -> None:
+    data, without = scenarios(150), random_sae(metadata={"prepend_bos": False})
+    vectors = capture(tiny, data.text, layers=[1], bos="prepend")
+    with pytest.warns(SaeMoralWarning, match="prompts without BOS, .* capture with bos='tokenizer'"):
+        find_moral_latents(without, vectors, data, settings=LatentSettings(items=3))
+    with pytest.warns(SaeMoralWarning, match="prompts without BOS"):
+        diagnose(tiny, data, sae=without, controls="none", metrics=["categorical"])
+
+
+CENTRED = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}
+PLAIN = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": False}}}
+
+
+def test_an_sae_of_a_centred_stream_is_refused_by_a_model_whose_stream_is_not(tiny: Any) -> None:
+    with pytest.raises(ValueError, match=r"mean over dimensions was taken out .*center_writing_weights"):
+        load_sae(random_sae(**CENTRED), model=tiny)
+    load_sae(random_sae(**PLAIN), model=tiny)
+    centred = tiny.W_E - tiny.W_E.mean(dim=1, keepdim=True)
+    tiny.W_E.data.copy_(centred)
+    load_sae(random_sae(**CENTRED), model=tiny)
+    with pytest.warns(SaeMoralWarning, match="reads the stream as it is, and the mean over dimensions was taken out"):
+        load_sae(random_sae(**PLAIN), model=tiny)
