@@ -24,7 +24,7 @@ import torch
 
 from sae_moral import DIMENSIONS, load_data, load_model
 from sae_moral.capture import Representations
-from sae_moral.capture.prompts import Prompts, build_prompts
+from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.io import write_text
 from sae_moral.report.tables import Table, markdown_table
 from sae_moral.sae import (
@@ -127,7 +127,7 @@ def main() -> None:
     model = load_model(arguments.model)
     saes = load_saes(arguments.saes, model=model)
     found = find_moral_latents_by_layer(saes, model, data, settings=settings)
-    prompts = build_prompts(data.text, model.tokenizer, template="{text}", bos="prepend", n_ctx=model.cfg.n_ctx)
+    prompts = prompts_of(model, data.text)
     words, items = of_tokens(data, prompts, settings)
     stream = capture_activations(model, data, list(saes), store=arguments.out / "tokens", granularity="token")
     ids = np.concatenate(own_ids(prompts))

@@ -62,9 +62,9 @@ def hugging_face(api: Any, prompts: list[str], new: int, folder: str) -> Callabl
     from inspect_ai.model import ChatMessageUser
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = [api._ids([ChatMessageUser(content=text)], [], GenerateConfig()) for text in prompts]
-    tokenizer = api._model.tokenizer
-    tokens, mask = left_padded(ids, tokenizer, "cpu")
+    ids = [api.prompt_ids([ChatMessageUser(content=text)], [], GenerateConfig()) for text in prompts]
+    tokenizer = api.model.tokenizer
+    tokens, mask = left_padded(ids, api.model)
     pad = tokenizer.pad_token_id
 
     def run() -> int:

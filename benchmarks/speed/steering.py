@@ -102,7 +102,7 @@ def generation(name: str, width: int, k: int, tokens: int, rounds: int) -> None:
     steering = Steering(random_operation(model.cfg.d_model, width, k, layer), 1e-9)
     options: dict[str, Any] = {"max_new_tokens": tokens, "stop_at_eos": False, "batch_size": len(PROMPTS)}
     hf: Any = AutoModelForCausalLM.from_pretrained(model.original_model.config._name_or_path, dtype=torch.float32)
-    ids, mask = left_padded(prompt_ids(model, PROMPTS), model.tokenizer, "cpu")
+    ids, mask = left_padded(prompt_ids(model, PROMPTS), model)
     same: Any = {"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": tokens, "pad_token_id": 0}
     seconds = in_turn(
         {

@@ -427,8 +427,8 @@ def test_prompts_with_bos_are_warned_of_too(tiny: Any, tiny_folder: Path) -> Non
         diagnose(tiny, data, sae=without, controls="none", metrics=["categorical"])
 
 
-CENTRED = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}
-PLAIN = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": False}}}
+CENTRED: Any = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}
+PLAIN: Any = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": False}}}
 
 
 def test_an_sae_of_a_centred_stream_is_refused_by_a_model_whose_stream_is_not(tiny: Any) -> None:
