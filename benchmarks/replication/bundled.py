@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import product
@@ -63,7 +64,7 @@ class Combination:
             self.data(),
             limit=arguments.limit,
             protocol=self.protocol,
-            layers=arguments.layers,
+            layers=dict(zip(arguments.models, arguments.layers * len(arguments.models), strict=False))[self.model],
             controls=arguments.controls,
             store=arguments.out / "store",
         )
@@ -207,10 +208,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS))
     parser.add_argument("--limit", type=int, help="at most so many scenarios of each source")
-    parser.add_argument("--layers", default="all")
+    parser.add_argument("--layers", nargs="+", default=["all"], help="for all models, or one each")
     parser.add_argument("--controls", default="all")
     parser.add_argument("--halves", action="store_true", help="two random halves of each source as well (audited)")
     parser.add_argument("--only-run", action="store_true", help="no tables")
+    parser.add_argument("--page", type=Path, help="a folder for bundled.md (tables and remarks) and its figures")
     parser.add_argument("--name", default="bundled", help="of the table that is written")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -222,27 +224,49 @@ def main() -> None:
     diagnoses = {one: one.run(arguments) for one in asked}
     if arguments.only_run:
         return
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
-    lines = [f"{date.today().isoformat()}, {where}, float32. Highest value over layers (layer).", ""]
-    for protocol in arguments.protocols:
-        lines += [
-            f"## Protocol `{protocol}`",
-            "",
-            *table(diagnoses, protocol),
-            "",
-            *control_table(diagnoses, protocol),
-            "",
-        ]
-        if protocol == "audited" and arguments.halves:
-            lines += ["### Two random halves", "", *replication_table(diagnoses), ""]
-        for one, diagnosis in diagnoses.items():
-            if one.protocol == protocol:
-                lines += [f"- {one.model} × {_label(one, diagnosis)}: {w}" for w in diagnosis.provenance["warnings"]]
-        lines.append("")
-    (arguments.out / f"{arguments.name}.md").write_text("\n".join(lines), encoding="utf8")
+    tables = [line for protocol in arguments.protocols for line in sections(diagnoses, protocol)]
+    found = "\n".join([made_by(arguments), "", *tables])
+    (arguments.out / f"{arguments.name}.md").write_text(found + "\n", encoding="utf8")
     for one, diagnosis in diagnoses.items():
         diagnosis.figure().savefig(f"{one.folder(arguments)}.png", dpi=130)
-    print("\n".join(lines))
+    if arguments.page is not None:
+        for one in diagnoses:
+            if not one.part:
+                shutil.copy(f"{one.folder(arguments)}.png", arguments.page / f"{one.model}-{one.protocol}.png")
+        remarks = Path(__file__).with_name("bundled-remarks.md").read_text(encoding="utf8")
+        page = f"# The bundled models\n\n{found}\n{remarks}"
+        (arguments.page / "bundled.md").write_text(page, encoding="utf8")
+    print(found)
+
+
+def made_by(arguments: argparse.Namespace) -> str:
+    """When, where and how."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
+    how = f"--layers {' '.join(arguments.layers)} --controls {arguments.controls}" + " --halves" * arguments.halves
+    data = " ".join(Path(source).name for source in arguments.data)
+    command = (
+        f"python benchmarks/replication/bundled.py --data {data} --protocols {' '.join(arguments.protocols)} {how}"
+    )
+    return (
+        f"Made on {date.today().isoformat()} ({where}, float32) by `{command}`. Every headline at its best layer, in "
+        "brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Lead: over the "
+        "baseline that is exceeded least, with its 95 % interval and p."
+    )
+
+
+def sections(diagnoses: dict[Combination, Diagnosis], protocol: str) -> list[str]:
+    """The tables of a protocol."""
+    own = {one: diagnosis for one, diagnosis in diagnoses.items() if one.protocol == protocol}
+    whole = {one: diagnosis for one, diagnosis in own.items() if not one.part}
+    lines = [f"## Protocol `{protocol}`", "", *table(whole, protocol), "", *control_table(whole, protocol), ""]
+    if len(whole) < len(own):
+        lines += ["### Two random halves", "", *replication_table(own), "", *control_table(own, protocol)[:2]]
+        lines += [line for line in control_table(own, protocol)[2:] if ", half " in line] + [""]
+    for one, diagnosis in whole.items():
+        lines += [
+            f"- {one.model} × {_label(one, diagnosis)}: {warning}" for warning in diagnosis.provenance["warnings"]
+        ]
+    return [*lines, ""]
 
 
 if __name__ == "__main__":
