@@ -193,8 +193,7 @@ class FlamesClassifier:
         import torch
 
         text = TEMPLATE.format(prompt=answer.prompt.text, answer=answer.text)
-        how: dict[str, Any] = {"truncation": True, "max_length": self._max_length, "split_special_tokens": True}
-        encoded = self._tokenizer(text, return_tensors="pt", **how)
+        encoded = self._tokenizer(text, truncation=True, max_length=self._max_length, return_tensors="pt")
         with torch.no_grad():
             classes = self._model.predict(**{k: v.to(self._device) for k, v in encoded.items()}, return_dict=True)
         # The order of its heads is the order of the dimensions.
