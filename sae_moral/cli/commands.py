@@ -364,8 +364,8 @@ def _scenarios(arguments: argparse.Namespace, *, limit: bool = True, kinds: bool
     from sae_moral.data.groups import is_kind
 
     kind = is_kind(arguments.groups)
-    table = {name: getattr(arguments, name) for name in ("path", "text_column", "extra_columns", "split")}
-    data = load_data(arguments.data, **table, groups=None if kind else arguments.groups)
+    table = {name: getattr(arguments, name) for name in ("path", "text_column", "extra_columns")}
+    data = load_data(arguments.data, **table, split=arguments.hub_split, groups=None if kind else arguments.groups)
     data = data.sample(arguments.limit) if limit and arguments.limit is not None else data
     return data.regrouped(arguments.groups) if kind and kinds else data
 
