@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sae_moral.capture.models import bundled_path
 from tests.conftest import bundled
 from tests.tiny import scenarios
 
-TEXTS = [
+DISTINCT = [
     "Putting a blanket over a stranger who fell asleep on the train.",
     "lying to your grandmother about where you were",
     "stealing",
@@ -24,22 +25,30 @@ TEXTS = [
     "feeding the neighbour's cat while she is away.",
     "Spreading a rumour about a colleague who is up for promotion because you want the job yourself",
     "voting",
-] * 2
+]
+TEXTS = DISTINCT * 2
 RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
-def reference(folder: Path, dtype: torch.dtype, pooling: str, template: str, *, bos: bool) -> dict[int, torch.Tensor]:
-    """Block outputs by Hugging Face, one text at a time and unpadded, pooled by hand."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+@lru_cache(maxsize=1)
+def hugging_face(folder: Path, dtype: torch.dtype) -> tuple[Any, Any, list[torch.Tensor]]:
+    """Tokenizer, model, and the block outputs of its last pass."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     outputs: list[torch.Tensor] = []
     for block in model.model.layers:
         block.register_forward_hook(
             lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
         )
+    return AutoTokenizer.from_pretrained(folder), model, outputs
+
+
+@lru_cache
+def reference(folder: Path, dtype: torch.dtype, pooling: str, template: str, *, bos: bool) -> dict[int, torch.Tensor]:
+    """Block outputs by Hugging Face, one text at a time and unpadded, pooled by hand."""
+    tokenizer, model, outputs = hugging_face(folder, dtype)
     vectors: dict[int, list[torch.Tensor]] = {}
     before, after = (tokenizer(part, add_special_tokens=False).input_ids for part in template.split("{text}"))
-    for text in TEXTS:
+    for text in DISTINCT:
         ids = tokenizer(template.format(text=text)).input_ids
         if bos and ids[0] != tokenizer.bos_token_id:
             ids = [tokenizer.bos_token_id, *ids]
@@ -50,7 +59,7 @@ def reference(folder: Path, dtype: torch.dtype, pooling: str, template: str, *, 
             model(torch.tensor([ids]))
         for layer, hidden in enumerate(outputs):
             vectors.setdefault(layer, []).append(hidden[0].float()[span].mean(dim=0))
-    return {layer: torch.stack(parts) for layer, parts in vectors.items()}
+    return {layer: torch.stack(parts * 2) for layer, parts in vectors.items()}
 
 
 def relative_error(found: Any, expected: dict[int, torch.Tensor]) -> float:
