@@ -169,7 +169,7 @@ def build_prompts(
         own=np.array([encoded[i][1] for i in order], dtype=np.int64),
         row=rank[inverse],
         special=np.array([encoded[i][2] for i in order], dtype=np.int64),
-        first_token=_first_token(tokenizer, encoded[order[0]][0][0]),
+        first_token=_first_token(tokenizer, encoded[order[0]][0]),
         pad=_pad(tokenizer, n_vocab),
     )
     _check(prompts, text, n_ctx, n_vocab, _control_ids(tokenizer))
@@ -273,13 +273,18 @@ def sink_token(tokenizer: Any) -> int:
     )
 
 
-def _first_token(tokenizer: Any, token: int) -> str:
-    return str(tokenizer.convert_ids_to_tokens(token)) if token in set(tokenizer.all_special_ids) else "text"
+def _first_token(tokenizer: Any, ids: list[int]) -> str:
+    special = ids[:1] if set(ids[:1]) & set(tokenizer.all_special_ids) else []
+    return str(tokenizer.convert_ids_to_tokens(special[0])) if special else "text"
 
 
 def _check(
     prompts: Prompts, text: Sequence[str], n_ctx: int | None, n_vocab: int | None, control: frozenset[int]
 ) -> None:
+    empty = np.flatnonzero((prompts.length == 0) | np.array([is_blank(one) for one in text]))
+    if empty.size:
+        row = int(empty[0])
+        raise DataError(f"{text[row]!r} has no token of its own; expected words the tokenizer knows", row=row + 1)
     for i, (ids, (start, stop)) in enumerate(zip(prompts.ids, prompts.own, strict=True)):
         if found := control.intersection(ids[start:stop]):
             row = int(np.flatnonzero(prompts.row == i)[0])
@@ -288,10 +293,6 @@ def _check(
         if n_vocab is not None and max(ids) >= n_vocab:
             row = int(np.flatnonzero(prompts.row == i)[0])
             raise DataError(_beyond(max(ids), n_vocab), row=row + 1)
-    empty = np.flatnonzero((prompts.length == 0) | np.array([is_blank(one) for one in text]))
-    if empty.size:
-        row = int(empty[0])
-        raise DataError(f"{text[row]!r} has no token of its own; expected words the tokenizer knows", row=row + 1)
     if n_ctx is not None and len(prompts.ids[-1]) > n_ctx:
         row = int(np.flatnonzero(prompts.total > n_ctx)[0])
         problem = f"{int((prompts.total > n_ctx).sum())} prompts are longer than the model's context of {n_ctx} tokens"

@@ -127,10 +127,7 @@ def render_atlas(atlas: AtlasRecord, folder: Path | None = None) -> str:
     families = _families(atlas, baselines)
     sections = [
         Section("At a glance", _glance(atlas, families, baselines)),
-        Section(
-            "Headlines",
-            joined([paragraph(_about_headlines(atlas)), *_headlines(atlas, folder)]),
-        ),
+        Section("Headlines", joined([paragraph(_about_headlines(atlas)), *_headlines(atlas, folder)])),
         *(family.section(atlas, baselines) for family in families),
         Section("How to read it", columns([("What it means", MEANS), ("What it does not prove", DOES_NOT_PROVE)])),
         *_warnings(atlas),

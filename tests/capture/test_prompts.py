@@ -117,6 +117,8 @@ def test_batches_cover_every_prompt_once_within_the_budget(tokenizer: Any, text:
 def test_a_text_of_which_nothing_is_seen_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"row 2: .* has no token of its own"):
         build_prompts(["hugging", "\u200b\u00ad"], tokenizer)
+    with pytest.raises(DataError, match=r"row 1: '' has no token of its own"):
+        build_prompts(["", "hugging"], tokenizer, bos="tokenizer")
 
 
 # What looks like a control token
