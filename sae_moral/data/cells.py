@@ -194,7 +194,8 @@ class Row:
         return number + 0.0  # −0 becomes 0
 
     def _not_a_number(self, column: str, value: Any, low: int, high: int, prefix: str = "") -> DataError:
-        hint = " with a decimal point" if isinstance(value, str) and parse_number(value.replace(",", ".")) else ""
+        comma = isinstance(value, str) and parse_number(value.replace(",", ".")) is not None
+        hint = " with a decimal point" if comma else ""
         problem = f"{prefix}{_SHORT.repr(value)}, not a number; expected a number from {low} to {high}{hint}"
         return self.error(column, problem)
 
