@@ -244,13 +244,13 @@ def made_by(arguments: argparse.Namespace) -> str:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
     how = f"--layers {' '.join(arguments.layers)} --controls {arguments.controls}" + " --halves" * arguments.halves
     data = " ".join(Path(source).name for source in arguments.data)
-    command = (
-        f"python benchmarks/replication/bundled.py --data {data} --protocols {' '.join(arguments.protocols)} {how}"
-    )
+    start = f"python benchmarks/replication/bundled.py --out out --data {data}"
+    command = f"{start} --protocols {' '.join(arguments.protocols)} {how} --page docs/results"
     return (
         f"Made on {date.today().isoformat()} ({where}, float32) by `{command}`. Every headline at its best layer, in "
-        "brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Lead: over the "
-        "baseline that is exceeded least, with its 95 % interval and p."
+        "brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Equal texts: the "
+        "same with these held together, not near ones. Without valence: the same layer, read without how pleasant a "
+        "scenario is. Lead: over the baseline that is exceeded least, with its 95 % interval and p."
     )
 
 
