@@ -39,14 +39,17 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def start(self, *commands: list[str]) -> list[int]:
+    def ask(self, request: object) -> list[int]:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(commands) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return [int(pid) for pid in self.line().split()]
+        return [int(number) for number in self.line().split()]
+
+    def start(self, *commands: list[str]) -> list[int]:
+        return self.ask(commands)
 
     def end(self) -> list[int]:
-        return [int(status) for status in self.line().split()]
+        return self.ask("end")
 
 
 class Runs:
@@ -79,6 +82,7 @@ class Runs:
     def killed_after(self, name: str, seconds: float) -> None:
         [pid] = self.worker.start(self.command(name))
         time.sleep(seconds)
+        assert pid > 0, "not a process: 0 and less are groups of processes"
         os.kill(pid, signal.SIGKILL)
         self.worker.end()
 

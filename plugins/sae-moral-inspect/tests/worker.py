@@ -1,7 +1,8 @@
 """Run by test_killed: loads everything once, then runs `sae-moral flames` in child processes that can be killed.
 
-Usage: python worker.py MODEL. Every line on the standard input is a JSON list of commands that run at the same time;
-prints their process ids on a line, and when all have ended their exit statuses.
+Usage: python worker.py MODEL. A line on the standard input is a JSON list of commands that run at the same time; prints
+their process ids on a line. Another line asks for their exit statuses: only then are they waited for, so that the ids
+are theirs until then even if they have ended, and a kill reaches no other process.
 """
 
 from __future__ import annotations
@@ -41,4 +42,5 @@ if __name__ == "__main__":
     for line in sys.stdin:
         children = [start(command) for command in json.loads(line)]
         print(*children, flush=True)
+        sys.stdin.readline()
         print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
