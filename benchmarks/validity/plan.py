@@ -194,9 +194,9 @@ def configurations(quick: bool) -> Iterator[Configuration]:
 def _nulls(one: Any) -> Iterator[Configuration]:
     yield one("draws", "audited", "labels shuffled", 300, 20, 300)
     yield one("draws", "audited", "labels shuffled", 600, 40, 200, names=("null",))
+    size = {"noise, n < d": 400, "one-hot length": 20}  # the latter has 16 directions
     for world in (*NULLS[1:], *MORE_NULLS):
-        n, d = (200, 400) if world == "noise, n < d" else (200, 10)
-        yield one("draws", "audited", world, n, d, 500, names=("null",))
+        yield one("draws", "audited", world, 200, size.get(world, 10), 500, names=("null",))
     for world in LEAKING:
         yield one("draws", "audited", world, 300, 20, 40, names=("null",))
     for world in UNTESTABLE:
