@@ -41,12 +41,7 @@ docs: $(VENV)/.docs
 	$(VENV)/bin/mkdocs build --strict
 
 bench: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/speed/capture.py
-	$(VENV)/bin/python benchmarks/speed/controls.py
-	$(VENV)/bin/python benchmarks/speed/sae.py
-	$(VENV)/bin/python benchmarks/speed/surgery.py
-	$(VENV)/bin/python benchmarks/speed/steering.py
-	$(VENV)/bin/python benchmarks/speed/generation.py
+	$(VENV)/bin/python benchmarks/speed/page.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
