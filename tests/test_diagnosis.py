@@ -237,6 +237,24 @@ def test_registered_metric_is_found_by_name(tiny: Any, clean_registry: None) -> 
     assert [row.value for row in found.rows] == [60.0]
 
 
+def test_inside_a_chat_template(tiny: Any, tmp_path: Path) -> None:
+    tiny.tokenizer.chat_template = "<s>{% for m in messages %}morally {{ m.content }}</s>{% endfor %}"
+    data, options = scenarios(60), {"controls": "none", "metrics": ["categorical"]}
+    chat = diagnose(tiny, data, template="chat: is {text} .", **options)
+    written = "<s>morally is {text} .</s>"
+    assert chat.provenance["protocol"]["name"] == "audited, chat"
+    assert chat.provenance["protocol"]["template"] == chat.provenance["capture"]["template"] == written
+    by_hand = replace(AUDITED, template=written, bos="none")
+    assert rows_of(chat) == rows_of(diagnose(tiny, data, protocol=by_hand, **options))
+    assert rows_of(chat) != rows_of(diagnose(tiny, data, **options))
+    page = chat.report(tmp_path / "report.html").read_text(encoding="utf8")
+    assert "What the model read: <code>&lt;s&gt;morally is {text} .&lt;/s&gt;</code>" in page
+    own = diagnose(tiny, data, template="{text} is morally", **options)
+    assert rows_of(own) == rows_of(
+        diagnose(tiny, data, protocol=replace(AUDITED, template="{text} is morally"), **options)
+    )
+
+
 def test_limit_keeps_the_shares(tiny: Any) -> None:
     found = diagnose(tiny, scenarios(), limit=120, metrics=["categorical"], layers=[0], controls="none")
     assert found.provenance["data"]["n"] == 120
@@ -276,6 +294,8 @@ def test_layers_that_do_not_exist(layers: str) -> None:
         ({"limit": 0}, "expected at least 1"),
         ({"controls": "nul"}, "unknown control 'nul'; did you mean 'null'"),
         ({"data": "moralstrenght"}, "did you mean 'moralstrength'"),
+        ({"template": "chat: is it right?"}, "template 'chat: is it right.'; expected exactly one {text}"),
+        ({"template": "chat"}, "has no chat template"),
         ({"match": "size"}, "unknown match 'size'; valid: length"),
         (
             {"protocol": replace(AUDITED, preprocessing=("center",))},

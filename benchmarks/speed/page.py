@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Speed and memory
 
-What the scripts of `benchmarks/speed` printed, by `python benchmarks/speed/page.py`. Read the ratios, which are of arms that took
-turns in one run; single times drift: the machines are shared.
+What the scripts of `benchmarks/speed` printed, by `python benchmarks/speed/page.py`. Read the ratios, which are of arms
+that took turns in one run; single times drift: the machines are shared.
 """
 SECTIONS = {
     "capture": ("Capture", ["--texts", "160", "--rounds", "2", "--memory"], True),

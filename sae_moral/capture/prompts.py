@@ -26,7 +26,7 @@ from sae_moral.data.text import is_blank
 from sae_moral.errors import DataError, unknown
 from sae_moral.provenance import HookedModel
 
-BOS_MODES = ("tokenizer", "prepend")
+BOS_MODES = ("tokenizer", "prepend", "none")
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 """A text, a chat (messages with `role` and `content`), or token ids, which are used as they are."""
 
@@ -141,6 +141,7 @@ def build_prompts(
     Args:
         bos: `tokenizer`: whatever the tokenizer itself adds; `prepend`: exactly one BOS in front. A tokenizer without
             a BOS token gets its end-of-text token there, which models trained on packed documents know as a start.
+            `none`: nothing is added, for templates that have all that is needed (`chat_prompt`).
         n_ctx: the model's context length.
         n_vocab: rows of the model's embedding.
 
@@ -158,7 +159,7 @@ def build_prompts(
         tokenizer = unaltered_tokenizer(tokenizer)
     distinct, inverse = np.unique(np.array(text, dtype=object), return_inverse=True)
     before, _, after = template.partition("{text}")
-    encoded = _encode(tokenizer, before, distinct.tolist(), after)
+    encoded = _encode(tokenizer, before, distinct.tolist(), after, added=bos != "none")
     if bos == "prepend":
         encoded = [_with_bos(sink_token(tokenizer), *prompt) for prompt in encoded]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
@@ -180,7 +181,7 @@ _Encoded = tuple[list[int], tuple[int, int], int]
 """Ids, the span of the scenario's own tokens, the number of special tokens."""
 
 
-def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str) -> list[_Encoded]:
+def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str, *, added: bool) -> list[_Encoded]:
     if not tokenizer.is_fast and (before or after):
         raise ValueError(
             f"{type(tokenizer).__name__} has no character offsets, so a template's tokens cannot be told from the "
@@ -190,6 +191,7 @@ def _encode(tokenizer: Any, before: str, scenarios: list[str], after: str) -> li
     as_text = _control(tokenizer).search(before + after) is None
     encoding = tokenizer(
         [before + scenario + after for scenario in scenarios],
+        add_special_tokens=added,
         split_special_tokens=as_text,
         return_offsets_mapping=tokenizer.is_fast,
         return_special_tokens_mask=True,
@@ -325,7 +327,8 @@ def prompt_ids(
         chat: True: a text is a user's message, for the model's chat template. False: plain text. `auto`: the template
             where the model has one; a chat on a model without one is then its contents, as plain text.
         thinking: passed to the template as `enable_thinking`; most templates do not know it.
-        bos: of plain texts: `prepend` (exactly one BOS) or `tokenizer` (whatever that adds). Templates bring their own.
+        bos: of plain texts: `prepend` (exactly one BOS), `tokenizer` (whatever that adds) or `none`. Chat templates
+            bring their own.
         new_tokens: how many tokens must still fit after the prompt.
 
     Raises:
@@ -367,8 +370,10 @@ def _ids_of(tokenizer: Any, prompt: Prompt, chat: bool | str, thinking: bool, bo
 
 
 def _plain(tokenizer: Any, text: str, bos: str) -> list[int]:
-    if bos == "tokenizer":
-        return list(unaltered_tokenizer(tokenizer)(text, split_special_tokens=True, verbose=False).input_ids)
+    if bos != "prepend":
+        added = bos == "tokenizer"
+        own = unaltered_tokenizer(tokenizer) if added else tokenizer
+        return list(own(text, add_special_tokens=added, split_special_tokens=True, verbose=False).input_ids)
     # A prompt that was written with its BOS has that one.
     written = text.removeprefix(tokenizer.bos_token or "")
     ids = list(tokenizer(written, split_special_tokens=True, verbose=False).input_ids)

@@ -40,7 +40,13 @@ def diagnose(a: argparse.Namespace) -> int:
     files, out = ("diagnosis.json", "report.html"), out_folder(a, "diagnosis", a.protocol)
     metrics, data = _metric_names(a), _scenarios(a, limit=False, kinds=False)
     asked = {"data": data.sha256, "protocol": get_protocol(a.protocol), "metrics": metrics, "limit": a.limit}
-    asked |= {"match": a.match, "groups": a.groups, "controls": get_controls(a.controls), "version": __version__}
+    asked |= {
+        "template": a.template,
+        "match": a.match,
+        "groups": a.groups,
+        "controls": get_controls(a.controls),
+        "version": __version__,
+    }
     check_folder(a, out, "diagnosis", files, asked)
     model = _model(a)
     saes = None if a.sae is None else load_saes(a.sae, model=model)

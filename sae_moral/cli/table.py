@@ -58,6 +58,7 @@ CONTROLS = f"default (all but random-weights), all, none, or names of {', '.join
 GROUPS = (
     "hold together equal texts, near ones too, or a column of the table (default: equal; measuring: the protocol's)"
 )
+PROMPT = "chat, 'chat: Is this right? {text}' or '{text} is morally' (default: the protocol's)"
 PARTS = "shares of train, validation and test scenarios"
 NEXT_WORDS = "approving/disapproving next words, spaces and all (default: ' right/ wrong, good/ bad, …')"
 NEUTRAL = "neutral texts, one a line (default: our own)"
@@ -113,6 +114,7 @@ COMMANDS = {
     "diagnose": Command(
         run.diagnose,
         *(*data, layers, *measured),
+        of(DIAGNOSE, "template", metavar="PROMPT", help=PROMPT),
         of(DIAGNOSE, "sae", help="measure an SAE's latents: a folder (of one or of several), or release/id"),
         of(DIAGNOSE, "store", metavar="DIR"),
         *(*machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),

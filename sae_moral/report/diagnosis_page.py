@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from sae_moral.controls.verdict import WORDS, answer
 from sae_moral.io import jsonable
+from sae_moral.protocol import AUDITED, PAPER
 from sae_moral.report import figures
 from sae_moral.report.card import NO_VALUE, Card, about_length, badge, names_run, not_run_sentence
 from sae_moral.report.controls import controls_section
@@ -179,8 +180,10 @@ def _glance(record: DiagnosisRecord, found: Mapping[str, Card], ids: Mapping[str
     parts = []
     if said := answer(record):
         parts.append(paragraph(said, "answer"))
-    if record.provenance["protocol"]["name"] == "paper":
+    if record.provenance["protocol"]["estimators"] == "paper":
         parts.append(paragraph(PAPER_NOTE, "note"))
+    if (prompt := record.provenance["protocol"]["template"]) not in (PAPER.template, AUDITED.template):
+        parts.append(paragraph(html("What the model read: <code>{}</code>", prompt), "note"))
     parts.append(paragraph(not_run_sentence(record), "note not-run"))
     parts.append(cards(card.block(f"#{ids[metric]}") for metric, card in found.items()))
     parts.append(_how_to_read(record))
