@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -116,3 +117,17 @@ def refuse_hooks(model: HookedModel) -> None:
 def active_hooks(model: HookedModel) -> list[str]:
     """Names of the hook points that have forward hooks on them right now."""
     return sorted(name for name, point in model.hook_dict.items() if getattr(point, "fwd_hooks", None))
+
+
+@contextmanager
+def without_hooks(model: HookedModel) -> Iterator[None]:
+    """Within the context, no hook point has hooks on it; afterwards those that were there are back, and no others."""
+    points = list({id(point): point for point in model.hook_dict.values()}.values())  # a bridge lists some twice
+    held = [point._forward_hooks for point in points]
+    try:
+        for point in points:
+            point._forward_hooks = OrderedDict()
+        yield
+    finally:
+        for point, hooks in zip(points, held, strict=True):
+            point._forward_hooks = hooks

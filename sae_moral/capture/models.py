@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import torch
 
+from sae_moral.capture.agreement import check_agreement
 from sae_moral.errors import DataError, nearest
 from sae_moral.io import cache_folder, file_checksum, locked, parse_json, staged
 from sae_moral.provenance import HookedModel
@@ -135,7 +136,8 @@ def load_model(
 
     Raises:
         ValueError: neither a bundled name, nor a folder, nor to be had from the hub; an unknown dtype; no such device;
-            a package that the model needs is missing.
+            a package that the model needs is missing; TransformerLens's bridge does not compute what the model
+            computes (`sae_moral.capture.agreement`).
         DataError: a file of the folder is damaged; names it.
         ModuleNotFoundError: a bundled model whose weights are not installed.
     """
@@ -154,6 +156,7 @@ def load_model(
     except Exception as error:  # whatever the libraries trip over in a user's files
         raise ValueError(_why(str(name), folder, error)) from error
     model.cfg.sae_moral_name = str(name) if str(name) in BUNDLED else Path(source).name if folder.is_dir() else source
+    check_agreement(model, remember=True)
     return model
 
 

@@ -13,6 +13,7 @@ import torch
 import xxhash
 from tqdm import tqdm
 
+from sae_moral.capture.agreement import check_agreement
 from sae_moral.capture.hooks import forward_run, refuse_hooks, resolve_hooks
 from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, OwnTokens, Pooled, Pooling, Reader, get_pooling, pooling_name
@@ -54,9 +55,10 @@ def read_prompts(
         what: its label.
 
     Raises:
-        ValueError: a layer or hook the model does not have.
+        ValueError: a layer or hook the model does not have; a bridge that does not compute what its model computes.
         RuntimeError: a hook that did not fire exactly once.
     """
+    check_agreement(model)
     hooks, device, first = resolve_hooks(model, layers), _device(model), reader.first(prompts)
     batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if first[b[1]] > done]
     n, disable = len(prompts.ids), None if progress is None else not progress

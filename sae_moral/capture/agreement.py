@@ -1,0 +1,303 @@
+"""Trust but check: does a TransformerBridge compute what the transformers model that it wraps computes?
+
+TransformerLens writes parts of each architecture anew, and not all of them right: its bridge of Cohere (3.9.0) rotates
+queries and keys otherwise than the model from the second position on, and says nothing. So a bridge is compared with
+its model once, on two short prompts of random tokens, one of them padded as `capture` pads: the residual stream after
+every block, and the logits.
+
+The reference is the wrapped model itself with its own modules back in place (`unwrapped`): it needs no second copy of
+the weights, and computes to the last bit what a model computes that transformers alone has loaded.
+
+What it does not prove: positions beyond the first twelve (a sliding window of thousands of tokens, a RoPE that is
+scaled for long contexts) are not looked at, and an error below the tolerance is not seen. `docs/design/agreement.md`
+has the tolerances and what they rest on.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sae_moral.capture.hooks import resolve_hooks, without_hooks
+from sae_moral.errors import DataError, SaeMoralWarning
+from sae_moral.io import cache_folder, key, read_record, write_record
+from sae_moral.provenance import HookedModel, model_identity, versions
+
+LENGTHS = (12, 7)
+"""Tokens of the prompts that are compared."""
+SCHEMA = 1
+_compared: WeakSet[Any] = WeakSet()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Relative errors ‖bridge − model‖ / ‖model‖ of vectors, each of one token.
+
+    Attributes:
+        error: the largest of all, over blocks, logits and tokens.
+        tolerance: what rounding may make of it.
+        at: where it is first larger, `after block 0 at position 1`; empty where it never is.
+        error_there: the error at that place.
+    """
+
+    error: float
+    tolerance: float
+    at: str = ""
+    error_there: float = 0.0
+
+
+def check_agreement(model: HookedModel, *, remember: bool = False) -> None:
+    """Refuse a TransformerBridge that does not compute what its model computes; other models pass.
+
+    Each object is compared once. Hooks on it are set aside meanwhile. A bridge in compatibility mode, one with SAEs
+    attached and one in training mode compute something else on purpose, and are not compared.
+
+    Args:
+        model: any model.
+        remember: keep in the cache folder that this model agrees, under the identity of its weights and configuration,
+            the kind of its device, and the versions of the libraries: another process need not compare it again.
+
+    Raises:
+        ValueError: they differ, or the bridge fails; says where and by how much.
+    """
+    if model in _compared or not _comparable(model):
+        return
+    place = _place(model) if remember else None
+    if place is None or not _remembered(place):
+        found = compare(model)
+        if found is not None and found.at:
+            raise ValueError(_refusal(model, found))
+        if found is not None and place is not None:
+            _remember(place, model, found)
+    _compared.add(model)
+
+
+def trust(model: HookedModel) -> None:
+    """Never compare this object: its weights were changed on purpose after it was wrapped (some bridges hold copies of
+    a model's weights, which then differ from the model's own)."""
+    _compared.add(model)
+
+
+def compare(model: HookedModel) -> Comparison | None:
+    """Compare a TransformerBridge with the model it wraps. None where transformers cannot run the model on plain tokens
+    (a warning says why), or where the bridge has no residual stream to compare (reading it is refused elsewhere).
+
+    Raises:
+        ValueError: the bridge itself fails.
+    """
+    bridge: Any = model
+    try:
+        hooks = resolve_hooks(model, range(model.cfg.n_layers))
+    except ValueError:
+        return None
+    rows, device = sample_rows(model), model.cfg.device or "cpu"
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    real = mask.bool().cpu()
+
+    def kept(output: Any) -> Tensor:
+        hidden = output[0] if isinstance(output, tuple) else output
+        return hidden.detach().cpu().reshape(*real.shape, -1)[real]
+
+    ours: dict[int, Tensor] = {}
+    theirs: dict[int, Tensor] = {}
+    with torch.no_grad(), without_hooks(model):
+        for layer, name in hooks.items():
+            model.hook_dict[name].register_forward_hook(lambda _, __, out, at=layer: ours.update({at: kept(out)}))
+        try:
+            logits = model(ids, attention_mask=mask, return_type="logits")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture's own code trips over
+            raise ValueError(_failure(model, error)) from error
+    ours[len(hooks)] = kept(logits)
+    handles = [
+        bridge.blocks[layer].original_component.register_forward_hook(
+            lambda _, __, out, at=layer: theirs.update({at: kept(out)})
+        )
+        for layer in hooks
+    ]
+    try:
+        with torch.no_grad(), unwrapped(model) as original:
+            output = original(input_ids=ids, attention_mask=mask)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        warnings.warn(
+            SaeMoralWarning(
+                f"{type(bridge.original_model).__name__} was not compared with TransformerLens's bridge of it: "
+                f"transformers does not run it on plain tokens ({_first_line(error)})"
+            ),
+            stacklevel=3,
+        )
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    theirs[len(hooks)] = kept(output[0])
+    positions = np.concatenate([np.arange(len(row)) for row in rows])
+    return _comparison(ours, theirs, positions, tolerance(model, ours[0].dtype))
+
+
+def tolerance(model: HookedModel, *more: torch.dtype) -> float:
+    """Relative error that rounding may cause in the dtypes of a model's weights: 1e-4, and 16 steps of a 16-bit one
+    (0.125 in bfloat16, 0.016 in float16). See `docs/design/agreement.md`."""
+    wide = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    dtypes = {parameter.dtype for _, parameter in model.named_parameters()} | set(more)
+    return max(1e-4, *(16 * torch.finfo(dtype).eps for dtype in dtypes if dtype in wide))
+
+
+def sample_rows(model: HookedModel) -> list[list[int]]:
+    """Two prompts of ordinary tokens, drawn at random and the same every time. (Equal tokens have equal values, so that
+    attention that looks at the wrong ones would not show.)"""
+    tokenizer, words = model.tokenizer, int(model.cfg.d_vocab)
+    special: list[int] = []
+    if tokenizer is not None:
+        words, special = min(words, len(tokenizer)), tokenizer.all_special_ids
+    ordinary = np.setdiff1d(np.arange(words), special)
+    rng = np.random.default_rng(0)
+    return [rng.choice(ordinary, min(length, int(model.cfg.n_ctx))).tolist() for length in LENGTHS]
+
+
+@contextmanager
+def unwrapped(model: HookedModel) -> Iterator[nn.Module]:
+    """Within the context, the transformers model of a TransformerBridge with its own modules in their places.
+
+    A bridge puts its components into the model that it wraps, each of which holds the module whose place it took.
+    Nothing is copied: hooks that place a model on several devices stay on its modules.
+    """
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    bridge: Any = model
+    taken: list[tuple[nn.Module, str, nn.Module]] = []
+    seen: set[int] = set()
+
+    def restore(parent: nn.Module) -> None:
+        seen.add(id(parent))
+        for name, child in list(parent._modules.items()):  # named_children would leave out a module's second name
+            inner = child
+            while isinstance(inner, GeneralizedComponent):
+                inner = inner.original_component
+            if inner is not None and child is not None and inner is not child:
+                taken.append((parent, name, child))
+                parent._modules[name] = inner
+            if inner is not None and id(inner) not in seen:
+                restore(inner)
+
+    try:
+        restore(bridge.original_model)
+        yield bridge.original_model
+    finally:
+        for parent, name, child in reversed(taken):
+            parent._modules[name] = child
+
+
+def _comparable(model: HookedModel) -> bool:
+    return (
+        isinstance(getattr(model, "original_model", None), nn.Module)
+        and not getattr(model, "compatibility_mode", False)
+        and not getattr(model, "_weights_processed", False)
+        and not getattr(model, "acts_to_saes", None)
+        and not model.training
+    )
+
+
+def _comparison(
+    ours: dict[int, Tensor], theirs: dict[int, Tensor], positions: Int[np.ndarray, "tokens"], allowed: float
+) -> Comparison:
+    largest, at, there = 0.0, "", 0.0
+    for stage in sorted(theirs):
+        expected = theirs[stage].float()
+        norm = expected.norm(dim=-1)
+        error = (ours[stage].float() - expected).norm(dim=-1) / norm.clamp_min(torch.finfo(torch.float32).tiny)
+        error[~norm.isfinite()] = 0  # values that overflow in transformers, too, are no difference
+        wrong = ~(error <= allowed)
+        largest = max(largest, math.inf if error.isnan().any() else float(error.max()))
+        if not at and wrong.any():
+            first = int(np.flatnonzero(wrong.numpy())[positions[wrong.numpy()].argmin()])
+            what = f"the vectors after block {stage}" if stage < len(theirs) - 1 else "the logits"
+            at, there = f"{what} at position {positions[first]}", float(error[first])
+    return Comparison(largest, allowed, at, there)
+
+
+def _refusal(model: Any, found: Comparison) -> str:
+    return (
+        f"{_bridge_of(model)} does not compute what transformers computes: {found.at} of a test prompt are off by "
+        f"{found.error_there:.2g} of their norm, and {found.error:.2g} at most ({_dtype(model)} allows "
+        f"{found.tolerance:.2g}). What is measured with it would not be this model's. Use another version of "
+        "transformer-lens, or a HookedTransformer where it knows the model, or another model; if weights were changed "
+        "on purpose after wrapping, call sae_moral.capture.agreement.trust(model) first"
+    )
+
+
+def _failure(model: Any, error: Exception) -> str:
+    hint = "" if _dtype(model) == "float32" else "dtype float32, or "
+    return (
+        f"{_bridge_of(model)} fails on a test prompt in {_dtype(model)} ({_first_line(error)}); use {hint}another "
+        "version of transformer-lens"
+    )
+
+
+def _bridge_of(model: Any) -> str:
+    found = versions()
+    return (
+        f"the bridge of transformer-lens {found['transformer-lens']} to {type(model.original_model).__name__} of "
+        f"transformers {found['transformers']}"
+    )
+
+
+def _dtype(model: HookedModel) -> str:
+    return str(next(parameter.dtype for _, parameter in model.named_parameters())).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+# What is remembered
+
+
+def _place(model: HookedModel) -> Path | None:
+    """The record's file; None for a model whose identity cannot be had (weights off-loaded to a disk)."""
+    try:
+        identity = model_identity(model)
+    except ValueError:
+        return None
+    device = torch.device(model.cfg.device or "cpu").type
+    return cache_folder("agreement") / f"{key('agreement', model=identity, device=device, **_libraries())}.json"
+
+
+def _libraries() -> dict[str, str]:
+    found = versions()
+    return {name: found[name] for name in ("torch", "transformers", "transformer-lens")}
+
+
+def _remembered(place: Path) -> bool:
+    try:
+        read_record(place, "agreement", SCHEMA)
+    except FileNotFoundError:
+        return False
+    except DataError as error:
+        warnings.warn(SaeMoralWarning(f"{error}; the model is compared again"), stacklevel=4)
+        return False
+    return True
+
+
+def _remember(place: Path, model: HookedModel, found: Comparison) -> None:
+    content = {"model": str(model.cfg.model_name), "error": found.error, "tolerance": found.tolerance, **_libraries()}
+    try:
+        write_record(place, "agreement", SCHEMA, content)
+    except OSError:  # a cache folder that cannot be written costs a second per load, and nothing else
+        return
