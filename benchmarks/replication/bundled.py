@@ -2,7 +2,8 @@
 of it is more than length, words and chance.
 
     python benchmarks/replication/bundled.py --out results [--data SOURCE ...] [--models NAME ...] [--protocols P ...]
-                                             [--halves] [--controls NAMES] [--only-run]
+                                             [--halves] [--controls NAMES] [--templates chat ...] [--dtype D]
+                                             [--only-run]
 
 Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the tables. --halves measures two random
 halves of each source as well, groups of text kept whole: does a verdict come back? Captured vectors are kept below
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from datetime import date
@@ -32,20 +35,23 @@ PROTOCOLS = ("paper", "audited")
 
 
 HALVES = ("half 1", "half 2")
+TITLES = {"bundled": "The bundled models", "chat": "Models that chat, inside their chat templates and without"}
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A model on a source, or on one of two halves of it, under a protocol."""
+    """A model on a source, or on one of two halves of it, under a protocol, with the protocol's prompt or another."""
 
     model: str
     source: str
     protocol: str
     part: str = ""
+    template: str = ""
 
     def folder(self, arguments: argparse.Namespace) -> Path:
-        names = (self.model, Path(self.source).stem, str(arguments.limit or "all"), self.part, self.protocol)
-        return arguments.out / "-".join(name.replace(" ", "-") for name in names if name)
+        names = (self.model, Path(self.source).stem, str(arguments.limit or "all"), self.part, self.template)
+        names = (*names, self.protocol, "" if arguments.dtype == "float32" else arguments.dtype)
+        return arguments.out / "-".join(re.sub(r"\W+", "-", name).strip("-") for name in names if name)
 
     def data(self) -> MoralData:
         data = load_data(self.source)
@@ -64,6 +70,8 @@ class Combination:
             self.data(),
             limit=arguments.limit,
             protocol=self.protocol,
+            template=self.template or None,
+            dtype=arguments.dtype,
             layers=dict(zip(arguments.models, arguments.layers * len(arguments.models), strict=False))[self.model],
             controls=arguments.controls,
             store=arguments.out / "store",
@@ -109,15 +117,15 @@ COLUMNS = {
 def table(diagnoses: dict[Combination, Diagnosis], protocol: str) -> list[str]:
     columns = COLUMNS[protocol]
     lines = [
-        "| model | data | n | " + " | ".join(f"{metric} {statistic}" for metric, statistic in columns) + " |",
-        "|---|---|---|" + "---|" * len(columns),
+        f"| model | data | n | {' | '.join(' '.join(column) for column in columns)} | minutes |",
+        "|---|---|---|" + "---|" * (len(columns) + 1),
     ]
     for one, diagnosis in diagnoses.items():
         if one.protocol == protocol:
             numbers = " | ".join(best(diagnosis, *column) for column in columns)
-            lines.append(
-                f"| {one.model} | {_label(one, diagnosis)} | {diagnosis.provenance['data']['n']} | {numbers} |"
-            )
+            minutes = sum(diagnosis.provenance["seconds"].values()) / 60
+            start = f"| {one.model} | {_label(one, diagnosis)} | {diagnosis.provenance['data']['n']}"
+            lines.append(f"{start} | {numbers} | {minutes:.0f} |")
     return lines
 
 
@@ -175,7 +183,7 @@ def replication_table(diagnoses: dict[Combination, Diagnosis]) -> list[str]:
 
 
 def _label(one: Combination, diagnosis: Diagnosis) -> str:
-    return ", ".join(part for part in (str(diagnosis.provenance["data"]["source"]), one.part) if part)
+    return ", ".join(part for part in (str(diagnosis.provenance["data"]["source"]), one.part, one.template) if part)
 
 
 def _regrouped(diagnosis: Diagnosis, metric: str) -> float | None:
@@ -210,10 +218,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many scenarios of each source")
     parser.add_argument("--layers", nargs="+", default=["all"], help="for all models, or one each")
     parser.add_argument("--controls", default="all")
+    parser.add_argument("--templates", nargs="+", default=[], help="further prompts, e.g. chat (audited)")
+    parser.add_argument("--dtype", default="float32", help="of the models")
     parser.add_argument("--halves", action="store_true", help="two random halves of each source as well (audited)")
     parser.add_argument("--only-run", action="store_true", help="no tables")
-    parser.add_argument("--page", type=Path, help="a folder for bundled.md (tables and remarks) and its figures")
-    parser.add_argument("--name", default="bundled", help="of the table that is written")
+    parser.add_argument("--page", type=Path, help="a folder for NAME.md (tables and remarks) and its figures")
+    parser.add_argument("--name", default="bundled", help=f"of the page: {', '.join(TITLES)}, or of a table alone")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     asked = [
@@ -221,6 +231,7 @@ def main() -> None:
         for model, source, protocol in product(arguments.models, arguments.data, arguments.protocols)
         for part in ("", *(HALVES if arguments.halves and protocol == "audited" else ()))
     ]
+    asked += [replace(one, template=t) for one in asked for t in arguments.templates if one.protocol == "audited"]
     diagnoses = {one: one.run(arguments) for one in asked}
     if arguments.only_run:
         return
@@ -231,11 +242,11 @@ def main() -> None:
         diagnosis.figure().savefig(f"{one.folder(arguments)}.png", dpi=130)
     if arguments.page is not None:
         for one in diagnoses:
-            if not one.part:
+            if not one.part and not one.template:
                 shutil.copy(f"{one.folder(arguments)}.png", arguments.page / f"{one.model}-{one.protocol}.png")
-        remarks = Path(__file__).with_name("bundled-remarks.md").read_text(encoding="utf8")
-        page = f"# The bundled models\n\n{found}\n{remarks}"
-        (arguments.page / "bundled.md").write_text(page, encoding="utf8")
+        remarks = Path(__file__).with_name(f"{arguments.name}-remarks.md").read_text(encoding="utf8")
+        page = f"# {TITLES[arguments.name]}\n\n{found}\n{remarks}"
+        (arguments.page / f"{arguments.name}.md").write_text(page, encoding="utf8")
     print(found)
 
 
@@ -243,11 +254,15 @@ def made_by(arguments: argparse.Namespace) -> str:
     """When, where and how."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
     how = f"--layers {' '.join(arguments.layers)} --controls {arguments.controls}" + " --halves" * arguments.halves
+    options = {"--models": arguments.models, "--templates": arguments.templates}
+    how += "".join(f" {name} {shlex.join(values)}" for name, values in options.items() if values not in ([], [*MODELS]))
+    how += f" --limit {arguments.limit}" * bool(arguments.limit) + f" --dtype {arguments.dtype}"
+    how += f" --name {arguments.name}"
     data = " ".join(Path(source).name for source in arguments.data)
     start = f"python benchmarks/replication/bundled.py --out out --data {data}"
     command = f"{start} --protocols {' '.join(arguments.protocols)} {how} --page docs/results"
     return (
-        f"Made on {date.today().isoformat()} ({where}, float32) by `{command}`. Every headline at its best layer, in "
+        f"Made on {date.today().isoformat()} ({where}, {arguments.dtype}) by `{command}`. Every headline at its best layer, in "
         "brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Equal texts: the "
         "same with these held together, not near ones. Without valence: the same layer, read without how pleasant a "
         "scenario is. Lead: over the baseline that is exceeded least, with its 95 % interval and p."
