@@ -262,10 +262,10 @@ def made_by(arguments: argparse.Namespace) -> str:
     start = f"python benchmarks/replication/bundled.py --out out --data {data}"
     command = f"{start} --protocols {' '.join(arguments.protocols)} {how} --page docs/results"
     return (
-        f"Made on {date.today().isoformat()} ({where}, {arguments.dtype}) by `{command}`. Every headline at "
-        "its best layer, in brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Equal texts: the "
-        "same with these held together, not near ones. Without valence: the same layer, read without how pleasant a "
-        "scenario is. Lead: over the baseline that is exceeded least, with its 95 % interval and p."
+        f"Made on {date.today().isoformat()} ({where}, {arguments.dtype}) by `{command}`. Every headline at its best "
+        "layer, in brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Equal "
+        "texts: the same with these held together, not near ones. Without valence: the same layer, read without how "
+        "pleasant a scenario is. Lead: over the baseline that is exceeded least, with its 95 % interval and p."
     )
 
 
