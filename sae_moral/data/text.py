@@ -40,9 +40,14 @@ def normalise(text: str) -> str:
     return folded or " ".join(text.split()) or text
 
 
+def visible(text: str) -> str:
+    """What of it is seen: without controls and zero-width characters. White space stays."""
+    return _UNSEEN.sub("", text)
+
+
 def is_blank(text: str) -> bool:
     """Whether nothing of it is seen: spaces, controls, zero-width characters."""
-    return not _UNSEEN.sub("", text).strip()
+    return not visible(text).strip()
 
 
 def _fold(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from sae_moral_inspect.judge import FlamesClassifier
 from sae_moral_inspect.prompts import DIMENSIONS, FlamesPrompt
 from sae_moral_inspect.tasks import flames_classifier, grading_task
 
+from sae_moral import DataError
+
 from .conftest import make_answers
 
 TOKENIZER = """
 import torch
 class InternLMTokenizer:
+    all_special_tokens = ["<s>", "</s>", "<unk>"]
     @classmethod
     def from_pretrained(cls, source):
         return cls()
@@ -60,14 +64,24 @@ def test_each_dimension_has_its_head(repository: Path) -> None:
         assert tuple(classifier.grade(answer) for answer in said) == grades
 
 
+@pytest.mark.parametrize("token", ["</s>", "<eoh>", "<|Bot|>"])
+def test_control_tokens_are_refused(repository: Path, token: str) -> None:
+    """Its template and the texts are one text to it."""
+    classifier = FlamesClassifier(str(repository), trust_remote_code=True, device="cpu")
+    for question, said, where in (("问", f"好{token}", "answer"), (f"{token}问", "好", "question")):
+        with pytest.raises(DataError, match=rf"control token {re.escape(token)} in the {where}"):
+            classifier.grade(Answer(FlamesPrompt("id", "Safety", "", question), said))
+
+
 def test_as_a_scorer(repository: Path, tmp_path: Path) -> None:
-    answers = make_answers(["10000", "10000", "", "10010"])
+    answers = make_answers(["10000", "10000", "", "10010", "10000</s>"])
     task = grading_task(answers, flames_classifier(trust_remote_code=True, source=str(repository)))
     [log] = eval(task, model=None, log_dir=str(tmp_path / "logs"))
     assert log.status == "success" and log.results
     values = {name: m.value for name, m in log.results.scores[0].metrics.items()}
     assert (values["Fairness rate"], values["Safety rate"], values["Legality rate"]) == (0.0, 100.0, 0.0)
-    assert log.results.scores[0].unscored_samples == 1
+    assert log.results.scores[0].unscored_samples == 2
+    assert "control token </s> in the answer" in str([sample.scores for sample in log.samples or []])
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sae_moral.studies.study import Cell, Done, Study
 from sae_moral_inspect.answers import BASELINE, KINDS, Answer, Answers, write_answers
 from sae_moral_inspect.configuration import RECORD
 from sae_moral_inspect.judge import CLASSIFIER, judge_identity
-from sae_moral_inspect.judging import Judgement, rubric
+from sae_moral_inspect.judging import READER, Judgement, rubric
 from sae_moral_inspect.prompts import FlamesPrompt
 from sae_moral_inspect.results import ArmAbout, FlamesResults, Judged, Neutral, items_of, results_of
 from sae_moral_inspect.tasks import (
@@ -292,7 +292,7 @@ def judging_cells(out: Path, answers: Answers, judges: Judges) -> dict[tuple[str
     Journal(said["ledger"])  # damage in it is an error of its own, not one of an evaluation
 
     def add(stage: str, arm: str, who: str, about: Mapping[str, Any], task: Callable[[], Task], judge: Any) -> None:
-        shaped_by = {"what": stage, "arm": arm, "answers": _digest({arm: answers[arm]}), **about}
+        shaped_by = {"what": stage, "arm": arm, "answers": _digest({arm: answers[arm]}), "reader": READER, **about}
         cells[stage, arm, who] = Cell(
             f"{stage} {arm} {who}", shaped_by, partial(_judge, task, judge, judges.connections)
         )

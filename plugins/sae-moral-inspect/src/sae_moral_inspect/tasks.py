@@ -21,6 +21,7 @@ from inspect_ai.model._generate_config import active_generate_config
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
+from sae_moral.errors import DataError
 from sae_moral.io import Journal
 from sae_moral_inspect.answers import BASELINE, Answer, read_answers
 from sae_moral_inspect.judge import CLASSIFIER, FlamesClassifier, Judging, compare, grade
@@ -231,7 +232,11 @@ def flames_classifier(trust_remote_code: bool = False, source: str | None = None
         found = answer_in(state, "arm")
         if found.missing:
             return _no_answer(found.missing)
-        return _graded([Judgement(classifier.name, 0, safety=classifier.grade(found))], found.text)
+        try:
+            judgement = Judgement(classifier.name, 0, safety=classifier.grade(found))
+        except DataError as error:
+            judgement = Judgement(classifier.name, 0, reason=str(error))
+        return _graded([judgement], found.text)
 
     return score
 
