@@ -26,7 +26,6 @@ from sae_moral import DIMENSIONS, load_data, load_model
 from sae_moral.capture import Representations
 from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.io import write_text
-from sae_moral.report.tables import Table, markdown_table
 from sae_moral.sae import (
     LatentSettings,
     LoadedSae,
@@ -36,6 +35,7 @@ from sae_moral.sae import (
     load_saes,
 )
 from sae_moral.sae.activations import capture_activations
+from sae_moral.tables import Table, markdown_table
 
 
 def identity(width: int) -> Any:

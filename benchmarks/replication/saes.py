@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 
 from sae_moral import load_data, load_model
 from sae_moral.io import staged, write_text
-from sae_moral.report.tables import Table, markdown_table
 from sae_moral.sae import TrainedSaes, TrainSettings, train_saes
 from sae_moral.sae.train_layer import TrainedSae
+from sae_moral.tables import Table, markdown_table
 
 GRANULARITIES = ("token", "scenario")
 ARCHITECTURES = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard"]

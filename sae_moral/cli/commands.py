@@ -352,7 +352,7 @@ def metrics(a: argparse.Namespace) -> int:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    from sae_moral.report.tables import text_table
+    from sae_moral.tables import text_table
 
     print(text_table(rows))
 

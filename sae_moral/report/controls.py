@@ -9,7 +9,6 @@ from markupsafe import Markup
 from sae_moral.report.card import names_not_run, names_run, not_run_sentence
 from sae_moral.report.figures import explained_figure
 from sae_moral.report.page import Section, data_table, figure, heading, joined, pairs, paragraph
-from sae_moral.report.tables import Table, table
 from sae_moral.report.words import (
     CONTROLS,
     WORDS_BASELINE,
@@ -23,6 +22,7 @@ from sae_moral.report.words import (
     with_interval,
 )
 from sae_moral.results import OVERALL, ControlFacts, DiagnosisRecord
+from sae_moral.tables import Table, table
 
 LIMITS = {
     CONTROLS["interval"]: "They are about other texts of the same source, not about other sources, prompts or "

@@ -33,7 +33,6 @@ from sae_moral.report.page import (
     write_page,
 )
 from sae_moral.report.style import ordered
-from sae_moral.report.tables import Table, table, text_table
 from sae_moral.report.words import (
     AT_THIS_N,
     CONTROLS,
@@ -48,6 +47,7 @@ from sae_moral.report.words import (
     wrapped,
 )
 from sae_moral.results import OVERALL, DiagnosisRecord, Row
+from sae_moral.tables import Table, table, text_table
 
 NAME = "report.html"
 PAPER_NOTE = Markup(

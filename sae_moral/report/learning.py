@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from sae_moral.report.page import Section, data_table, figure, joined, paragraph
 from sae_moral.report.panels import Line, Panel, panels_figure
 from sae_moral.report.style import CHANCE, LEAD, legend_line
-from sae_moral.report.tables import Table, table
 from sae_moral.report.words import AT_THIS_N, count, number, with_interval
 from sae_moral.results import DiagnosisRecord, LearningCurve
+from sae_moral.tables import Table, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from sae_moral.io import write_text
 from sae_moral.report.svg import inline_svg
-from sae_moral.report.tables import Table, html_table
 from sae_moral.report.words import count, detail
+from sae_moral.tables import Table, html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

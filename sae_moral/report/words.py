@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-MISSING = "–"
+from sae_moral.tables import MISSING
+
 WIDTH = 120
 """Of a terminal, in characters."""
 WORDS_BASELINE = "bag of words"

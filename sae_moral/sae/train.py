@@ -24,12 +24,12 @@ from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
 from sae_moral.io import check_claim, check_files, claim, jsonable, key, locked, read_typed, write_record
 from sae_moral.provenance import HookedModel, describe_model, versions
-from sae_moral.report.tables import text_table
 from sae_moral.report.words import MISSING
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import LossRecovered, loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
 from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_trained, train_layer
+from sae_moral.tables import text_table
 
 if TYPE_CHECKING:
     import pandas as pd

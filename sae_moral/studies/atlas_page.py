@@ -30,7 +30,6 @@ from sae_moral.report.page import (
 )
 from sae_moral.report.panels import Line, Panel, panels_figure
 from sae_moral.report.style import CHANCE, LineStyle, legend_line, line_styles
-from sae_moral.report.tables import Table, table, text_table
 from sae_moral.report.words import MISSING, count, interval, listed, number
 from sae_moral.results import Peak
 from sae_moral.studies.atlas_results import (
@@ -42,6 +41,7 @@ from sae_moral.studies.atlas_results import (
     PairSimilarity,
     ProfileCorrelation,
 )
+from sae_moral.tables import Table, table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

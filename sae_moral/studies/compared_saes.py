@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from sae_moral.diagnosis import diagnose
 from sae_moral.io import check_claim, claim, locked, read_typed, record, typed, write_together
 from sae_moral.provenance import HookedModel, describe_model
-from sae_moral.report.tables import Table, markdown_table, table, text_table
 from sae_moral.report.words import count, interval, number, p_value, signed
 from sae_moral.results import DiagnosisRecord, ModelFacts
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.sae.load import SaeLike
 from sae_moral.studies.shape import shape_of_diagnosis
 from sae_moral.studies.study import Cell, Study
+from sae_moral.tables import Table, markdown_table, table, text_table
 
 if TYPE_CHECKING:
     from sae_moral.controls import Controls

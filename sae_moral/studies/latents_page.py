@@ -33,11 +33,11 @@ from sae_moral.report.page import (
     write_page,
 )
 from sae_moral.report.style import FAINT, INK, MUTED, blank_figure, group_styles
-from sae_moral.report.tables import Table, table
 from sae_moral.report.words import MISSING, count, interval, number
 from sae_moral.sae import LatentSettings, MoralLatents, find_moral_latents, latent_representations, load_saes
 from sae_moral.sae.latents import latents_by_token
 from sae_moral.studies.study import Cell, Study
+from sae_moral.tables import Table, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

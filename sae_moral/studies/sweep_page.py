@@ -18,9 +18,9 @@ from sae_moral.report.page import (
     tree,
 )
 from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
-from sae_moral.report.tables import table, text_table
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
 from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered
+from sae_moral.tables import table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

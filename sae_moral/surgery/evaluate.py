@@ -38,7 +38,6 @@ from sae_moral.data import MoralData
 from sae_moral.data.splits import Split
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VIRTUE
 from sae_moral.metrics.ranks import auroc, spearman
-from sae_moral.report.tables import text_table
 from sae_moral.report.words import MISSING
 from sae_moral.results import OVERALL
 from sae_moral.sae.columns import ROWS
@@ -46,6 +45,7 @@ from sae_moral.sae.load import LoadedSae
 from sae_moral.surgery.operation import Change, Operation
 from sae_moral.surgery.terms import contrasts, means
 from sae_moral.surgery.vectors import Vectors, pooled
+from sae_moral.tables import text_table
 
 CONTROLS = ("none", "shuffled", "random", "no-surgery")
 NEAREST = 10

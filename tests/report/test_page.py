@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sae_moral.report import page
 from sae_moral.report.page import Mark, Section, render_page, write_page
-from sae_moral.report.tables import Table
+from sae_moral.tables import Table
 from tests.report.drawn import Page
 
 BAD = "<script>alert('x')</script>\"'--><img src=http://evil/x onerror=alert(1)>{{ 7*7 }}{0}%s"

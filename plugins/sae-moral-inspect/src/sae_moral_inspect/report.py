@@ -22,8 +22,8 @@ from sae_moral.report.page import (
     tree,
 )
 from sae_moral.report.style import OTHER_COLOURS, blank_figure, plain
-from sae_moral.report.tables import Table, table
 from sae_moral.report.words import MISSING
+from sae_moral.tables import Table, table
 from sae_moral_inspect.answers import BASELINE, KINDS, Answer
 from sae_moral_inspect.judging import Judgement
 from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow, WinRow

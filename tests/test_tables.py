@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from sae_moral.report.tables import Table, html_table, markdown_table, table, text_table
 from sae_moral.report.words import MISSING, number
+from sae_moral.tables import Table, html_table, markdown_table, table, text_table
 
 
 def made() -> Table:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from sae_moral.report.words import MISSING
-
+MISSING = "–"
+"""What was not computed, never 0 and never a float's own word."""
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
 """Title → what stands in a row's cell; `Markup` for cells of HTML."""
