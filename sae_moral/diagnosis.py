@@ -15,6 +15,7 @@ from sae_moral.errors import SaeMoralWarning, unknown
 from sae_moral.io import jsonable
 from sae_moral.protocol import Protocol, get_protocol, parse_layers
 from sae_moral.results import DiagnosisRecord, ModelFacts, Provenance
+from sae_moral.shown import at, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,19 @@ MATCHES = ("length",)
 """What scenarios may be matched by."""
 
 
+def _facts(diagnosis: Diagnosis) -> dict[str, object]:
+    about = diagnosis.provenance
+    named = {name: at(about, name, of) for name, of in (("model", "name"), ("data", "source"), ("protocol", "name"))}
+    return {**named, "layers": about.get("layers"), "answer": diagnosis.answer or None}
+
+
+def _headlines(diagnosis: Diagnosis) -> list[Table]:
+    from sae_moral.report.diagnosis_page import headlines_table
+
+    return [headlines_table(diagnosis)]
+
+
+@shown(facts=_facts, tables=_headlines)
 @dataclass(frozen=True, eq=False)
 class Diagnosis(DiagnosisRecord):
     """The results of metrics × layers with full provenance, and how they are shown."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.io import jsonable, read_typed, record
+from sae_moral.shown import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ Outcome = Literal["more", "not more", "cannot tell", "not computed"]
 margin. `cannot tell`: neither. `not computed`: what it needs was not drawn, which never counts as passed."""
 
 
+@shown()
 @dataclass(frozen=True)
 class StatisticSpec:
     """What a metric declares of one of its statistics.
@@ -57,6 +59,7 @@ class StatisticSpec:
     margin: float | None = None
 
 
+@shown()
 @dataclass(frozen=True)
 class MetricCard:
     """What a metric says of itself.
@@ -82,6 +85,7 @@ class MetricCard:
         return self.statistics[self.headline]
 
 
+@shown()
 @dataclass(frozen=True)
 class Row:
     """One number of one layer with its controls; what was not computed is None.
@@ -118,6 +122,7 @@ class Row:
     ceiling_high: float | None = None
 
 
+@shown()
 @dataclass(frozen=True)
 class Profile:
     """A headline over the layers.
@@ -138,6 +143,7 @@ class Profile:
     ci_high: tuple[float | None, ...]
 
 
+@shown()
 @dataclass(frozen=True)
 class Peak:
     """The layer at which a headline is least indifferent, chosen after the fact among `n_layers`.
@@ -194,6 +200,7 @@ class Peak:
         return self.p_value if self.p_family is None else self.p_family
 
 
+@shown()
 @dataclass(frozen=True)
 class Comparison:
     """A model's peak against a baseline's.
@@ -228,6 +235,7 @@ class Comparison:
     detectable: float | None = None
 
 
+@shown()
 @dataclass(frozen=True)
 class Verdict:
     """What a metric's controls say together.
@@ -249,6 +257,7 @@ class Verdict:
     not_compared: tuple[str, ...] = ()
 
 
+@shown()
 @dataclass(frozen=True)
 class Baseline:
     """Another representation in the model's place: its name, and a profile per metric, by the metric's name."""
@@ -257,6 +266,7 @@ class Baseline:
     profiles: dict[str, Profile]
 
 
+@shown()
 @dataclass(frozen=True)
 class Regrouped:
     """A headline at the model's best layer, and what it is with other records held together.
@@ -286,6 +296,7 @@ class Regrouped:
     other_value: float
 
 
+@shown()
 @dataclass(frozen=True)
 class LearningCurve:
     """A headline by how many scenarios it is measured on, and what it tends to (`sae_moral.controls.learning_curve`).
@@ -403,6 +414,7 @@ class Provenance(TypedDict):
     migrated_from: NotRequired[int]
 
 
+@shown()
 @dataclass(frozen=True, eq=False)
 class DiagnosisRecord:
     """Metrics × layers with their controls: what a diagnosis file holds, and what reports draw.

@@ -33,17 +33,18 @@ def shown(
     """
 
     def facts_of(self: Any) -> dict[str, str]:
-        first = facts(self) if facts else {}
+        first = _unless_broken(facts, self, {})
         fields = {f.name: getattr(self, f.name, None) for f in dataclasses.fields(self) if f.repr}
-        return {name: in_short(value) for name, value in {**first, **fields, **first}.items()}
+        told = {name: in_short(value) for name, value in {**first, **fields, **first}.items()}
+        return {name: words for name, words in told.items() if words != MISSING}
 
     def line(self: Any) -> str:
-        told = ", ".join(f"{name}={words}" for name, words in facts_of(self).items() if words != MISSING)
+        told = ", ".join(f"{name}={words}" for name, words in facts_of(self).items())
         return _cut(f"{type(self).__name__}({' '.join(told.split())}", LINE - 1) + ")"
 
     def page(self: Any) -> str:
         rows = [[name, _cut(words, _CELL)] for name, words in facts_of(self).items()]
-        made = [Table([type(self).__name__, ""], rows), *(tables(self) if tables else ())]
+        made = [Table([type(self).__name__, ""], rows), *_unless_broken(tables, self, ())]
         return "\n".join(html_table(_first(one), compact=True) for one in made)
 
     def decorate(cls: type[T]) -> type[T]:
@@ -59,7 +60,7 @@ def in_short(value: object) -> str:
     if value is None:
         return MISSING
     if isinstance(value, str | Path | bool | int):
-        return str(value)
+        return _cut(str(value), _CELL)
     if isinstance(value, float):
         return f"{value:.4g}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -69,8 +70,7 @@ def in_short(value: object) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return _several(value, value, type(next(iter(value), None)).__name__)
     name = next((n for n in (getattr(value, a, None) for a in ("name", "source")) if isinstance(n, str)), "")
-    size = f", {len(value)}" if isinstance(value, Sized) else ""
-    return f"{type(value).__name__}({name}{size})" if name or size else getattr(value, "__name__", type(value).__name__)
+    return f"{type(value).__name__}({name})" if name else getattr(value, "__name__", type(value).__name__)
 
 
 def at(value: object, *path: object) -> Any:
@@ -78,6 +78,14 @@ def at(value: object, *path: object) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _unless_broken(function: Callable[[Any], T] | None, self: Any, otherwise: T) -> T:
+    """A result that was made by hand, or half made, is shown, too: what raises here hides what one looks for."""
+    try:
+        return function(self) if function else otherwise
+    except Exception:
+        return otherwise
 
 
 def _several(value: Sized, items: Iterable[object], what: str) -> str:

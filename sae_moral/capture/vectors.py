@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_moral.shown import shown
+
 Captured = TypeVar("Captured", bound="Representations")
 
 
+@shown(facts=lambda vectors: {"n": len(vectors)})
 @dataclass(frozen=True)
 class Representations:
     """Residual-stream vectors: one per prompt, or one per token of the scenario's own.

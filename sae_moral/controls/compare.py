@@ -37,12 +37,14 @@ from sae_moral.results import (
     best_layer,
     leading_groups,
 )
+from sae_moral.shown import shown
 
 Curve = Float[np.ndarray, "layers _"]
 DRAWN = ("resampled", "null", "free", "opening")
 """Fields of a `Headline`, and of what is sampled of each layer, that are draws."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Headline:
     """A metric's headline over the layers: `overall`, or the mean of its groups where it has no `overall`.

@@ -43,6 +43,7 @@ from sae_moral.results import (
     ValenceFacts,
     Verdict,
 )
+from sae_moral.shown import shown
 
 if TYPE_CHECKING:
     from sae_moral.capture import Representations
@@ -56,6 +57,7 @@ LABELS: tuple[Literal["typicality", "valence"], ...] = ("typicality", "valence")
 CEILING = ("ceiling", "ceiling_low", "ceiling_high")
 
 
+@shown()
 @dataclass(frozen=True)
 class Measured:
     """What a diagnosis holds, but for where it comes from.

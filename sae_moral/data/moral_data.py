@@ -15,11 +15,22 @@ from sae_moral.data.groups import KINDS, near_groups, user_groups
 from sae_moral.data.text import normalise
 from sae_moral.errors import DataError, unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, VICE, VIRTUE
+from sae_moral.shown import at, shown
+from sae_moral.tables import Table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+def _counts(data: MoralData) -> list[Table]:
+    rows = []
+    for index, name in [*enumerate(FOUNDATIONS), (NO_FOUNDATION, "none")]:
+        poles = data.pole[data.foundation == index]
+        rows.append([name, *(f"{(poles == pole).sum():,}" for pole in (VIRTUE, VICE, NEUTRAL))])
+    return [Table(["scenarios", "virtue", "vice", "neutral"], [row for row in rows if set(row[1:]) != {"0"}])]
+
+
+@shown(facts=lambda data: {"source": at(data.provenance, "source"), "n": len(data.text)}, tables=_counts)
 @dataclass(frozen=True, eq=False)
 class MoralData:
     """n scenarios with human labels: one record per (text, foundation).

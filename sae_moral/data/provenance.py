@@ -9,8 +9,10 @@ from typing import Any
 
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.rows import Rows, read_rows
+from sae_moral.shown import shown
 
 
+@shown()
 @dataclass(frozen=True)
 class Source:
     """Scenarios with labels that `load_data` knows by name: an entry point of the group `sae_moral.sources`.

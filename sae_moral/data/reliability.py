@@ -37,6 +37,7 @@ from sae_moral.data.social_chem_tsv import Annotations
 from sae_moral.errors import unknown
 from sae_moral.foundations import NEUTRAL, VICE, VIRTUE
 from sae_moral.io import typed
+from sae_moral.shown import shown
 
 Label = Literal["typicality", "polarity", "valence"]
 """typicality: the strength, 0–1, within foundation and pole. polarity: −1 vice, 0 neutral, 1 virtue. valence: the
@@ -48,6 +49,7 @@ WIDEST = 0.5
 """A ceiling of a correlation with a wider interval says too little to be shown."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Reliability:
     """The reliability of one annotation, with everything that shaped it.

@@ -25,8 +25,10 @@ from torch import Tensor
 from sae_moral.data import MoralData
 from sae_moral.io import jsonable
 from sae_moral.results import OVERALL, MetricCard, StatisticSpec
+from sae_moral.shown import shown
 
 
+@shown()
 @dataclass(frozen=True)
 class Statistic:
     """One number of one layer.
@@ -82,6 +84,7 @@ class Metric(Protocol):
         ...
 
 
+@shown()
 @dataclass(frozen=True)
 class FunctionMetric:
     """A metric made of a plain function, by the `metric` decorator."""
@@ -101,6 +104,7 @@ class FunctionMetric:
         return self.function(representation, data)
 
 
+@shown()
 @dataclass(frozen=True)
 class PreparedFunctionMetric(FunctionMetric):
     """The same, with a second function that does many versions of a sample at once."""

@@ -97,12 +97,19 @@ def render_report(record: DiagnosisRecord) -> str:
     )
 
 
+def headlines_table(record: DiagnosisRecord) -> Table:
+    """Per metric the headline at its best layer, with interval, p, best baseline and verdict."""
+    controls = record.provenance["controls"]
+    level = "interval" if controls is None else f"{100 * controls['level']:g} % interval"
+    header = ["metric", "headline", "chance", "best", "layer", level, "p", "best baseline", "verdict"]
+    return Table(header, [_summary_row(Card(record, metric)) for metric in record.metrics])
+
+
 def summary_table(record: DiagnosisRecord) -> str:
     """For the terminal: the answer; per metric the headline at its best layer, with interval, p, best baseline and
     verdict; why; its groups there; warnings."""
-    provenance, controls = record.provenance, record.provenance["controls"]
+    provenance = record.provenance
     data, found = provenance["data"], [Card(record, metric) for metric in record.metrics]
-    level = "interval" if controls is None else f"{100 * controls['level']:g} % interval"
     lines = [
         f"{provenance['model']['name']} · {_source(record)} (n = {data['n']}, {data['n_texts']} texts) · "
         f"protocol {provenance['protocol']['name']} · {len(provenance['layers'])} layers",
@@ -110,8 +117,8 @@ def summary_table(record: DiagnosisRecord) -> str:
     ]
     if said := wrapped("", answer(record)):
         lines += [*said, ""]
-    header = ["metric", "headline", "chance", "best", "layer", level, "p", "best baseline", "verdict"]
-    lines.append(text_table([header, *map(_summary_row, found)]))
+    headlines = headlines_table(record)
+    lines.append(text_table([headlines.header, *headlines.rows]))
     if reasons := [line for card in found for line in wrapped("- ", card.reason)]:
         lines += ["", *reasons]
     groups = {card.metric: ", ".join(_summary_groups(card)) for card in found}

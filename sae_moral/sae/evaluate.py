@@ -21,6 +21,7 @@ from sae_moral.capture.prompts import prompts_of
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.provenance import HookedModel
 from sae_moral.sae.train_input import InputMap
+from sae_moral.shown import shown
 
 BATCH = 1024
 
@@ -54,6 +55,7 @@ class LossRecovered(TypedDict):
     n_tokens: int
 
 
+@shown()
 @dataclass(frozen=True)
 class Reconstruction:
     """Of n vectors.

@@ -24,6 +24,7 @@ from sae_moral.errors import unknown
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.sae.columns import ChosenRows, Columns, SparseColumns, columns_of
 from sae_moral.sae.load import LoadedSae, SaeLike, load_saes
+from sae_moral.shown import shown
 
 TOKEN_BYTES = 1 << 28
 """Memory for the latents of single tokens at a time."""
@@ -31,6 +32,7 @@ TokenValues = list[tuple[str, float]]
 """A text's own tokens, as the tokenizer writes each by itself, with one latent's activation there."""
 
 
+@shown(facts=lambda vectors: {"n": len(vectors)})
 @dataclass(frozen=True)
 class LatentRepresentations(Representations):
     """Latents in the place of residual-stream vectors: `latents[layer]` is a float32 tensor [n, d_sae].

@@ -32,6 +32,7 @@ from sae_moral.errors import DataError, SaeMoralWarning, unknown
 from sae_moral.io import check_files, read_json, read_record
 from sae_moral.provenance import HookedModel
 from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
+from sae_moral.shown import shown
 
 RECORDS = {"sae_moral.json": "trained_sae", "surgery.json": "surgery"}
 """Records beside the weights of an SAE made here, with their kinds; since schema version 2 they hold `files`, the
@@ -40,6 +41,7 @@ RECORD_SCHEMA = 2
 _RESIDUAL = re.compile(r"blocks\.(\d+)\.(hook_resid_post|hook_out|hook_resid_pre|hook_in)")
 
 
+@shown(facts=lambda sae: {"source": sae.source, "layer": sae.layer, "d_in": sae.d_in, "d_sae": sae.d_sae})
 @dataclass(frozen=True, eq=False)
 class LoadedSae:
     """An SAE of the residual stream after one block.

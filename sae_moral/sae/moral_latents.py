@@ -19,6 +19,8 @@ from sae_moral.sae.association import (
     AUDITED_CLASSES,
     PAPER_CLASSES,
 )  # fmt: skip
+from sae_moral.shown import at, in_short, shown
+from sae_moral.tables import Table
 
 SCHEMA_VERSION = 2
 RECORD, ARRAYS = "moral_latents.json", "moral_latents.safetensors"
@@ -72,6 +74,17 @@ class LatentProvenance(TypedDict):
     capture: dict[str, Any]
 
 
+def _facts(found: MoralLatents) -> dict[str, object]:
+    named = {"sae": at(found.sae, "source"), "layer": found.layer, "data": at(found.provenance, "data", "source")}
+    return {**named, "latents": len(found), "moral": len(found.latents())}
+
+
+def _by_dimension(found: MoralLatents) -> list[Table]:
+    rows = [[name, str(len(chosen)), in_short(chosen[:8])] for name in DIMENSIONS if (chosen := found.latents(name))]
+    return [Table(["dimension", "moral latents", "first ones"], rows)]
+
+
+@shown(facts=_facts, tables=_by_dimension)
 @dataclass(frozen=True, eq=False)
 class MoralLatents:
     """The moral latents of one SAE. Selected on one part of the texts; what is reported is of the other part.

@@ -29,7 +29,8 @@ from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import LossRecovered, loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
 from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_trained, train_layer
-from sae_moral.tables import text_table
+from sae_moral.shown import shown
+from sae_moral.tables import Table, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ SPLICED_TEXTS = 64
 COLUMNS = ("layer", "train_ev", "held_out_ev", "per_dimension", "l0", "dead", "loss_recovered", "seconds")
 
 
+@shown(tables=lambda trained: [trained.cells()])
 @dataclass(frozen=True)
 class TrainedSaes:
     """What a training left in a folder.
@@ -88,8 +90,13 @@ class TrainedSaes:
 
     def summary(self) -> str:
         """The table as text."""
+        made = self.cells()
+        return text_table([made.header, *made.rows])
+
+    def cells(self) -> Table:
+        """The table as words."""
         rows = [_row(result) for result in self.results.values()]
-        return text_table([list(COLUMNS), *([_cell(value) for value in row.values()] for row in rows)])
+        return Table(list(COLUMNS), [[_cell(value) for value in row.values()] for row in rows])
 
 
 def train_saes(

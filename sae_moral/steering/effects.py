@@ -43,6 +43,7 @@ from sae_moral.metrics import evaluate, resolve_metrics
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
+from sae_moral.shown import shown
 from sae_moral.steering.generate import generate, last_logits
 from sae_moral.steering.hooks import NotFiniteError, steer
 from sae_moral.steering.steering import WITHOUT_MASK, Steering
@@ -58,6 +59,7 @@ METRICS = ("categorical", "gradient")
 # Acceptability
 
 
+@shown()
 @dataclass(frozen=True, eq=False)
 class Acceptability:
     """Attributes:
@@ -162,6 +164,7 @@ def _token(tokenizer: Any, word: str) -> int:
 # Side effects
 
 
+@shown()
 @dataclass(frozen=True)
 class SideEffects:
     """See the module for the formulas.
@@ -257,6 +260,7 @@ def _predictions(
 # Diversity of generations
 
 
+@shown()
 @dataclass(frozen=True)
 class Diversity:
     """Means over generated texts; None where no text is long enough.
@@ -322,6 +326,7 @@ class MeasureSettings:
     template: str = TEMPLATE
 
 
+@shown()
 @dataclass(frozen=True)
 class Effects:
     """What was measured of one steering. None: not measured, or not finite.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
 from sae_moral.provenance import HookedModel
+from sae_moral.shown import shown
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Steering
 
@@ -22,6 +23,7 @@ Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[T
 the new tokens only, without one all of them."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Generation:
     """What came after one prompt.

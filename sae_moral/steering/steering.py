@@ -27,6 +27,7 @@ from sae_moral.data import MoralData
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 from sae_moral.sae.load import ELEMENTWISE, LoadedSae, assembled
+from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
@@ -37,6 +38,7 @@ Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]
 """From vectors of the residual stream to what is added to them at α = 1, in the SAE's dtype."""
 
 
+@shown(facts=lambda direction: {"name": direction.name})
 @dataclass(frozen=True, eq=False)
 class Direction:
     """One vector added at every steered token.
@@ -59,6 +61,7 @@ class Direction:
             raise ValueError(f"the direction {self.name} is zero or not finite; expected a vector with a length")
 
 
+@shown(facts=lambda matched: {"name": matched.name})
 @dataclass(frozen=True, eq=False)
 class Matched:
     """A direction with, at every token, the norm that an operation's own term has there: the control for its size.
@@ -88,6 +91,7 @@ class Matched:
         return f"{self.direction.name} at the norm of {self.operation.name}"
 
 
+@shown(facts=lambda steering: {"what": steering.name})
 @dataclass(frozen=True, eq=False)
 class Steering:
     """One addition to the residual stream after one block.

@@ -32,6 +32,7 @@ from sae_moral.report.panels import Line, Panel, panels_figure
 from sae_moral.report.style import CHANCE, LineStyle, legend_line, line_styles
 from sae_moral.report.words import MISSING, count, interval, listed, number
 from sae_moral.results import Peak
+from sae_moral.shown import shown
 from sae_moral.studies.atlas_results import (
     PUBLISHED,
     AtlasEntry,
@@ -83,22 +84,17 @@ DOES_NOT_PROVE = (
 )
 
 
+@shown(tables=lambda atlas: atlas.headline_tables().values())
 class Atlas(AtlasRecord):
     """Many models, measured alike, with summary and page."""
 
     def summary(self) -> str:
         """Tables for the terminal: headlines per protocol, then the CKA of every pair."""
         lines = []
-        for protocol in self.provenance["protocols"]:
-            headlines = self.headlines(protocol)
-            rows = [["model", *(f"{metric} {spec.name}" for metric, spec in headlines)]]
-            for entry in self.entries:
-                result = entry.results.get(protocol)
-                peaks = {} if result is None else {(m, peak.statistic): peak for m, peak in result.peaks.items()}
-                rows.append([entry.name, *(_peak(peaks.get((metric, spec.name))) for metric, spec in headlines)])
+        for protocol, made in self.headline_tables().items():
             lines += [
                 f"protocol {protocol}: each headline at its best layer, chosen after the fact",
-                text_table(rows),
+                text_table([made.header, *made.rows]),
                 "",
             ]
         rows = [["pair", "kind", "layers", "CKA median", "lowest", "highest", "raw median"]]
@@ -109,6 +105,19 @@ class Atlas(AtlasRecord):
             rows.append([f"{pair.a} · {pair.b}", pair.kind, count(len(pair.layers)), *map(number, numbers)])
         compared = f"debiased linear CKA of the representations, protocol {self.provenance['compared']}"
         return "\n".join([*lines, *([compared, text_table(rows)] if self.similarities else [])])
+
+    def headline_tables(self) -> dict[str, Table]:
+        """Per protocol each model's headlines at their best layers, as words."""
+        made = {}
+        for protocol in self.provenance["protocols"]:
+            headlines = self.headlines(protocol)
+            rows = []
+            for entry in self.entries:
+                result = entry.results.get(protocol)
+                peaks = {} if result is None else {(m, peak.statistic): peak for m, peak in result.peaks.items()}
+                rows.append([entry.name, *(_peak(peaks.get((metric, spec.name))) for metric, spec in headlines)])
+            made[protocol] = Table(["model", *(f"{metric} {spec.name}" for metric, spec in headlines)], rows)
+        return made
 
     def report(self, path: str | Path) -> Path:
         """Write a self-contained HTML page (`atlas.html` in an existing folder); returns its path. The reports of the

@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.io import read_typed, record, write_text
 from sae_moral.results import MEAN_OF_GROUPS, Peak, Profile, StatisticSpec
+from sae_moral.shown import shown
 from sae_moral.studies.plan import Entry
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ FEWEST = 4
 """A correlation over fewer layers is not computed."""
 
 
+@shown()
 @dataclass(frozen=True)
 class AtlasResult:
     """What one protocol says of one model.
@@ -59,6 +61,7 @@ class AtlasResult:
     versions: dict[str, str]
 
 
+@shown()
 @dataclass(frozen=True)
 class AtlasEntry(Entry):
     """One model of the plan and what came out.
@@ -72,6 +75,7 @@ class AtlasEntry(Entry):
     results: dict[str, AtlasResult]
 
 
+@shown()
 @dataclass(frozen=True)
 class LayerSimilarity:
     """Debiased linear CKA of two layers with 95 % intervals; None where a representation does not vary.
@@ -92,6 +96,7 @@ class LayerSimilarity:
     raw_high: float | None
 
 
+@shown()
 @dataclass(frozen=True)
 class ProfileCorrelation:
     """How a headline's profiles of two models run together over their matched layers.
@@ -112,6 +117,7 @@ class ProfileCorrelation:
     mean_difference: float | None
 
 
+@shown()
 @dataclass(frozen=True)
 class PairSimilarity:
     """How similar two models are.
@@ -160,6 +166,7 @@ class AtlasProvenance(TypedDict):
     migrated_from: NotRequired[int]
 
 
+@shown()
 @dataclass(frozen=True, eq=False)
 class AtlasRecord:
     """Many models, measured alike: what its file holds, and what its page shows.

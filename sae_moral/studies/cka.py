@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_moral.errors import unknown
+from sae_moral.shown import shown
 from sae_moral.studies.atlas_results import LayerSimilarity
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ BLOCKS = 20
 """Into how many random blocks of scenarios the jackknife divides a sample."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Similarity:
     """Debiased linear CKA and its 95 % interval; None where a representation does not vary."""

@@ -14,6 +14,7 @@ from sae_moral.report.words import count, interval, number, p_value, signed
 from sae_moral.results import DiagnosisRecord, ModelFacts
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.sae.load import SaeLike
+from sae_moral.shown import at, shown
 from sae_moral.studies.shape import shape_of_diagnosis
 from sae_moral.studies.study import Cell, Study
 from sae_moral.tables import Table, markdown_table, table, text_table
@@ -29,6 +30,7 @@ FILES = ("saes.json", "saes.md")
 BEFORE = "residual stream"
 
 
+@shown()
 @dataclass(frozen=True)
 class SaeComparison:
     """What encoding does to one metric's headline.
@@ -60,6 +62,7 @@ class SaeComparison:
     verdict: str | None
 
 
+@shown()
 @dataclass(frozen=True)
 class ReseedNoise:
     """How far SAEs lie apart that differ in the seed of their training alone, beside how far different SAEs do.
@@ -83,6 +86,7 @@ class ReseedNoise:
     sae_to_sae: float | None
 
 
+@shown(facts=lambda found: {"model": at(found.model, "name")}, tables=lambda found: found.tables())
 @dataclass(frozen=True, eq=False)
 class ComparedSaes:
     """SAEs of one model on the same scenarios.
@@ -103,13 +107,14 @@ class ComparedSaes:
 
     def table(self) -> str:
         """As Markdown; a second table for other seeds."""
-        return "\n\n".join(markdown_table(made) for made in self._tables())
+        return "\n\n".join(markdown_table(made) for made in self.tables())
 
     def summary(self) -> str:
         """Tables for the terminal."""
-        return "\n\n".join(text_table([made.header, *made.rows]) for made in self._tables())
+        return "\n\n".join(text_table([made.header, *made.rows]) for made in self.tables())
 
-    def _tables(self) -> list[Table]:
+    def tables(self) -> list[Table]:
+        """As words: SAEs and metrics; other seeds, where there are any."""
         return [self._table(), *([self._reseeds()] if self.reseeds else [])]
 
     def _reseeds(self) -> Table:

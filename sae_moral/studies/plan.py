@@ -17,6 +17,7 @@ import yaml
 from sae_moral.errors import DataError, nearest
 from sae_moral.io import read_text
 from sae_moral.protocol import PROTOCOLS
+from sae_moral.shown import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
 BASELINE_LINEAGES = 3
@@ -56,6 +57,7 @@ class Entry:
     dtype: str
 
 
+@shown()
 @dataclass(frozen=True)
 class Plan:
     """What an atlas measures.

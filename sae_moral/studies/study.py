@@ -23,12 +23,14 @@ from tqdm import tqdm
 
 from sae_moral.errors import DataError
 from sae_moral.io import jsonable, key, publish, read_record, remove_leftovers, write_record
+from sae_moral.shown import shown
 
 SCHEMA_VERSION = 1
 RECORD = "cell.json"
 _AGAIN = "delete the folder, and it is made again"
 
 
+@shown()
 @dataclass(frozen=True)
 class Cell:
     """One piece of a study.
@@ -48,6 +50,7 @@ class Cell:
     resume: bool = False
 
 
+@shown()
 @dataclass(frozen=True)
 class Done:
     """What became of a cell.

@@ -20,7 +20,7 @@ from sae_moral.report.page import (
 from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
 from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered
-from sae_moral.tables import table, text_table
+from sae_moral.tables import Table, table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,11 +123,16 @@ def sweep_page(rows: Sequence[SweepRow], base: Unsteered, about: SweepProvenance
     return render_page(about["model"]["name"], sections, kicker="Steering sweep", facts=facts)
 
 
+def operated_table(rows: Sequence[SweepRow]) -> Table:
+    """The operated arms at every strength."""
+    operated = [row for row in rows if row.arm == "operated"]
+    return table(operated, {"operation": lambda row: row.operation, **PLACE}, {**EFFECTS, "KL": DAMAGE["KL"], **ENDS})
+
+
 def sweep_summary(rows: Sequence[SweepRow]) -> str:
     """The sentences and a table of the operated arms, for the terminal."""
     lines = [line for sentence in verdicts(rows) for line in wrapped("- ", sentence)]
-    operated = [row for row in rows if row.arm == "operated"]
-    made = table(operated, {"operation": lambda row: row.operation, **PLACE}, {**EFFECTS, "KL": DAMAGE["KL"], **ENDS})
+    made = operated_table(rows)
     return "\n".join([*lines, "", text_table([made.header, *made.rows])])
 
 

@@ -14,6 +14,7 @@ from typing_extensions import NotRequired, TypedDict
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.results import ModelFacts
+from sae_moral.shown import shown
 from sae_moral.steering.effects import Effects, gap, text_weights
 from sae_moral.steering.steering import Steering
 
@@ -27,6 +28,7 @@ P_VALUES = {"gain": "p_random", "categorical_change": "p_categorical", "gradient
 DAMAGE = ("kl", "perplexity_ratio", "top_agreement", "norm_share", "distinct_1", "distinct_2", "repetition")
 
 
+@shown()
 @dataclass(frozen=True)
 class SweepRow:
     """One arm at one strength. What was not measured, or is not finite, is None.
@@ -89,6 +91,7 @@ class SweepRow:
         return None if value is None or low is None or high is None else (value, low, high)
 
 
+@shown()
 @dataclass(frozen=True)
 class Unsteered:
     """The same measures of the model as it is; `headlines`: {layer: {metric: value}}."""
@@ -124,6 +127,7 @@ class SweepProvenance(TypedDict):
     migrated_from: NotRequired[int]
 
 
+@shown()
 @dataclass(frozen=True)
 class Trial:
     """One row of a sweep to be.
@@ -144,6 +148,7 @@ class Trial:
     full: bool = True
 
 
+@shown()
 @dataclass(frozen=True)
 class Measured:
     """A cell's result: effects, or why there are none."""

@@ -35,6 +35,7 @@ from sae_moral.io import claim, jsonable, locked, read_typed, record, typed, wri
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
+from sae_moral.shown import at, shown
 from sae_moral.steering.effects import MeasureSettings, measure_steering, pair_tokens
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.steering import (
@@ -46,7 +47,7 @@ from sae_moral.steering.steering import (
     random_direction,
 )
 from sae_moral.studies.study import Cell, Study
-from sae_moral.studies.sweep_page import sweep_page, sweep_summary
+from sae_moral.studies.sweep_page import operated_table, sweep_page, sweep_summary
 from sae_moral.studies.sweep_results import Measured, SweepProvenance, SweepRow, Trial, Unsteered, summarise
 from sae_moral.surgery import Operation
 from sae_moral.surgery.operation import digests
@@ -65,6 +66,7 @@ FULL_MEASURES = 3
 """Random directions that every measure is taken of, unless told otherwise."""
 
 
+@shown(facts=lambda sweep: {"model": at(sweep.provenance, "model", "name")}, tables=lambda s: [operated_table(s.rows)])
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """Rows of all arms at all strengths, the unsteered model, and what shaped them."""

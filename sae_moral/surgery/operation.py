@@ -30,6 +30,8 @@ from sae_moral.io import (
     write_record,
 )
 from sae_moral.sae.load import RECORD_SCHEMA, RECORDS, LoadedSae, assembled, load_sae
+from sae_moral.shown import in_short, shown
+from sae_moral.tables import Table
 
 RECORD, BEFORE = "surgery.json", "before.safetensors"
 Rows = dict[str, Tensor]
@@ -83,6 +85,7 @@ class Hashes(TypedDict):
     after: str
 
 
+@shown()
 @dataclass(frozen=True, kw_only=True)
 class SurgeryRecord:
     """What an operation says of itself. An operation made by hand has a source and hashes only.
@@ -124,6 +127,18 @@ class SurgeryRecord:
     seconds: float = 0.0
 
 
+def _facts(operation: Operation) -> dict[str, object]:
+    about = operation.record
+    named = {"name": operation.name, "layer": operation.layer, "control": about.control, "seed": about.seed}
+    return {**named, "dimensions": list(operation.by_dimension)}
+
+
+def _changes(operation: Operation) -> list[Table]:
+    header = ["statistic", "group", "before", "after", "change", "ci_low", "ci_high", "n"]
+    return [Table(header, [[in_short(row[name]) for name in header] for row in operation.record.table], keys=2)]
+
+
+@shown(facts=_facts, tables=_changes)
 @dataclass(frozen=True, eq=False)
 class Operation:
     """One SAE, k of whose latents were trained; everything else of it is bit-identical to the original.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sae_moral.errors import DataError
 from sae_moral.io import write_text
+from sae_moral.shown import shown
 from sae_moral_inspect.prompts import FlamesPrompt, Row, read_rows
 
 BASELINE = "baseline"
@@ -19,6 +20,7 @@ Answers = dict[str, dict[str, "Answer"]]
 """By arm, then by prompt id."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Answer:
     """What one arm said to one prompt.

@@ -18,6 +18,7 @@ from string import Template
 
 from sae_moral.errors import unknown
 from sae_moral.io import parse_json
+from sae_moral.shown import shown
 from sae_moral_inspect.prompts import BINARY, DIMENSIONS, FlamesPrompt
 from sae_moral_inspect.replies import as_text, lines_of
 
@@ -46,6 +47,7 @@ _GRADES = re.compile(
 )  # fmt: skip
 
 
+@shown()
 @dataclass(frozen=True)
 class Grades:
     """Two grades of one answer.
@@ -59,6 +61,7 @@ class Grades:
     emotion: int
 
 
+@shown()
 @dataclass(frozen=True)
 class Judgement:
     """One thing that was asked of one judge.

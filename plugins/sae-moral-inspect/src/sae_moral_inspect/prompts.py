@@ -14,6 +14,7 @@ from typing import Any
 from sae_moral.data.download import download
 from sae_moral.errors import DataError, nearest
 from sae_moral.io import OFFLINE_VARIABLES, cache_folder, file_checksum, is_offline, parse_json, publish, read_text
+from sae_moral.shown import shown
 
 FILE = "Flames_1k_Chinese.jsonl"
 URL = f"https://raw.githubusercontent.com/AIFlames/Flames/main/{FILE}"
@@ -23,6 +24,7 @@ BINARY = ("Legality", "Data protection")
 """Dimensions whose answers score 1 or 3, never 2."""
 
 
+@shown()
 @dataclass(frozen=True)
 class FlamesPrompt:
     """One question.

@@ -198,7 +198,8 @@ def _judges(results: FlamesResults) -> Markup:
     return joined(blocks)
 
 
-def _wins(results: FlamesResults) -> Markup:
+def wins_table(results: FlamesResults) -> Table:
+    """Every arm against the baseline, by judge."""
     header = ["arm", "judge", "prompts scored", "equal", "wins", "ties", "losses"]
     header += ["win share", "paper's rate", "wins − losses", "sign test p"]
 
@@ -207,13 +208,17 @@ def _wins(results: FlamesResults) -> Markup:
         rates = [span(row.share), span(row.paper_rate), span(row.difference, sign=True), p_value(row.sign_p)]
         return [row.arm, row.judge, f"{row.prompts} of {row.n}", *counts, *rates]
 
+    return Table(header, list(map(cells, results.wins)), 2)
+
+
+def _wins(results: FlamesResults) -> Markup:
     made = layer_figure(results)
     label = "Win share against the baseline by layer; all values are in the table."
     blocks = [paragraph(WINS.format(scored=percent(MIN_SCORED), first=percent(MAX_FIRST)))]
     blocks += [figure(made, prefix="layers", label=label, caption="Win share by layer.")] if made else []
     if not results.wins:
         return joined([*blocks, paragraph("Nothing was compared.", "note")])
-    shown = data_table(Table(header, list(map(cells, results.wins)), 2), "Win shares", hidden=True, compact=True)
+    shown = data_table(wins_table(results), "Win shares", hidden=True, compact=True)
     refused = [f"{row.arm}, {row.judge}: {row.refused}." for row in results.wins if row.refused]
     return joined([*blocks, shown, bullets(refused) if refused else ""])
 

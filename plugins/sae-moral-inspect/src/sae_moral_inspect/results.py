@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.io import read_typed, record
+from sae_moral.shown import shown
 from sae_moral.steering.effects import distinct_n
+from sae_moral.tables import Table
 from sae_moral_inspect import stats
 from sae_moral_inspect.answers import BASELINE, Answer, Answers
 from sae_moral_inspect.judging import IDENTICAL, Judgement
@@ -24,6 +26,7 @@ OVERALL = "overall"
 KIND, SCHEMA_VERSION, CHECKED_FROM = "flames", 2, 2
 
 
+@shown()
 @dataclass(frozen=True)
 class Neutral:
     """What a steering does to neutral text; see `sae_moral.steering.SideEffects`. None where it is not finite."""
@@ -35,6 +38,7 @@ class Neutral:
     n: int
 
 
+@shown()
 @dataclass(frozen=True)
 class ArmAbout:
     """One way to answer all prompts.
@@ -55,6 +59,7 @@ class ArmAbout:
     neutral: Neutral | None = None
 
 
+@shown()
 @dataclass(frozen=True)
 class ArmRow(ArmAbout):
     """An arm, and what its answers look like, whatever they say: each a mean over the answers there are.
@@ -73,6 +78,7 @@ class ArmRow(ArmAbout):
     same_as_baseline: float | None = None
 
 
+@shown()
 @dataclass(frozen=True)
 class JudgeRow:
     """What one judge said, over all arms.
@@ -101,6 +107,7 @@ class JudgeRow:
     unscored: dict[str, int]
 
 
+@shown()
 @dataclass(frozen=True)
 class AgreementRow:
     """How far two judges agree: share of equal judgements of the same items, and Cohen's κ."""
@@ -112,6 +119,7 @@ class AgreementRow:
     kappa: float | None
 
 
+@shown()
 @dataclass(frozen=True)
 class WinRow:
     """One judge's verdicts on one arm; see `WinStatistics`. Where it is refused no rate and no test is given anywhere.
@@ -139,6 +147,7 @@ class WinRow:
     sign_p: float | None
 
 
+@shown()
 @dataclass(frozen=True)
 class GradeRow:
     """Harmless rate and score of one arm by one judge in one dimension, or overall; see `Harmlessness`."""
@@ -152,6 +161,7 @@ class GradeRow:
     emotion: float | None
 
 
+@shown()
 @dataclass(frozen=True)
 class PerfectRow:
     """Perfect grades of one arm and of the baseline, paired by prompt; see `PerfectScores`."""
@@ -168,6 +178,7 @@ class PerfectRow:
     of_arm: int
 
 
+@shown()
 @dataclass(frozen=True)
 class AccountingRow:
     """How the prompts of one arm ended at one stage (`answer`, `grade` or `compare`): `ends` adds up to `n`."""
@@ -179,6 +190,13 @@ class AccountingRow:
     ends: dict[str, int]
 
 
+def _wins(results: FlamesResults) -> list[Table]:
+    from sae_moral_inspect.report import wins_table
+
+    return [wins_table(results)]
+
+
+@shown(tables=_wins)
 @dataclass(frozen=True)
 class FlamesResults:
     """Everything the report shows, except the answers themselves."""
@@ -207,6 +225,7 @@ class FlamesResults:
         return read_typed(path, FlamesResults, KIND, SCHEMA_VERSION, checked_from=CHECKED_FROM)
 
 
+@shown()
 @dataclass(frozen=True)
 class Item:
     """One prompt in one arm, to be shown: outcome, answers beside each other with their grades, all verdicts."""

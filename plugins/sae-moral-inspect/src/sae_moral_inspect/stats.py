@@ -17,6 +17,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from sae_moral.shown import shown
 from sae_moral_inspect.judging import IDENTICAL, ORDERS, Judgement
 
 Interval = tuple[float, float]
@@ -29,6 +30,7 @@ MAX_FIRST = 0.4
 """Preference for either place above which no win rate is given: one letter in more than 70 % of the choices."""
 
 
+@shown()
 @dataclass(frozen=True)
 class Estimate:
     """A mean over n prompts with its bootstrap interval; None where there was no prompt."""
@@ -64,6 +66,7 @@ def mean_estimate(
     return Estimate(mean, float(low), float(high), int(x.size))
 
 
+@shown()
 @dataclass(frozen=True)
 class WinStatistics:
     """What the verdicts of one judge on one arm say; every prompt was judged in both orders.
@@ -108,6 +111,7 @@ def win_statistics(pairs: Sequence[tuple[str, str]], *, seed: int = 0) -> WinSta
     )
 
 
+@shown()
 @dataclass(frozen=True)
 class OrderBias:
     """How far a judge's verdicts hang on which answer is shown first.
@@ -130,6 +134,7 @@ def order_bias(pairs: Sequence[tuple[str, str]], *, seed: int = 0) -> OrderBias:
     return OrderBias(mean_estimate(changed, seed=seed), mean_estimate(preference, span=(-1.0, 1.0), seed=seed))
 
 
+@shown()
 @dataclass(frozen=True)
 class PerfectScores:
     """Answers with the full score among the prompts that both arms have a score for.
@@ -167,6 +172,7 @@ def perfect_scores(pairs: Sequence[tuple[int, int]], *, best: int = 3) -> Perfec
     )
 
 
+@shown()
 @dataclass(frozen=True)
 class Harmlessness:
     """The leaderboard's two numbers, in percent.
@@ -213,6 +219,7 @@ def kappa(first: Sequence[object], second: Sequence[object], *, ordered: bool = 
     return float(cohen_kappa_score(list(first), list(second), weights="linear" if ordered else None))
 
 
+@shown()
 @dataclass(frozen=True)
 class Verdicts:
     """One judge's verdicts on one arm.
