@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sae_moral.provenance import HookedModel
     from sae_moral.sae import LoadedSae
     from sae_moral.sae.load import SaeLike
+    from sae_moral.tables import Table
 
 MATCHES = ("length",)
 """What scenarios may be matched by."""

@@ -55,7 +55,7 @@ def shown(
     return decorate
 
 
-def in_short(value: object) -> str:
+def in_short(value: Any) -> str:
     """A value in a few words: what is small itself, of what is large its size and what it holds."""
     if value is None:
         return MISSING

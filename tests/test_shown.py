@@ -158,7 +158,9 @@ def test_results_say_what_they_are() -> None:
 def test_tables_below_the_facts() -> None:
     found = {name: result._repr_html_() for name, (result, _) in made().items()}
     assert "best baseline" in found["Diagnosis"] and "beyond" in found["Diagnosis"]
-    assert '<th scope="row">care</th>' in found["MoralLatents"] and '<th scope="row">loyalty</th>' in found["MoralData"]
+    assert (
+        '<th scope="row">care</th>' in found["MoralLatents"] and '<th scope="row">care-harm</th>' in found["MoralData"]
+    )
     assert "… and 50 more" in found["ComparedSaes"] and found["ComparedSaes"].count("<tr>") < ROWS + 12
     for name in ("Sweep", "Atlas", "FlamesResults", "Operation", "TrainedSaes"):
         assert found[name].count("<table") >= 2, name
@@ -173,7 +175,8 @@ def test_the_line_of_a_result_with_a_long_name() -> None:
 
     assert repr(Long("x")) == "Long(n=3, name=x)"
     assert len(repr(Long("x" * 1000))) == LINE
-    assert "&lt;i&gt;" in Long("x")._repr_html_()
+    made: Any = Long("x")
+    assert "&lt;i&gt;" in made._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sae_moral.sae.association import (
     AUDITED_CLASSES,
     PAPER_CLASSES,
 )  # fmt: skip
-from sae_moral.shown import at, in_short, shown
+from sae_moral.shown import at, shown
 from sae_moral.tables import Table
 
 SCHEMA_VERSION = 2
@@ -80,7 +80,8 @@ def _facts(found: MoralLatents) -> dict[str, object]:
 
 
 def _by_dimension(found: MoralLatents) -> list[Table]:
-    rows = [[name, str(len(chosen)), in_short(chosen[:8])] for name in DIMENSIONS if (chosen := found.latents(name))]
+    chosen = {name: found.latents(name) for name in DIMENSIONS}
+    rows = [[name, str(len(of)), ", ".join(map(str, of[:8]))] for name, of in chosen.items() if of]
     return [Table(["dimension", "moral latents", "first ones"], rows)]
 
 

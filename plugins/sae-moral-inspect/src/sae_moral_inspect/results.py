@@ -190,13 +190,13 @@ class AccountingRow:
     ends: dict[str, int]
 
 
-def _wins(results: FlamesResults) -> list[Table]:
+def _tables(results: FlamesResults) -> list[Table]:
     from sae_moral_inspect.report import wins_table
 
     return [wins_table(results)]
 
 
-@shown(tables=_wins)
+@shown(tables=_tables)
 @dataclass(frozen=True)
 class FlamesResults:
     """Everything the report shows, except the answers themselves."""
