@@ -113,9 +113,9 @@ def compare(model: HookedModel) -> Comparison | None:
 
     ours: dict[int, Tensor] = {}
     theirs: dict[int, Tensor] = {}
-    with torch.no_grad(), without_hooks(model):
+    with torch.no_grad(), without_hooks(model) as points:
         for layer, name in hooks.items():
-            model.hook_dict[name].register_forward_hook(lambda _, __, out, at=layer: ours.update({at: kept(out)}))
+            points[name].register_forward_hook(lambda _, __, out, at=layer: ours.update({at: kept(out)}))
         try:
             logits = model(ids, attention_mask=mask, return_type="logits")
         except torch.OutOfMemoryError:
@@ -166,7 +166,7 @@ def sample_rows(model: HookedModel) -> list[list[int]]:
     special: list[int] = []
     if tokenizer is not None:
         words, special = min(words, len(tokenizer)), tokenizer.all_special_ids
-    ordinary = np.setdiff1d(np.arange(words), special)
+    ordinary = np.delete(np.arange(words), [token for token in special if token < words])
     rng = np.random.default_rng(0)
     return [rng.choice(ordinary, min(length, int(model.cfg.n_ctx))).tolist() for length in LENGTHS]
 

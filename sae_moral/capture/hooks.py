@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -120,14 +120,15 @@ def active_hooks(model: HookedModel) -> list[str]:
 
 
 @contextmanager
-def without_hooks(model: HookedModel) -> Iterator[None]:
-    """Within the context, no hook point has hooks on it; afterwards those that were there are back, and no others."""
-    points = list({id(point): point for point in model.hook_dict.values()}.values())  # a bridge lists some twice
-    held = [point._forward_hooks for point in points]
+def without_hooks(model: HookedModel) -> Iterator[Mapping[str, Any]]:
+    """Within the context, no hook point has hooks on it (the points by name are given); afterwards those that were
+    there are back, and no others."""
+    points = model.hook_dict  # put together anew on each access; a bridge lists some points twice
+    held = {id(point): (point, point._forward_hooks) for point in points.values()}
     try:
-        for point in points:
+        for point, _ in held.values():
             point._forward_hooks = OrderedDict()
-        yield
+        yield points
     finally:
-        for point, hooks in zip(points, held, strict=True):
+        for point, hooks in held.values():
             point._forward_hooks = hooks

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from sae_moral.capture.agreement import check_agreement
 from sae_moral.capture.prompts import prompts_of
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.provenance import HookedModel
@@ -149,6 +150,7 @@ def loss_recovered(
         text: held-out scenarios.
         protocol: its template and BOS.
     """
+    check_agreement(model)
     chosen = get_protocol(protocol)
     prompts = prompts_of(model, text, template=chosen.template, bos=chosen.bos)
     losses = dict.fromkeys(("clean", "spliced", "zero"), 0.0)

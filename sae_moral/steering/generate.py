@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_moral.capture.agreement import check_agreement, sample_rows, tolerance
+from sae_moral.capture.hooks import without_hooks
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
+from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
 from sae_moral.steering.hooks import steer
@@ -70,11 +75,13 @@ def generate(
         temperature: 0 takes the likeliest token.
         top_p: sample from the likeliest tokens that together have this probability.
         stop_at_eos: end a text at any of the model's end tokens.
-        use_cache: a KV cache; without, the same comes out, slower.
+        use_cache: a KV cache, which is faster and gives the same. A model that goes on otherwise with its cache than
+            without one (TransformerLens's bridges of MPT and Mamba do) is run without; a warning says so once.
         any_model: as for `steering_hooks`.
 
     Raises:
-        ValueError: a setting outside its range, a bad steering, a chat for a model without a template.
+        ValueError: a setting outside its range, a bad steering, a chat for a model without a template, a bridge that
+            does not compute what its model computes.
         DataError: a prompt that is empty, or longer than the context with `max_new_tokens`.
     """
     for name, value, good, expected in (
@@ -88,6 +95,8 @@ def generate(
     ids = prompt_ids(model, prompts, chat=chat, thinking=thinking, bos=bos, new_tokens=max_new_tokens)
     if not ids:
         return []
+    check_agreement(model)
+    use_cache = use_cache and cache_works(model)
     ends = end_tokens(model) if stop_at_eos else []
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, Generation] = {}
@@ -164,6 +173,44 @@ def choose(
 
 
 # Forward calls
+
+_works: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def cache_works(model: HookedModel) -> bool:
+    """Whether a model goes on with a KV cache as without one, found out by two steps after two short prompts; once per
+    object, hooks on it set aside. Where it does not, a warning says so.
+
+    A cache that stays empty leaves the model with the newest token alone, and nothing complains.
+    """
+    if model not in _works:
+        tokens, mask = left_padded(sample_rows(model), model)
+        with torch.no_grad(), without_hooks(model):
+            expected = _two_steps(model, tokens, mask.long(), use_cache=False)
+            try:
+                found = _two_steps(model, tokens, mask.long(), use_cache=True)
+            except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+                why, _works[model] = f"fails with its KV cache ({error})", False
+            else:
+                off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+                why = f"goes on otherwise with its KV cache than without (logits off by {off:.2g} of their norm)"
+                _works[model] = off <= tolerance(model)
+        if not _works[model]:
+            name = getattr(model.cfg, "sae_moral_name", None) or model.cfg.model_name
+            message = f"{type(model).__name__} of {name} {why}; texts are generated without one, which is slower"
+            warnings.warn(SaeMoralWarning(message), stacklevel=3)
+    return _works[model]
+
+
+def _two_steps(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], real: Int[Tensor, "batch pos"], *, use_cache: bool
+) -> Float[Tensor, "batch 2 words"]:
+    """Logits of the last two positions, one after the other, after all before them."""
+    forward, width = last_logits(model, len(tokens), use_cache=use_cache), tokens.shape[1]
+    if use_cache:
+        forward(tokens[:, :-2], real[:, :-2])
+    starts = [(end - 1 if use_cache else 0, end) for end in (width - 1, width)]
+    return torch.stack([forward(tokens[:, start:end], real[:, :end]) for start, end in starts], dim=1)
 
 
 def last_logits(model: HookedModel, batch: int, *, use_cache: bool = False) -> Forward:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_moral.capture.agreement import check_agreement
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
@@ -213,9 +214,10 @@ def steer(
     for `steering_hooks`.
 
     Raises:
-        ValueError: as `steering_hooks`.
+        ValueError: as `steering_hooks`; a bridge that does not compute what its model computes.
         RuntimeError: on leaving, a hook that never fired.
     """
+    check_agreement(model)
     hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, any_model)
 
     def start(mask: Bool[Tensor, "batch prompt"]) -> None:
