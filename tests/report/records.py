@@ -90,7 +90,10 @@ def provenance(layers: Sequence[int], controls: ControlFacts | None = None, **mo
             "weight_processing": "none", "attached_saes": [], "n_layers": max(len(layers), 1), "d_model": 8,
         },
         "data": {"source": "planted", "n": 600, "n_texts": 580, "sha256": "ab" * 32},
-        "protocol": {"name": "audited", "preprocessing": ["standardise"], "seed": 0},
+        "protocol": {
+            "name": "audited", "template": "{text}", "estimators": "audited", "preprocessing": ["standardise"],
+            "seed": 0,
+        },
         "layers": list(layers),
         "saes": None,
         "capture": {},

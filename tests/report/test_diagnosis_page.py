@@ -161,7 +161,8 @@ def test_with_a_null_nothing_says_that_the_peak_flatters(whole: tuple[DiagnosisR
 
 def test_the_paper_protocol_is_named_for_what_it_is(whole: tuple[DiagnosisRecord, str]) -> None:
     assert "for a claim about a model" not in Page(whole[1]).words()
-    paper = realistic(layers=2, protocol={"name": "paper", "preprocessing": ["centre"]})
+    protocol = {"template": "{text} is morally", "estimators": "paper", "preprocessing": ["centre"]}
+    paper = realistic(layers=2, protocol={"name": "paper", **protocol})
     assert "for a claim about a model" in Page(render_report(paper)).words()
 
 
