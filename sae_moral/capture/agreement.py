@@ -287,7 +287,7 @@ def _libraries() -> dict[str, str]:
 def _remembered(place: Path) -> bool:
     try:
         read_record(place, "agreement", SCHEMA)
-    except FileNotFoundError:
+    except OSError:  # most often: there is none yet
         return False
     except DataError as error:
         warnings.warn(SaeMoralWarning(f"{error}; the model is compared again"), stacklevel=4)

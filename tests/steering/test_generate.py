@@ -11,10 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from benchmarks.architectures import save_random
+from sae_moral.capture import load_model
 from sae_moral.capture.prompts import left_padded
-from sae_moral.errors import DataError
+from sae_moral.errors import DataError, SaeMoralWarning
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.generate import choose, last_logits
+from sae_moral.steering.generate import cache_works, choose, last_logits
 from sae_moral.steering.steering import POSITIONS
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
@@ -166,6 +168,49 @@ def test_choose_draws_from_the_distribution() -> None:
         share = torch.bincount(choose(logits, chance, temperature, top_p), minlength=4) / n
         torch.testing.assert_close(share, expected, atol=1e-3, rtol=0)
     assert choose(p.log()[None], torch.tensor([1.0 - 1e-12]), 1.0, 0.7).item() == 3  # never one that was left out
+
+
+@pytest.mark.parametrize("name", ["MPT", "Mamba", "Falcon, ALiBi"])
+def test_without_a_cache_that_works_there_is_none(name: str, tmp_path: Path) -> None:
+    save_random(name, tmp_path / "model")
+    model: Any = load_model(tmp_path / "model", device="cpu")
+    prompts, calls = ["the boy shared", "she lied to her friend"], []
+
+    def hook(hidden: torch.Tensor, hook: Any) -> None:
+        calls.append(hidden.shape[1])
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_out", hook)]):
+        with pytest.warns(SaeMoralWarning, match=r"KV cache .*; texts are generated without one, which is slower"):
+            found = generate(model, prompts, max_new_tokens=6, stop_at_eos=False)
+    assert len(calls) == 6 and calls == [calls[0] + i for i in range(6)]  # its hooks saw nothing but the six steps
+    assert generate(model, prompts, max_new_tokens=6, stop_at_eos=False) == found  # and no second warning
+    assert generate(model, prompts, max_new_tokens=6, stop_at_eos=False, use_cache=False) == found
+    edit = Steering(random_direction(model.cfg.d_model, 1, 0), 2.0, units="relative", positions="generated")
+    steered = [
+        generate(model, prompts, steerings=edit, max_new_tokens=6, stop_at_eos=False, use_cache=use)
+        for use in (True, False)
+    ]
+    assert steered[0] == steered[1]
+
+
+def test_a_cache_that_works_is_used(tiny: Any) -> None:
+    calls = []
+    with tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda hidden, hook: calls.append(hidden.shape[1]))]):
+        generate(tiny, ["helping the team"], max_new_tokens=4, stop_at_eos=False)
+    assert calls[1:] == [1, 1, 1] and cache_works(tiny)
+
+
+def test_a_cache_that_fails_is_not_used(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = type(tiny).forward
+
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        if "past_key_values" in options:
+            raise TypeError("no such argument")
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(type(tiny), "forward", forward)
+    with pytest.warns(SaeMoralWarning, match=r"fails with its KV cache \(no such argument\)"):
+        assert len(generate(tiny, ["helping"], max_new_tokens=3, stop_at_eos=False)[0].ids) == 3
 
 
 def test_plain_texts_begin_with_one_bos(tiny: Any) -> None:
