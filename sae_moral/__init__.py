@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sae_moral.capture import Representations, load_model
+    from sae_moral.capture import Representations, hooked_model, load_model
     from sae_moral.controls import Controls
     from sae_moral.data import MoralData, load_data
     from sae_moral.diagnosis import Diagnosis, diagnose
@@ -26,6 +26,7 @@ _HOME = {
     "DataError": "errors",
     "SaeMoralWarning": "errors",
     "Representations": "capture",
+    "hooked_model": "capture",
     "load_model": "capture",
     "Controls": "controls",
     "MoralData": "data",
@@ -61,6 +62,7 @@ __all__ = [
     "Statistic",
     "StatisticSpec",
     "diagnose",
+    "hooked_model",
     "load_data",
     "load_model",
     "metric",

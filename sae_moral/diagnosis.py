@@ -105,8 +105,9 @@ def diagnose(
     Everything that was asked for is checked before the model runs, and before anything is written.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge or an SAE variant of either; or the name of a bundled model, a
-            folder in Hugging Face format, a hub name.
+        model: a HookedTransformer, a TransformerBridge or an SAE variant of either; a transformers model, as
+            `hooked_model` wraps it; or the name of a bundled model, a folder in Hugging Face format, a hub name, as
+            `load_model` loads them (with its other options: give what that returns).
         data: what `load_data` takes: a source name, a table in a file or in memory, a `MoralData`.
         protocol: `audited`, `paper`, or a `Protocol` of your own.
         template: the prompt, in place of the protocol's, with `{text}` for the scenario. `chat`: the model's chat
@@ -139,7 +140,7 @@ def diagnose(
     import numpy as np
     import torch
 
-    from sae_moral.capture import load_model
+    from sae_moral.capture import hooked_model, load_model
     from sae_moral.capture.chat import message_of
     from sae_moral.controls import get_controls, measure
     from sae_moral.controls.baselines import Subject, captured
@@ -159,12 +160,8 @@ def diagnose(
     scenarios = scenarios if limit is None else scenarios.sample(limit, seed=chosen.seed)
     scenarios = scenarios.regrouped(groups) if is_kind(groups) else scenarios.held_by(chosen.groups)
     check(scenarios, resolved, chosen, settings)
-    model = load_model(model, dtype=dtype, device=device) if isinstance(model, str | Path) else model
-    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
-        raise ValueError(
-            f"{type(model).__name__} is not a model with hooks; "
-            "expected a HookedTransformer, a TransformerBridge or a name"
-        )
+    by_name = isinstance(model, str | Path)
+    model = load_model(model, dtype=dtype, device=device) if by_name else hooked_model(model)
     chosen = _prompted(chosen, model, template, message)
     asked = None if layers == "all" else parse_layers(layers, model.cfg.n_layers)
     saes = None if sae is None else _load_saes(sae, model, asked)
@@ -398,6 +395,11 @@ def _warnings(
                 f"{made_of['typicality']:.3g}."
             )
     found += [one.sentence for one in measured.verdicts.values() if one.word == "length"]
+    if model["attached_saes"]:
+        found.append(
+            f"SAEs were attached to the model at {', '.join(model['attached_saes'])}: the residual stream is what the "
+            "model computes with them in it."
+        )
     if model["weight_processing"] != "none":
         found.append(
             f"The weights were processed ({model['weight_processing']}): the residual stream is not the original "

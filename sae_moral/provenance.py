@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -17,7 +18,16 @@ from sae_moral.io import canonical
 from sae_moral.results import ModelFacts
 
 PLACES = frozenset(
-    ("_name_or_path", "transformers_version", "device", "n_devices", "model_name", "tokenizer_name", "sae_moral_name")
+    (
+        "_name_or_path",
+        "transformers_version",
+        "device",
+        "n_devices",
+        "model_name",
+        "tokenizer_name",
+        "sae_moral_name",
+        "sae_moral_revision",
+    )
 )
 """Configuration that says where a model came from, or where it is; nothing else is left out of its identity."""
 
@@ -66,9 +76,10 @@ def describe_model(model: HookedModel) -> ModelFacts:
     cfg = model.cfg
     folded = str(getattr(cfg, "normalization_type", "")).endswith("Pre")
     compatible = bool(getattr(model, "compatibility_mode", False))
-    return ModelFacts(
+    quantised = getattr(_hf_config(model), "quantization_config", None)
+    facts = ModelFacts(
         name=getattr(cfg, "sae_moral_name", None) or cfg.model_name,
-        revision=getattr(_hf_config(model), "_commit_hash", None),
+        revision=getattr(cfg, "sae_moral_revision", None) or getattr(_hf_config(model), "_commit_hash", None),
         identity=model_identity(model),
         dtype=str(next(parameter.dtype for _, parameter in model.named_parameters())).removeprefix("torch."),
         wrapper=type(model).__name__,
@@ -77,6 +88,10 @@ def describe_model(model: HookedModel) -> ModelFacts:
         n_layers=int(cfg.n_layers),
         d_model=int(cfg.d_model),
     )
+    if quantised is not None:
+        found = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        facts["quantisation"] = json.loads(json.dumps(found, default=str))
+    return facts
 
 
 def model_identity(model: HookedModel) -> str:

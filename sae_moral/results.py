@@ -342,6 +342,7 @@ class ModelFacts(TypedDict):
     attached_saes: list[str]
     n_layers: int
     d_model: int
+    quantisation: NotRequired[dict[str, Any]]
 
 
 class LengthSpread(TypedDict):

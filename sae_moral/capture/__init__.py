@@ -3,9 +3,9 @@
 The only room that touches tokens, masks and hook names.
 """
 
-from sae_moral.capture.models import BUNDLED, load_model
+from sae_moral.capture.models import BUNDLED, hooked_model, load_model
 from sae_moral.capture.readers import POOLINGS
 from sae_moral.capture.run import capture
 from sae_moral.capture.vectors import Representations
 
-__all__ = ["BUNDLED", "POOLINGS", "Representations", "capture", "load_model"]
+__all__ = ["BUNDLED", "POOLINGS", "Representations", "capture", "hooked_model", "load_model"]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import prompts_of
 from sae_moral.capture.readers import Pooling, get_pooling, pool
 from sae_moral.capture.run import batch_size
@@ -15,7 +16,7 @@ from sae_moral.provenance import HookedModel
 
 
 def input_embeddings(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     text: Sequence[str],
     *,
     template: str = "{text}",
@@ -28,7 +29,7 @@ def input_embeddings(
     angles sees it.
 
     Args:
-        model: a model with its tokenizer.
+        model: as for `capture`.
         text: the scenarios.
         template: as for `capture`.
         pooling: as for `capture`.
@@ -39,6 +40,7 @@ def input_embeddings(
         DataError: a text without tokens or longer than the context.
         RuntimeError: embeddings that are not finite.
     """
+    model = hooked_model(model)
     prompts = prompts_of(model, text, template=template, bos=bos)
     matrix: Tensor | None = getattr(model, "W_E", None)
     if matrix is None:

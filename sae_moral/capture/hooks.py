@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sae_moral.capture.prompts import Tokens
 from sae_moral.capture.readers import Reader
-from sae_moral.errors import nearest
+from sae_moral.errors import SaeMoralWarning, nearest
 from sae_moral.provenance import HookedModel
 
 
@@ -99,6 +100,20 @@ def forward_run(
 
     with model.hooks(fwd_hooks=[(name, make_hook(layer)) for layer, name in hooks.items()]):
         yield run
+
+
+def warn_of_saes(model: HookedModel) -> None:
+    """Warns:
+    SaeMoralWarning: SAEs are attached whose reconstructions take the place of what the model computes.
+    """
+    wrapped = [(name, module) for name, module in model.named_modules() if hasattr(module, "sae")]
+    if attached := [name for name, module in wrapped if getattr(module, "use_error_term", None) is False]:
+        warnings.warn(
+            f"SAEs are attached to the model ({', '.join(attached)}): what is measured behind them is computed from "
+            "their reconstructions; model.reset_saes() detaches them",
+            SaeMoralWarning,
+            stacklevel=4,
+        )
 
 
 def refuse_hooks(model: HookedModel) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from sae_moral.capture.agreement import check_agreement
-from sae_moral.errors import DataError, nearest
-from sae_moral.io import cache_folder, file_checksum, locked, parse_json, staged
+from sae_moral.capture.load_errors import why
+from sae_moral.capture.loading import HUB, Asked, bridge_of, load_tokenizer
+from sae_moral.capture.model_files import check_files, gguf_file
+from sae_moral.errors import DataError
+from sae_moral.io import cache_folder, file_checksum, locked, staged
 from sae_moral.provenance import HookedModel
 
+logger = logging.getLogger(__name__)
 CONVERSION = 1
 """Part of a converted model's folder name: raise it when the conversion changes."""
 
@@ -125,39 +132,155 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def load_model(
-    name: str | Path, *, dtype: torch.dtype | str = torch.float32, device: torch.device | str | None = None
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    device_map: str | Mapping[str, int | str] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    n_devices: int | None = None,
+    trust_remote_code: bool = False,
+    token: str | None = None,
+    quantization_config: Any = None,
+    **from_pretrained: Any,
 ) -> HookedModel:
-    """A TransformerBridge of a bundled model, a local folder in Hugging Face format, or a hub name.
+    """A TransformerBridge of a bundled model, a local folder in Hugging Face format, a hub name, or a GGUF file.
+
+    A folder or repository that is a PEFT adapter is merged into the model it is for; that needs peft.
 
     Args:
         name: which model.
-        dtype: of the weights; a torch dtype or its name (`bf16` and the like, too).
+        dtype: of the weights, or of those that are not quantised; a torch dtype or its name (`bf16` and the like, too).
         device: by default CUDA when there is one, else the CPU.
+        revision: branch, tag or commit of a hub name.
+        device_map: puts blocks on several devices, as accelerate reads it: `auto`, `balanced`, or {module: device}.
+        max_memory: what `device_map` may use of each device, e.g. {0: "20GiB", 1: "20GiB"}.
+        n_devices: shares the blocks among so many GPUs.
+        trust_remote_code: run the code that a model's repository brings.
+        token: of the hub; by default that of `hf auth login` or HF_TOKEN.
+        quantization_config: quantises while loading: transformers' `BitsAndBytesConfig` and the like, or the same as a
+            dict, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}.
+        from_pretrained: whatever else transformers' `from_pretrained` takes: `cache_dir`, `subfolder`, `gguf_file`, …
+            `attn_implementation` is `eager` by default, as TransformerLens has it.
 
     Raises:
         ValueError: neither a bundled name, nor a folder, nor to be had from the hub; an unknown dtype; no such device;
-            a package that the model needs is missing; TransformerLens's bridge does not compute what the model
-            computes (`sae_moral.capture.agreement`).
+            a package that the model needs is missing; a kind of model that TransformerLens does not know, or does not
+            compute as the model does (`sae_moral.capture.agreement`).
         DataError: a file of the folder is damaged; names it.
         ModuleNotFoundError: a bundled model whose weights are not installed.
     """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    dtype = as_dtype(dtype)
-    place = _device(device)
-    folder = bundled_path(str(name)) if str(name) in BUNDLED else Path(name)
-    source = str(folder) if folder.is_dir() else str(name)
-    if folder.is_dir():
-        check_files(folder)
+    given = str(name)
+    path = bundled_path(given) if given in BUNDLED else Path(name)
+    source, kind = (str(path), "folder" if path.is_dir() else "file") if path.exists() else (given, "hub name")
+    if path.is_dir():
+        check_files(path)
+    more = from_pretrained | _given(quantization_config=quantization_config)
+    if gguf := gguf_file(path):
+        source, more = str(gguf.parent), {**more, "gguf_file": gguf.name}
+    places = {"device_map": device_map, "max_memory": max_memory, "n_devices": n_devices}
+    asked = Asked(
+        source,
+        as_dtype(dtype),
+        **_placement(device, **places),
+        hub={**{key: value for key, value in more.items() if key in HUB}, **_given(revision=revision, token=token)},
+        trust_remote_code=trust_remote_code,
+        more={key: value for key, value in more.items() if key not in HUB},
+    )
     try:
-        model = TransformerBridge.boot_transformers(source, dtype=dtype, device=place)
-    except MemoryError:
+        asked = asked.pinned() if kind == "hub name" else asked
+        model = asked.load()
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # whatever the libraries trip over in a user's files
-        raise ValueError(_why(str(name), folder, error)) from error
-    model.cfg.sae_moral_name = str(name) if str(name) in BUNDLED else Path(source).name if folder.is_dir() else source
+        raise ValueError(why(given, kind, error, BUNDLED)) from error
+    model.cfg.sae_moral_name = given if given in BUNDLED or kind == "hub name" else path.name
+    model.cfg.sae_moral_revision = asked.commit
     check_agreement(model, remember=True)
     return model
+
+
+def hooked_model(model: Any, *, tokenizer: Any = None) -> HookedModel:
+    """A model as this package uses it: itself when it has hooks; a transformers model inside a TransformerBridge.
+
+    The bridge shares the weights of the model and leaves the model itself as it was. It takes the model as it is:
+    dtype, devices, quantisation, kernel of the attention.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge or an SAE variant of either, or a transformers model
+            (of nnsight and nnterp: `model._module`).
+        tokenizer: of a transformers model; by default that of its `name_or_path`.
+
+    Raises:
+        ValueError: neither; a transformers model with adapters, without weights in memory, without a tokenizer, or of a
+            kind that TransformerLens does not know, or does not compute as the model does.
+    """
+    if hasattr(model, "hook_dict") and hasattr(model, "cfg"):
+        return model
+    _check_plain(model)
+    name = model.name_or_path
+    title = (Path(name).name if Path(name).exists() else name) or type(model).__name__
+    if tokenizer is None:
+        tokenizer = _found_tokenizer(name, title)
+    # The tree of modules is copied, the tensors are not: wrapping renames the parameters of what it wraps.
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        bridge = bridge_of(copy.deepcopy(model, shared).eval(), name or title, tokenizer)
+    except Exception as error:
+        raise ValueError(why(title, "object", error)) from error
+    bridge.cfg.sae_moral_name = title
+    check_agreement(bridge, remember=True)
+    logger.warning(
+        "%s is wrapped into a TransformerBridge%s; to do that once: model = hooked_model(model)",
+        title,
+        " in evaluation mode" if model.training else "",
+    )
+    return bridge
+
+
+def _check_plain(model: Any) -> None:
+    """Raises:
+    ValueError: no transformers model that can be wrapped.
+    """
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+    from transformers import PreTrainedModel
+
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        inner = next((one for one in ("_module", "_model") if isinstance(getattr(model, one, None), nn.Module)), None)
+        merged = hasattr(model, "merge_and_unload")
+        hint = f"; give its .{inner}" if inner else "; give model.merge_and_unload()" if merged else ""
+        raise ValueError(
+            f"{kind} is not a model with hooks; expected a HookedTransformer, a TransformerBridge, a transformers "
+            f"model or a name{hint}"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{kind} has adapters on it; merge them with peft (merge_and_unload) and give what comes of it"
+        )
+    if any(isinstance(module, GeneralizedComponent) for module in model.modules()):
+        raise ValueError(f"{kind} is inside a TransformerBridge already; give that bridge")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"the weights of {kind} are not in memory: load the whole model onto the CPU or GPUs (of nnsight and "
+            "nnterp: model.dispatch() first)"
+        )
+
+
+def _found_tokenizer(name: str, title: str) -> Any:
+    """The tokenizer that belongs to a model's name or path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        if name:
+            return load_tokenizer(name)
+        said = "it has no name_or_path"
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+    raise ValueError(f"no tokenizer for {title} ({said}); give it: hooked_model(model, tokenizer=tokenizer)")
 
 
 def as_dtype(name: torch.dtype | str) -> torch.dtype:
@@ -176,41 +299,6 @@ def as_dtype(name: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def check_files(folder: Path) -> None:
-    """Refuse a model's folder with files that were not downloaded, or only in part.
-
-    Raises:
-        DataError: such a file.
-    """
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json", ".model")):
-        with path.open("rb") as file:
-            start = file.read(64)
-            if start.startswith(b"version https://git-lfs"):
-                raise DataError(
-                    "a pointer of Git LFS, not the file itself; run `git lfs pull` in the folder, or download the "
-                    "model again",
-                    file=path,
-                )
-            if path.suffix == ".safetensors":
-                file.seek(0)
-                _check_safetensors(path, file)
-
-
-def _check_safetensors(path: Path, file: IO[bytes]) -> None:
-    size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
-    again = "download the model again"
-    if size < 8 or length > size - 8:
-        raise DataError(f"no safetensors file, or cut short ({size} bytes); {again}", file=path)
-    try:
-        header = parse_json(file.read(length).decode("utf8"), file=path, what="the header of a safetensors file")
-        ends = [about["data_offsets"][1] for tensor, about in header.items() if tensor != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (UnicodeDecodeError, AttributeError, LookupError, TypeError) as error:
-        raise DataError(f"the header of this safetensors file is damaged; {again}", file=path) from error
-    if size != expected:
-        raise DataError(f"cut short or damaged: {size} bytes, and its header says {expected}; {again}", file=path)
-
-
 def _device(device: torch.device | str | None) -> str:
     """The device as text, by default CUDA when there is one.
 
@@ -226,18 +314,26 @@ def _device(device: torch.device | str | None) -> str:
     return str(device)
 
 
-def _why(name: str, folder: Path, error: Exception) -> str:
-    """One line on why a model was not loaded."""
-    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if isinstance(error, ImportError):
-        package = "bitsandbytes" if "bitsandbytes" in str(error) else error.name
-        how = f"pip install {package}" if package else "install what it names"
-        return f"cannot load {name!r}: it needs a package that is not installed ({said}); {how}"
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"cannot load {name!r}: too little memory on the device ({said}); use a smaller dtype, or the CPU"
-    if folder.is_dir():
-        return f"cannot load {name!r}: a folder without a readable model: {said}"
-    return (
-        f"cannot load {name!r}: not a bundled model ({nearest(name, BUNDLED)}), not a local folder, and the hub did "
-        f"not give it: {said}"
-    )
+def _placement(
+    device: torch.device | str | None,
+    device_map: str | Mapping[str, int | str] | None,
+    max_memory: Mapping[int | str, int | str] | None,
+    n_devices: int | None,
+) -> dict[str, Any]:
+    """One `device`, or what shares a model among several.
+
+    Raises:
+        ValueError: both; no such device.
+    """
+    shared = device_map is not None or (n_devices or 1) > 1
+    if shared and device is not None:
+        raise ValueError(f"device {str(device)!r} and device_map or n_devices were given; expected one or the other")
+    if max_memory is not None and not shared:
+        raise ValueError("max_memory is a limit for device_map; expected device_map='auto' or n_devices beside it")
+    if not shared:
+        return {"device": _device(device), "placement": {}}
+    return {"device": None, "placement": _given(device_map=device_map, max_memory=max_memory, n_devices=n_devices)}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import torch
 import xxhash
+from torch import nn
 from tqdm import tqdm
 
 from sae_moral.capture.agreement import check_agreement
-from sae_moral.capture.hooks import forward_run, refuse_hooks, resolve_hooks
+from sae_moral.capture.hooks import forward_run, refuse_hooks, resolve_hooks, warn_of_saes
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, OwnTokens, Pooled, Pooling, Reader, get_pooling, pooling_name
 from sae_moral.capture.store import Batch, Store
@@ -57,9 +59,13 @@ def read_prompts(
     Raises:
         ValueError: a layer or hook the model does not have; a bridge that does not compute what its model computes.
         RuntimeError: a hook that did not fire exactly once.
+
+    Warns:
+        SaeMoralWarning: SAEs are attached to the model.
     """
     check_agreement(model)
     hooks, device, first = resolve_hooks(model, layers), _device(model), reader.first(prompts)
+    warn_of_saes(model)
     batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if first[b[1]] > done]
     n, disable = len(prompts.ids), None if progress is None else not progress
     with (
@@ -77,7 +83,7 @@ def batch_size(model: HookedModel, asked: int | None = None) -> int:
 
 
 def capture(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     text: Sequence[str],
     *,
     layers: Sequence[int] | None = None,
@@ -95,7 +101,8 @@ def capture(
     the forward run ends after the deepest block asked for.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either, with its tokenizer.
+        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either, with its tokenizer; or a
+            transformers model, as `hooked_model` wraps it.
         text: the scenarios; duplicates are run once.
         layers: blocks, by number; all by default.
         granularity: `scenario` (one pooled vector each) or `token` (every token of the scenario's own: neither special
@@ -115,6 +122,7 @@ def capture(
         RuntimeError: a hook that did not fire exactly once; values that are not finite; a store in use (BusyError).
         OSError: too little space for the store.
     """
+    model = hooked_model(model)
     chosen = tuple(sorted(set(range(model.cfg.n_layers) if layers is None else layers)))
     if not chosen:
         raise ValueError("no layers given; expected at least one")

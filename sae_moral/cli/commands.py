@@ -392,7 +392,7 @@ def _model(arguments: argparse.Namespace) -> HookedModel:
     from sae_moral.capture import load_model
 
     _quiet_loading()
-    return load_model(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    return load_model(arguments.model, **_given(arguments, load_model))
 
 
 def _quiet_loading() -> None:

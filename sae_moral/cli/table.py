@@ -7,16 +7,18 @@ from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 from sae_moral.cli import commands as run
 from sae_moral.cli.options import UNKNOWN, Parser, listed, named, one_of
+from sae_moral.io import parse_json
 
 DIAGNOSE, TRAIN, TRAINING = "diagnosis:diagnose", "sae.train:train_saes", "sae.train_config:TrainSettings"
 LATENTS, OPERATE = "sae.association:LatentSettings", "surgery.operate:operate"
 SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steering"
 GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
 MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
-LOAD = "data.sources:load_data"
+LOAD, MODEL = "data.sources:load_data", "capture.models:load_model"
 """Where the options of commands are written down."""
 
 Option = Callable[[Parser], object]
@@ -42,6 +44,24 @@ def _forms(text: str) -> list[str]:
     return [read(one) for one in text.split(",")]
 
 
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found = parse_json(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'{text!r}; expected a JSON object, e.g. {{"load_in_4bit": true}}')
+    return found
+
+
+def _named_or_json(text: str) -> str | dict[str, Any]:
+    return _json(text) if text.lstrip().startswith("{") else text
+
+
+def _limits(text: str) -> dict[int | str, Any]:
+    return {int(device) if device.isdigit() else device: limit for device, limit in _json(text).items()}
+
+
 def _layers(text: str) -> str:
     """Layers that a model could have."""
     from sae_moral.protocol import parse_layers
@@ -63,6 +83,7 @@ PARTS = "shares of train, validation and test scenarios"
 NEXT_WORDS = "approving/disapproving next words, spaces and all (default: ' right/ wrong, good/ bad, …')"
 NEUTRAL = "neutral texts, one a line (default: our own)"
 FOLDERS = "folders of sae-moral operate"
+QUANTISED = 'quantise while loading, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}'
 STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
 PAIRS = listed(_pair, "words in twos, e.g. ' right/ wrong, good/ bad'")
@@ -104,7 +125,16 @@ shares = of("data.splits:group_split", "shares", type=SHARES, metavar="A,B,C", h
 any_model = of(SWEEP, "any_model", help="accept an SAE of a model with another name")
 device = of(DIAGNOSE, "device", help="cpu, cuda, … (default: cuda when there is one)")
 dtypes = ("float32", "bfloat16", "float16", "fp32", "bf16", "fp16")
-machine = (of(DIAGNOSE, "dtype", choices=dtypes, help="of the model"), device)
+machine = (
+    *(of(DIAGNOSE, "dtype", choices=dtypes, help="of the model"), device),
+    of(MODEL, "revision"),
+    of(MODEL, "device_map", type=_named_or_json, help="auto, balanced, or JSON {module: device}: several devices"),
+    of(MODEL, "max_memory", type=_limits, metavar="JSON", help='of each device, with --device-map: {"0": "20GiB"}'),
+    of(MODEL, "n_devices", metavar="N"),
+    of(MODEL, "quantization_config", type=_json, metavar="JSON", help=QUANTISED),
+    of(MODEL, "trust_remote_code"),
+)
+"""How a model is loaded: the options of `load_model`. A token of the hub comes from HF_TOKEN or `hf auth login`."""
 chemistry = (
     own("path", nargs="?", type=Path, metavar="PATH", help="its .zip, .tsv or built .parquet"),
     of(BUILD, "offline", action="store_true", help="never download"),

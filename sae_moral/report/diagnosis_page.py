@@ -159,6 +159,7 @@ def _facts(record: DiagnosisRecord) -> list[tuple[str, str]]:
         "scenarios": count(data["n"]),
         "layers measured": f"{len(record.provenance['layers'])} of {model['n_layers']}",
         "dtype": model["dtype"],
+        "quantised": None if "quantisation" not in model else str(model["quantisation"].get("quant_method", "yes")),
         "wrapper": model["wrapper"],
         "revision": None if model["revision"] is None else model["revision"][:12],
         "model identity": model["identity"][:12],

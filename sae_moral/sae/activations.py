@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import nn
 
 from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.run import capture
 from sae_moral.capture.vectors import Representations
 from sae_moral.data.moral_data import MoralData
@@ -66,7 +68,7 @@ class Activations:
 
 
 def capture_activations(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     data: MoralData,
     layers: Sequence[int],
     *,
@@ -79,7 +81,7 @@ def capture_activations(
     """Vectors of all layers from one pass over the distinct prompts; an interrupted pass is taken up where it ended.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either, with its tokenizer.
+        model: as for `capture`.
         layers: blocks, by number.
         store: folder for the vectors: 4 bytes × (distinct prompts or their tokens) × layers × d.
         granularity: `scenario` (pooled as the protocol says) or `token` (every token of the scenario's own; neither
@@ -92,7 +94,7 @@ def capture_activations(
         DataError: a text without tokens or longer than the context.
         RuntimeError: a hook that did not fire exactly once, values that are not finite, a store in use.
     """
-    chosen = get_protocol(protocol)
+    chosen, model = get_protocol(protocol), hooked_model(model)
     captured = capture(
         model,
         data.text,

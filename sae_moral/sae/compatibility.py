@@ -14,7 +14,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from sae_moral.capture.models import hooked_model
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
 
@@ -206,7 +208,7 @@ class CommunityRelease:
     same_variant: bool
 
 
-def community_saes(model: HookedModel | str, *, kind: str | None = "residual") -> list[CommunityRelease]:
+def community_saes(model: HookedModel | nn.Module | str, *, kind: str | None = "residual") -> list[CommunityRelease]:
     """Releases for a model, those of its own variant (base or chat) first; nothing is downloaded.
 
     Args:
@@ -218,7 +220,7 @@ def community_saes(model: HookedModel | str, *, kind: str | None = "residual") -
     """
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    family, chat = model_family(model if isinstance(model, str) else model_name(model))
+    family, chat = model_family(model if isinstance(model, str) else model_name(hooked_model(model)))
     found = []
     for release, entry in get_pretrained_saes_directory().items():
         its_family, its_chat = model_family(entry.model)

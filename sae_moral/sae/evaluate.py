@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from sae_moral.capture.agreement import check_agreement
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import prompts_of
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.provenance import HookedModel
@@ -132,7 +133,7 @@ def reconstruction(
 
 @torch.no_grad()
 def loss_recovered(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     sae: Any,
     text: Sequence[str],
     *,
@@ -150,8 +151,8 @@ def loss_recovered(
         text: held-out scenarios.
         protocol: its template and BOS.
     """
+    chosen, model = get_protocol(protocol), hooked_model(model)
     check_agreement(model)
-    chosen = get_protocol(protocol)
     prompts = prompts_of(model, text, template=chosen.template, bos=chosen.bos)
     losses = dict.fromkeys(("clean", "spliced", "zero"), 0.0)
     name, count = sae.cfg.metadata.hook_name, 0

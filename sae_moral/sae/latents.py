@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompts, Tokens, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, Pooling, get_pooling, one_each, pooling_name
 from sae_moral.capture.run import batch_size, capture, read_prompts
@@ -68,7 +69,7 @@ class LatentRepresentations(Representations):
 
 
 def latent_representations(
-    source: HookedModel | Representations,
+    source: HookedModel | nn.Module | Representations,
     text: Sequence[str] | None,
     saes: SaeLike | Mapping[int, SaeLike],
     *,
@@ -83,7 +84,7 @@ def latent_representations(
     """Latents of n scenarios, for one SAE per layer.
 
     Args:
-        source: a model, or `Representations` of one (then `scenario`, and `text` is not needed).
+        source: a model as for `capture`, or `Representations` of one (then `scenario`, and `text` is not needed).
         text: the scenarios.
         saes: one SAE, or {layer: SAE}; see `load_sae`.
         granularity: `scenario` (encode the pooled vector) or `token` (encode every pooled token inside the hook, then
@@ -100,6 +101,7 @@ def latent_representations(
             that want different prompts.
     """
     given = isinstance(source, Representations)
+    source = source if isinstance(source, Representations) else hooked_model(source)
     loaded = load_saes(saes, model=None if given else source, any_model=any_model)
     granularity = choose_granularity(granularity, loaded, given)
     facts = {"granularity": granularity, "saes": {str(layer): sae.describe() for layer, sae in loaded.items()}}
@@ -244,7 +246,12 @@ class ChosenLatents:
 
 
 def latents_by_token(
-    model: HookedModel, sae: LoadedSae, text: Sequence[str], latents: Sequence[int], *, template: str = "{text}"
+    model: HookedModel | nn.Module,
+    sae: LoadedSae,
+    text: Sequence[str],
+    latents: Sequence[int],
+    *,
+    template: str = "{text}",
 ) -> list[list[TokenValues]]:
     """Activations of a few latents at every token of a few texts, for reading a latent by eye.
 
@@ -256,6 +263,7 @@ def latents_by_token(
     """
     if outside := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
         raise ValueError(f"latents {outside} of an SAE with {sae.d_sae}; expected 0 to {sae.d_sae - 1}")
+    model = hooked_model(model)
     prompts = prompts_of(model, text, template=template, bos=sae.bos)
     values: list[Tensor] = []
     read_prompts(

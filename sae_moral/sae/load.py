@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from sae_moral.capture.models import hooked_model
 from sae_moral.errors import DataError, SaeMoralWarning, unknown
 from sae_moral.io import check_files, read_json, read_record
 from sae_moral.provenance import HookedModel
@@ -168,7 +169,7 @@ def encode(sae: Any, x: Float[Tensor, "*rows d"], name: str = "the SAE") -> Floa
 def load_sae(
     source: SaeLike,
     *,
-    model: HookedModel | None = None,
+    model: HookedModel | nn.Module | None = None,
     layer: int | None = None,
     loader: str | None = None,
     dtype: str = "float32",
@@ -191,6 +192,7 @@ def load_sae(
         ValueError: no such SAE, damaged files, not an SAE of the residual stream, an input path that cannot be
             followed, or one that does not fit the model or the layer.
     """
+    model = None if model is None else hooked_model(model)
     if isinstance(source, LoadedSae):
         loaded = source
     else:
@@ -214,6 +216,8 @@ def load_saes(saes: SaeLike | Mapping[int, SaeLike], **options: Any) -> dict[int
     Raises:
         ValueError: as `load_sae`; no SAE at all, two SAEs of one layer.
     """
+    if options.get("model") is not None:
+        options["model"] = hooked_model(options["model"])
     if isinstance(saes, str | Path) and (folders := _folders(Path(saes))):
         loaded = [load_sae(folder, **options) for folder in folders]
         if twice := {sae.layer for sae in loaded if [other.layer for other in loaded].count(sae.layer) > 1}:

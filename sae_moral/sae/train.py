@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
@@ -100,7 +102,7 @@ class TrainedSaes:
 
 
 def train_saes(
-    model: HookedModel | str | Path,
+    model: HookedModel | nn.Module | str | Path,
     data: MoralData | str | Path,
     layers: str | int | Sequence[int] = "all",
     settings: TrainSettings | None = None,
@@ -117,7 +119,7 @@ def train_saes(
     """Train one SAE per layer; run again after a crash, it goes on where it was and ends with the same weights.
 
     Args:
-        model: a model with hooks and a tokenizer, or a name for `load_model`.
+        model: as for `capture`, or a name for `load_model`.
         data: scenarios, or what `load_data` takes.
         layers: `all`, 3, `0,5,9`, `0:30:5`, or numbers.
         settings: see `TrainSettings`.
@@ -140,14 +142,14 @@ def train_saes(
     Warns:
         SaeMoralWarning: an SAE that reconstructs its training vectors much better than held-out ones.
     """
-    from sae_moral.capture.models import load_model
+    from sae_moral.capture.models import hooked_model, load_model
     from sae_moral.protocol import parse_layers
 
     settings, out = settings or TrainSettings(), Path(out)
     scenarios = load_data(data)
     scenarios = scenarios if limit is None else scenarios.sample(limit)
-    if isinstance(model, str | Path):
-        model = load_model(model, dtype=dtype, device=device)
+    by_name = isinstance(model, str | Path)
+    model = load_model(model, dtype=dtype, device=device) if by_name else hooked_model(model)
     chosen = parse_layers(layers, model.cfg.n_layers)
     held = group_split(scenarios, seed=settings.split_seed)["validation"]
     text = list(dict.fromkeys(scenarios.text[i] for i in held))[:splice_texts]

@@ -32,10 +32,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_moral.capture import capture
 from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids, prompts_of
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
@@ -76,7 +77,7 @@ class Acceptability:
 
 
 def acceptability(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     data: MoralData,
     steerings: Steering | Sequence[Steering] = (),
     *,
@@ -98,6 +99,7 @@ def acceptability(
         ValueError: a word of several tokens, a pole without scenarios, or a bad steering.
         DataError: a scenario longer than the context.
     """
+    model = hooked_model(model)
     tokens = pair_tokens(model, pairs)
     prompts = prompts_of(model, data.text, template=template, bos=bos)
     good, bad = (list(side) for side in zip(*tokens, strict=True))
@@ -187,7 +189,7 @@ def neutral_texts() -> list[str]:
 
 
 def side_effects(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     steerings: Steering | Sequence[Steering],
     texts: Sequence[str] | None = None,
     *,
@@ -204,6 +206,7 @@ def side_effects(
         ValueError: a bad steering, or no text.
         DataError: a text longer than the context.
     """
+    model = hooked_model(model)
     ids = sorted(prompt_ids(model, neutral_texts() if texts is None else texts), key=len)
     if not ids:
         raise ValueError("no neutral text given; expected at least one")
@@ -276,7 +279,7 @@ class Diversity:
 
 
 def diversity(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     steerings: Steering | Sequence[Steering],
     prompts: Sequence[Prompt] = OPENINGS,
     **options: Any,
@@ -350,7 +353,7 @@ class Effects:
 
 
 def measure_steering(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     steerings: Sequence[Steering],
     data: MoralData,
     layers: Sequence[int],
@@ -366,6 +369,7 @@ def measure_steering(
         NotFiniteError: the steering, or the margins under it, are not finite.
         ValueError, DataError: as `acceptability` and `side_effects`.
     """
+    model = hooked_model(model)
     words: dict[str, Any] = {"pairs": settings.pairs, "template": settings.template}
     margin = acceptability(model, data, steerings, **words, draws=1, any_model=any_model).margin
     if not np.isfinite(margin).all():

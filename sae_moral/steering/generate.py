@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_moral.capture.agreement import check_agreement, sample_rows, tolerance
 from sae_moral.capture.hooks import without_hooks
+from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
@@ -47,7 +48,7 @@ class Generation:
 
 
 def generate(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     prompts: Sequence[Prompt],
     *,
     steerings: Steering | Sequence[Steering] = (),
@@ -69,7 +70,7 @@ def generate(
     batch it was in: its random numbers follow from `seed` and its own tokens (equal prompts get equal samples).
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or an SAE variant of either.
+        model: as for `capture`.
         prompts: texts, chats, or token ids; see `prompt_ids` for `chat`, `thinking` and `bos`.
         steerings: see `steering_hooks`; none for the model as it is.
         temperature: 0 takes the likeliest token.
@@ -92,6 +93,7 @@ def generate(
     ):
         if not good:
             raise ValueError(f"{name} is {value}; expected {expected}")
+    model = hooked_model(model)
     ids = prompt_ids(model, prompts, chat=chat, thinking=thinking, bos=bos, new_tokens=max_new_tokens)
     if not ids:
         return []

@@ -99,7 +99,7 @@ class SteeringHook:
 
     def __init__(self, name: str, steering: Steering, place: Place, device: torch.device | str) -> None:
         self.name, self.steering, self.place, self.fired = name, steering, place, 0
-        self._term = steering.term(device)
+        self._term, self._device = steering.term(device), device
 
     def __call__(self, hidden: Float[Tensor, "batch pos d"], hook: Any = None) -> Float[Tensor, "batch pos d"] | None:
         """The steered residual stream; None, which leaves it as it is, where no position is steered.
@@ -123,7 +123,8 @@ class SteeringHook:
     def _added(
         self, hidden: Float[Tensor, "batch pos d"], chosen: Bool[Tensor, "batch pos"] | None
     ) -> Float[Tensor, "batch pos d"]:
-        term = self._term(hidden).float()
+        # Blocks may lie on other devices than the model's first.
+        term = self._term(hidden.to(self._device)).to(hidden.device).float()
         if self.steering.units == "relative":
             size = torch.linalg.vector_norm(term, dim=-1, keepdim=True)
             length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
@@ -164,6 +165,8 @@ def make_hooks(
     model: HookedModel, steerings: Sequence[Steering], mask: Bool[Tensor, "batch prompt"] | None, any_model: bool
 ) -> list[SteeringHook]:
     """As `steering_hooks`; the mask may still come by `Place.start`."""
+    if not hasattr(model, "hook_dict"):
+        raise ValueError(f"{type(model).__name__} has no hook points; wrap it first: model = hooked_model(model)")
     device = torch.device(model.cfg.device or "cpu")
     hooks = []
     for steering in steerings:

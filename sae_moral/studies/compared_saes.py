@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from sae_moral.capture import hooked_model
 from sae_moral.diagnosis import diagnose
 from sae_moral.io import check_claim, claim, locked, read_typed, record, typed, write_together
 from sae_moral.provenance import HookedModel, describe_model
@@ -181,7 +184,7 @@ class ComparedSaes:
 
 
 def compare_saes(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     saes: Sequence[SaeLike | Mapping[int, SaeLike]],
     data: MoralData,
     out: str | Path,
@@ -198,7 +201,7 @@ def compare_saes(
     data and options, is not made again.
 
     Args:
-        model: a model with hooks and a tokenizer.
+        model: as for `capture`.
         saes: what `load_saes` takes, any number of SAEs each.
         data: the scenarios.
         out: folder: a diagnosis per SAE, `saes.json` and `saes.md`.
@@ -216,6 +219,7 @@ def compare_saes(
             configuration of exactly one of the others.
         FolderError: `out` holds something else.
     """
+    model = hooked_model(model)
     loaded = [sae for source in saes for sae in load_saes(source, model=model).values()]
     if not loaded:
         raise ValueError("no SAE given; expected at least one")

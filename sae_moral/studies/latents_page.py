@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
+from torch import nn
 
 from sae_moral import __version__
+from sae_moral.capture import hooked_model
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
 from sae_moral.io import check_claim, checksum, claim, locked
 from sae_moral.provenance import HookedModel, describe_model
@@ -81,7 +83,7 @@ READING = (
 
 
 def latents_with_page(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     sae: SaeLike | Mapping[int, SaeLike],
     data: MoralData,
     out: str | Path,
@@ -98,7 +100,7 @@ def latents_with_page(
     with the tokens of every scenario shown. Run again, it goes on with the layers that are missing.
 
     Args:
-        model: a model with hooks and a tokenizer.
+        model: as for `capture`.
         sae: what `load_saes` takes.
         data: the labelled scenarios.
         out: folder for the results.
@@ -117,6 +119,7 @@ def latents_with_page(
         ValueError: as `find_moral_latents_by_layer`.
         FolderError: `out` holds other results.
     """
+    model = hooked_model(model)
     out, saes, settings = Path(out), load_saes(sae, model=model), settings or LatentSettings()
     shaped = {
         "model": describe_model(model)["identity"],

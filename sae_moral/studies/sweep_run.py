@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import nn
 
-from sae_moral.capture import capture
+from sae_moral.capture import capture, hooked_model
 from sae_moral.capture.prompts import prompt_ids
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
@@ -129,7 +130,7 @@ def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep(
-    model: HookedModel,
+    model: HookedModel | nn.Module,
     operations: Sequence[Operation],
     data: MoralData,
     *,
@@ -177,7 +178,7 @@ def sweep(
         FolderError: `out` holds other results.
         DataError: a damaged cell, or texts that do not fit into the context.
     """
-    out, settings = Path(out), settings or MeasureSettings()
+    out, settings, model = Path(out), settings or MeasureSettings(), hooked_model(model)
     parts = dict(split or group_split(data))
     train, held_out = data.subset(parts["train"]), data.subset(parts["test"])
     held_out = held_out if limit is None else held_out.sample(limit)

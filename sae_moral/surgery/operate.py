@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sae_moral.capture import Representations
+from sae_moral.capture import Representations, hooked_model
 from sae_moral.data import MoralData
 from sae_moral.data.splits import PARTS, Split, group_split, leaks
 from sae_moral.errors import unknown
@@ -41,7 +41,7 @@ Latents = MoralLatents | Mapping[str, Sequence[int]]
 def operate(
     sae: SaeLike,
     latents: Latents | None,
-    representations: Representations | HookedModel,
+    representations: Representations | HookedModel | nn.Module,
     data: MoralData,
     *,
     settings: str | SurgerySettings = "default",
@@ -83,8 +83,9 @@ def operate(
     if control not in CONTROLS:
         raise unknown("control", control, CONTROLS)
     chosen = get_settings(settings, **changes)
-    is_model = not isinstance(representations, Representations) and hasattr(representations, "hook_dict")
-    loaded = load_sae(sae, model=cast("HookedModel", representations) if is_model else None)
+    if not isinstance(representations, Representations):
+        representations = hooked_model(representations)
+    loaded = load_sae(sae, model=None if isinstance(representations, Representations) else representations)
     split = _checked(split or group_split(data), data)
     if isinstance(latents, MoralLatents):
         _check_found(latents, loaded, data, split)

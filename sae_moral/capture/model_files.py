@@ -1,0 +1,114 @@
+"""What the files behind a model's name are: whole weights, an adapter, a GGUF file; and whether they are all there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sae_moral.errors import DataError
+from sae_moral.io import parse_json, read_text
+
+ADAPTER = "adapter_config.json"
+"""The file that makes a folder a PEFT adapter."""
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path is, or that a folder holds in the place of a model in Hugging Face format; else None.
+
+    Raises:
+        DataError: a folder with several of them, or one that is a part of a model.
+    """
+    if path.is_dir():
+        found = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+        if len(found) > 1 and not _part(found[0]):
+            names = ", ".join(one.name for one in found)
+            raise DataError(f"a folder with {len(found)} GGUF files and no config.json; name one: {names}", file=path)
+    else:
+        found = [path] if path.suffix == ".gguf" and path.is_file() else []
+    if found and _part(found[0]):
+        how = f"llama-gguf-split --merge {found[0].name} whole.gguf"
+        raise DataError(f"a part of a GGUF model, which transformers cannot read; join the parts: {how}", file=found[0])
+    return found[0] if found else None
+
+
+def _part(path: Path) -> bool:
+    return re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name) is not None
+
+
+def adapter_of(source: str, hub: Mapping[str, Any]) -> Path | None:
+    """The configuration of the adapter that a folder or a hub repository is; None for a whole model.
+
+    transformers applies an adapter that it finds beside whole weights where peft is installed, and ignores it where it
+    is not, without a word either time; and such weights may hold the adapter already.
+
+    Args:
+        source: a folder or a hub name.
+        hub: `revision`, `token` and the like.
+
+    Raises:
+        DataError: an adapter beside whole weights.
+    """
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    found = find_adapter_config_file(source, **hub)
+    if found is None:
+        return None
+    whole = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False, **hub)
+    if whole is not None:
+        raise DataError(
+            "an adapter beside whole weights, and whether they hold it already cannot be told; move "
+            "adapter_config.json and adapter_model.* to a folder of their own: this one then is the model without "
+            "it, and that one (with peft installed) the model with it",
+            file=found,
+        )
+    return Path(found)
+
+
+def adapter_base(adapter: Path) -> tuple[str, str]:
+    """The kind of an adapter (LORA, …) and the model that it is for.
+
+    Raises:
+        DataError: its configuration does not say.
+    """
+    about = parse_json(read_text(adapter), file=adapter, what="the configuration of an adapter")
+    base = about.get("base_model_name_or_path") if isinstance(about, dict) else None
+    if not isinstance(base, str) or not base:
+        raise DataError("no base_model_name_or_path: which model the adapter is for is not known", file=adapter)
+    return str(about.get("peft_type", "PEFT")), base
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a model's folder with files that were not downloaded, or only in part.
+
+    Raises:
+        DataError: such a file.
+    """
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json", ".model")):
+        with path.open("rb") as file:
+            start = file.read(64)
+            if start.startswith(b"version https://git-lfs"):
+                raise DataError(
+                    "a pointer of Git LFS, not the file itself; run `git lfs pull` in the folder, or download the "
+                    "model again",
+                    file=path,
+                )
+            if path.suffix == ".safetensors":
+                file.seek(0)
+                _check_safetensors(path, file)
+
+
+def _check_safetensors(path: Path, file: IO[bytes]) -> None:
+    size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+    again = "download the model again"
+    if size < 8 or length > size - 8:
+        raise DataError(f"no safetensors file, or cut short ({size} bytes); {again}", file=path)
+    try:
+        header = parse_json(file.read(length).decode("utf8"), file=path, what="the header of a safetensors file")
+        ends = [about["data_offsets"][1] for tensor, about in header.items() if tensor != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (UnicodeDecodeError, AttributeError, LookupError, TypeError) as error:
+        raise DataError(f"the header of this safetensors file is damaged; {again}", file=path) from error
+    if size != expected:
+        raise DataError(f"cut short or damaged: {size} bytes, and its header says {expected}; {again}", file=path)

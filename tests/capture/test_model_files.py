@@ -1,0 +1,85 @@
+"""Folders named for what they are: adapters, GGUF files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sae_moral.capture import load_model
+from sae_moral.capture.model_files import adapter_base, adapter_of, gguf_file
+from sae_moral.errors import DataError
+
+
+def _adapter(folder: Path, **about: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **about}))
+    return folder
+
+
+def test_an_adapter_without_peft_says_how_to_merge_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _adapter(tmp_path / "a", base_model_name_or_path="someone/base")
+    monkeypatch.setattr("sae_moral.capture.loading.importlib.util.find_spec", lambda name: None)
+    merge = r"AutoPeftModelForCausalLM.from_pretrained\('.*a'\).merge_and_unload\(\).save_pretrained\('merged'\)"
+    expected = (
+        rf"adapter_config.json: an adapter \(LORA\) of 'someone/base', not a whole model; pip install peft.*{merge}"
+    )
+    with pytest.raises(DataError, match=expected):
+        load_model(folder, device="cpu")
+
+
+def test_an_adapter_is_not_quantised(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    folder = _adapter(tmp_path / "a", base_model_name_or_path="someone/base")
+    with pytest.raises(DataError, match="merge it before it is quantised"):
+        load_model(folder, device="cpu", quantization_config={"load_in_4bit": True})
+
+
+@pytest.mark.parametrize("options", [{}, {"attn_implementation": "eager"}], ids=["plain", "options"])
+def test_an_adapter_beside_whole_weights_is_refused(tiny_folder: Path, tmp_path: Path, options: dict[str, str]) -> None:
+    folder = _adapter(shutil.copytree(tiny_folder, tmp_path / "m"), base_model_name_or_path="someone/base")
+    with pytest.raises(DataError, match=r"adapter_config.json: an adapter beside whole weights.*folder of their own"):
+        load_model(folder, device="cpu", **options)
+
+
+def test_an_adapter_of_nothing(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path / "a")
+    assert adapter_of(str(folder), {}) == folder / "adapter_config.json"
+    with pytest.raises(DataError, match="no base_model_name_or_path"):
+        adapter_base(folder / "adapter_config.json")
+
+
+def test_a_whole_model_is_no_adapter(tiny_folder: Path) -> None:
+    assert adapter_of(str(tiny_folder), {}) is None and gguf_file(tiny_folder) is None
+
+
+def test_a_gguf_file_is_found_by_itself_and_in_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.Q4_K_M.gguf"
+    file.write_bytes(b"GGUF")
+    assert gguf_file(file) == gguf_file(tmp_path) == file
+    (tmp_path / "config.json").write_text("{}")
+    assert gguf_file(tmp_path) is None  # a model in Hugging Face format beside it
+    assert gguf_file(tmp_path / "no.gguf") is None
+
+
+def test_several_gguf_files_are_named(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(DataError, match=r"a folder with 2 GGUF files and no config.json; name one: a.gguf, b.gguf"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_parts_of_a_gguf_model_are_to_be_joined(tmp_path: Path) -> None:
+    for part in (1, 2):
+        (tmp_path / f"m-0000{part}-of-00002.gguf").write_bytes(b"GGUF")
+    expected = "a part of a GGUF model.*llama-gguf-split --merge m-00001-of-00002.gguf"
+    with pytest.raises(DataError, match=expected):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_damaged_gguf_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"cannot load '.*m.gguf': a file without a readable model"):
+        load_model(tmp_path / "m.gguf", device="cpu")
