@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 
 import torch
 
@@ -43,11 +44,10 @@ def _of_machine(said: str, error: BaseException) -> str | None:
     if "trust_remote_code" in said:
         return f"it brings code of its own ({said}); if you trust its authors: trust_remote_code=True"
     if re.match("Unsupported architecture|Could not determine supported architecture|Unrecognized configuration", said):
-        from transformer_lens import __version__
-
         found = re.search(r"Config architectures: .*", said)  # without the list of all that there are
+        ours, kind = version("transformer-lens"), found[0] if found else said
         return (
-            f"TransformerLens {__version__} has no bridge for a model of this kind ({found[0] if found else said}); "
+            f"TransformerLens {ours} has no bridge for a model of this kind ({kind}); "
             "expected an architecture that transformer_lens.model_bridge knows, or that you registered there"
         )
     if "does not recognize this architecture" in said:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_moral.capture import capture, load_model
 from sae_moral.capture.models import bundled_path
+from sae_moral.errors import SaeMoralWarning
 from tests.conftest import bundled
 from tests.tiny import scenarios
 
@@ -251,7 +252,11 @@ def test_attached_sae_is_named(tiny_folder: Path) -> None:
     text = scenarios(10).text
     plain = capture(model, text)
     model.add_sae(StandardSAE(config))
-    spliced = capture(model, text, layers=[2])
+    told = r"SAEs are attached to the model \(blocks.1.*computed from their reconstructions; model.reset_saes\(\)"
+    with pytest.warns(SaeMoralWarning, match=told):
+        spliced = capture(model, text, layers=[2])
     assert not np.allclose(spliced[2], plain[2], atol=1e-3)  # the layers behind the SAE see its reconstruction
     with pytest.raises(ValueError, match=r"SAEs are attached at \['blocks.1.*measure the model before attaching them"):
         capture(model, text, layers=[1])
+    model.add_sae(StandardSAE(config), use_error_term=True)  # nothing is replaced, and nothing said
+    assert np.allclose(capture(model, text, layers=[2])[2], plain[2], atol=1e-5)
