@@ -1,4 +1,4 @@
-"""The code of "Bring what you have" runs, block by block, as it stands there; small models stand in for those it names."""
+"""The code of "Bring what you have" runs, block by block; small models stand in for those it names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from transformer_lens import HookedTransformer
 
-from sae_moral import Diagnosis, MoralData
+from sae_moral import DIMENSIONS, Diagnosis, MoralData
 from sae_moral.sae.moral_latents import MoralLatents
 from tests.sae.formats import gemma_scope_2, serve
 from tests.steering.test_generate import tiny_hooked
@@ -28,11 +29,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("page")
     model = save_tiny_model(folder / "google" / MODEL)
     shutil.copytree(model, folder / "checkpoints" / MODEL)
-    frame = scenarios(600).to_dataset().to_pandas()
-    columns: Any = np.stack(frame["vector"])
-    named = dict(zip("care harm fairness cheating loyalty betrayal authority subversion sanctity degradation".split(),
-                     columns.T, strict=True))  # fmt: skip
-    frame[["text"]].assign(**named).to_csv(folder / "my_scenarios.csv", index=False)
+    data = scenarios(600)
+    strengths = dict(zip(DIMENSIONS, data.vector.T, strict=True))
+    pd.DataFrame({"text": data.text, **strengths}).to_csv(folder / "my_scenarios.csv", index=False)
     _, _, release, _ = gemma_scope_2(folder)
     release["config_overrides"]["model_name"] = MODEL
     left: dict[str, Any] = {}
