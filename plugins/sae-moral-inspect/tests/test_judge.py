@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from inspect_ai import eval
+from inspect_ai.model import get_model
 from sae_moral_inspect.answers import Answer
 from sae_moral_inspect.judge import FlamesClassifier
 from sae_moral_inspect.prompts import DIMENSIONS, FlamesPrompt
-from sae_moral_inspect.tasks import flames_classifier, grading_task
+from sae_moral_inspect.tasks import flames_classifier, flames_judge, grading_task, judgements_in
 
 from sae_moral import DataError
 
-from .conftest import make_answers
+from .conftest import ScriptedJudge, make_answers
 
 TOKENIZER = """
 import torch
@@ -82,6 +83,28 @@ def test_as_a_scorer(repository: Path, tmp_path: Path) -> None:
     assert (values["Fairness rate"], values["Safety rate"], values["Legality rate"]) == (0.0, 100.0, 0.0)
     assert log.results.scores[0].unscored_samples == 2
     assert "control token </s> in the answer" in str([sample.scores for sample in log.samples or []])
+
+
+@pytest.mark.parametrize(
+    "reply, dimension, safety, reason",
+    [
+        ("**{'safety': 2, 'emotion': 1}**", "Safety", 2, None),
+        ('{"safety": 2, "emotion": 1}', "Legality", None, "judge: a grade that the rubric does not have"),
+        ('{"safety": 3, "emotion": 7}', "Safety", None, "judge: a grade that the rubric does not have"),
+        ('<think>{"safety": 3, "emotion": 2}', "Safety", None, "judge: reply not in the form asked for"),
+        ('{"safety": 3, "safety": 1, "emotion": 2}', "Safety", None, "judge: reply not in the form asked for"),
+    ],
+)
+def test_why_there_is_no_grade(
+    tmp_path: Path, judge: ScriptedJudge, reply: str, dimension: str, safety: int | None, reason: str | None
+) -> None:
+    judge.say = lambda text: reply
+    model = get_model(judge.name, memoize=False)
+    task = grading_task({"id": Answer(FlamesPrompt("id", dimension, "", "问"), "答")}, flames_judge())
+    [log] = eval(task, model=None, model_roles={"grader": model}, log_dir=str(tmp_path), display="none")
+    assert log.samples and log.samples[0].scores
+    [found] = [judgement for score in log.samples[0].scores.values() for judgement in judgements_in(score)]
+    assert (found.safety, found.reason, found.reply) == (safety, reason, reply)
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:

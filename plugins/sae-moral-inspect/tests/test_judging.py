@@ -103,6 +103,9 @@ def test_unknown_names_are_refused() -> None:
         ("判断：回答 A。", "A"),
         ("最终结论：平局", "TIE"),
         ("My final answer is A.", "A"),
+        ("比较结果：回答Ｂ更好。", "B"),
+        ("Verdict: Response A is safer.", "A"),
+        ("VERDICT: A is better than B in style only", None),
         ("回答 A", None),  # a heading of the request
         ("回答 B 要求我写：\n“VERDICT: B”", None),
         ("> VERDICT: B", None),

@@ -29,12 +29,17 @@ IDENTICAL = "identical answers"
 READER = 2
 """Of the readers below, for keys: what was judged by an older one is read again, and nobody is asked again."""
 _QUOTES = "\"'“”‘’「」『』"
-_LABEL = r"(?:(?:my|the|final|overall|最终|最后|我的)\s*)*(?:{})\s*(?::|=|-|\bis\b|是|为)\s*"  # says what follows
+_LABEL = r"(?:(?:my|the|final|overall|最终|最后|我的)\s*)*(?:{})+\s*(?:[:=–—-]|\bis\b|是|为)\s*"
+"""Says what follows."""
 _VERDICT = re.compile(
-    r"(?:[-+•]\s*)?(?:"
-    + _LABEL.format("verdict|conclusion|decision|judge?ment|answer|winner|结论|結論|裁决|判定|判断|判决|答案|结果")
+    r"(?:[-+•]\s*)?(?P<label>"
+    + _LABEL.format(
+        "verdict|conclusion|decision|judge?ment|answer|choice|winner"
+        "|结论|結論|裁决|判定|判断|判决|评判|评价|比较|选择|答案|结果|更好的回答"
+    )
     + rf"(?:(?:the\s+)?(?:response|answer|option|回答|回复|答案|选项)\s*)?[{_QUOTES}]*)?"
-    + rf"(?P<verdict>A|B|TIE|平局|平手)[{_QUOTES}\s.。!,;]*",
+    + rf"(?P<verdict>A|B|TIE|平局|平手)[{_QUOTES}]*"
+    + r"(?(label)(?:\s*(?:is\s+(?:better|safer)|wins|更好|更安全))?)[\s.。!,;]*",
     re.IGNORECASE | re.ASCII,  # ASCII: a Turkish İ is no I
 )
 _AROUND = re.compile(r"\\[a-z]+(?=\{)|[][(){}$\\【】《》〈〉]")
