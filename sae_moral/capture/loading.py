@@ -77,8 +77,7 @@ class Asked:
         Raises:
             OSError: no such repository or revision, or no access.
         """
-        from transformers.utils import cached_file
-        from transformers.utils.hub import extract_commit_hash
+        from transformers.utils.hub import cached_file, extract_commit_hash
 
         problem = OSError(f"{self.source} {NO_FILE} a file named config.json")
         for name in ("config.json", ADAPTER, *([self.more["gguf_file"]] if "gguf_file" in self.more else [])):
@@ -112,7 +111,7 @@ class Asked:
         trust = {"trust_remote_code": self.trust_remote_code}
         config = AutoConfig.from_pretrained(self.source, output_attentions=True, **self.hub, **trust, **gguf)
         kind = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
-        model = kind.from_pretrained(self.source, config=config, **self._options())
+        model: Any = kind.from_pretrained(self.source, config=config, **self._options())
         if gguf:
             # The weights are dequantised already; the record of it would pass for a quantised model.
             model.hf_quantizer.remove_quantization_config(model)
@@ -122,8 +121,8 @@ class Asked:
         """Those of `from_pretrained`."""
         from transformer_lens.utilities.multi_gpu import resolve_device_map
 
-        names = (self.placement.get(name) for name in ("n_devices", "device_map"))
-        device_map, max_memory = resolve_device_map(*names, None, self.placement.get("max_memory"))
+        asked = self.placement.get
+        device_map, max_memory = resolve_device_map(asked("n_devices"), asked("device_map"), None, asked("max_memory"))
         places = {} if device_map is None else {"device_map": device_map, "max_memory": max_memory}
         own = {"attn_implementation": "eager", "dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
         return {**own, **self.hub, **places, **self.more}

@@ -50,7 +50,8 @@ def adapter_of(source: str, hub: Mapping[str, Any]) -> Path | None:
     Raises:
         DataError: an adapter beside whole weights.
     """
-    from transformers.utils import cached_file, find_adapter_config_file
+    from transformers.utils.hub import cached_file
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     found = find_adapter_config_file(source, **hub)
     if found is None:

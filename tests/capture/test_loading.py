@@ -99,7 +99,7 @@ def test_devices_that_contradict(whole: tuple[Path, Any], options: dict[str, Any
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 @pytest.mark.parametrize("more", [{}, {"attn_implementation": "eager"}], ids=["plain", "options"])
-def test_more_gpus_than_there_are(whole: tuple[Path, Any], more: dict[str, str]) -> None:
+def test_more_gpus_than_there_are(whole: tuple[Path, Any], more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="n_devices=2 requires CUDA"):
         load_model(whole[0], n_devices=2, **more)
 
@@ -134,10 +134,10 @@ def _expected(name: str) -> str:
 
 @pytest.mark.parametrize("more", [{}, {"attn_implementation": "eager"}], ids=["plain", "options"])
 def test_a_split_model_is_placed_as_asked_and_gives_the_same_vectors(
-    whole: tuple[Path, Any], plain: Any, placed: dict[int, str], more: dict[str, str]
+    whole: tuple[Path, Any], plain: Any, placed: dict[int, str], more: dict[str, Any]
 ) -> None:
     folder, model = whole
-    split = load_model(folder, device_map=SPLIT, **more)
+    split: Any = load_model(folder, device_map=SPLIT, **more)
     there = {name.replace("._original_component", ""): one for name, one in split.original_model.named_parameters()}
     names = list(plain.state_dict())  # a bridge adds a bias of zeros to the unembedding
     assert {name: placed[there[name].data_ptr()] for name in names} == {name: _expected(name) for name in names}
@@ -150,7 +150,9 @@ def test_a_split_model_is_placed_as_asked_and_gives_the_same_vectors(
 
 def test_a_split_transformers_model_is_wrapped_as_it_is(whole: tuple[Path, Any], placed: dict[int, str]) -> None:
     folder, model = whole
-    split = hooked_model(AutoModelForCausalLM.from_pretrained(folder, device_map=SPLIT, attn_implementation="eager"))
+    split: Any = hooked_model(
+        AutoModelForCausalLM.from_pretrained(folder, device_map=SPLIT, attn_implementation="eager")
+    )
     assert split.cfg.n_devices == 2 and torch.equal(capture(split, TEXT)[2], capture(model, TEXT)[2])
 
 
@@ -162,7 +164,7 @@ class _Placed(LlamaForCausalLM):
 
     options: dict[str, Any]
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
+    def to(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         raise ValueError("`.to` is not supported for quantised models")
 
 
@@ -245,7 +247,7 @@ def test_a_transformers_model_is_wrapped_with_one_line_and_stays_as_it_was(
     ]
     assert all(torch.equal(found[layer], capture(model, TEXT)[layer]) for layer in range(3))
     assert list(plain.state_dict()) == names and type(plain) is LlamaForCausalLM
-    bridge = hooked_model(plain)
+    bridge: Any = hooked_model(plain)
     assert next(iter(bridge.original_model.parameters())) is next(iter(plain.parameters()))  # no second copy
     assert describe_model(bridge)["name"] == folder.name and hooked_model(bridge) is bridge
 
@@ -288,7 +290,8 @@ def test_a_model_without_a_name_needs_a_tokenizer(whole: tuple[Path, Any], plain
 
 
 def _in_a_bridge(model: Any) -> Any:
-    return load_model(model.name_or_path, device="cpu").original_model
+    bridge: Any = load_model(model.name_or_path, device="cpu")
+    return bridge.original_model
 
 
 def _on_meta(model: Any) -> Any:

