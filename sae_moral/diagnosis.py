@@ -92,6 +92,7 @@ def diagnose(
     groups: str | Sequence[object] | None = None,
     controls: str | Sequence[str] | Controls = "default",
     sae: SaeLike | Mapping[int, SaeLike] | None = None,
+    any_model: bool = False,
     store: str | Path | None = None,
     dtype: str = "float32",
     device: str | None = None,
@@ -126,6 +127,7 @@ def diagnose(
             your own.
         sae: an SAE (an SAELens object, a folder, `(release, id)`, `release/id`) or {layer: SAE}; `layers="all"` are
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
+        any_model: accept an SAE of a model with another name.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
             repeated ones are free.
         dtype: of a model given by name.
@@ -164,7 +166,7 @@ def diagnose(
     model = load_model(model, dtype=dtype, device=device) if by_name else hooked_model(model)
     chosen = _prompted(chosen, model, template, message)
     asked = None if layers == "all" else parse_layers(layers, model.cfg.n_layers)
-    saes = None if sae is None else _load_saes(sae, model, asked)
+    saes = None if sae is None else _load_saes(sae, model, asked, any_model)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
     loaded = time.perf_counter()
     reading = _Reading(scenarios.text, numbers, chosen, saes, store, progress)
@@ -292,7 +294,7 @@ class _Reading:
 
 
 def _load_saes(
-    sae: SaeLike | Mapping[int, SaeLike], model: HookedModel, layers: Sequence[int] | None
+    sae: SaeLike | Mapping[int, SaeLike], model: HookedModel, layers: Sequence[int] | None, any_model: bool
 ) -> dict[int, LoadedSae]:
     """The SAEs of the layers that are asked for (None: of all there are), checked against the model.
 
@@ -301,7 +303,7 @@ def _load_saes(
     """
     from sae_moral.sae import load_saes
 
-    loaded = load_saes(sae, model=model)
+    loaded = load_saes(sae, model=model, any_model=any_model)
     wanted = list(loaded) if layers is None else layers
     if missing := sorted(set(wanted) - set(loaded)):
         raise ValueError(f"layers {missing} were asked for, and there are SAEs of {sorted(loaded)}; give one for each")

@@ -22,8 +22,14 @@ class _DeepestBlockReached(Exception):
     are not needed, and TransformerBridge's `stop_at_layer` does not skip the latter."""
 
 
-def resolve_hooks(model: HookedModel, layers: Sequence[int]) -> dict[int, str]:
-    """Hook names of the residual stream after each block, checked against the model.
+STREAM = "resid_post"
+SITES = {STREAM: ("hook_resid_post", "hook_out"), "resid_mid": ("hook_resid_mid",), "mlp_out": ("hook_mlp_out",)}
+"""Where in a block vectors of the stream's width are read, with the hooks of it: the stream after the block, the stream
+between attention and MLP, what the MLP adds to it."""
+
+
+def resolve_hooks(model: HookedModel, layers: Sequence[int], sites: Mapping[int, str] | None = None) -> dict[int, str]:
+    """Hook names of the residual stream after each block, or of another site in it, checked against the model.
 
     Raises:
         ValueError: a layer the model does not have, or a hook name it does not know (TransformerBridge itself is
@@ -39,11 +45,12 @@ def resolve_hooks(model: HookedModel, layers: Sequence[int]) -> dict[int, str]:
     names: dict[int, str] = {}
     for layer in layers:
         # SAETransformerBridge lists a bridge's own names only, of which hook_resid_post is an alias.
-        candidates = [name for end in ("hook_resid_post", "hook_out") if (name := f"blocks.{layer}.{end}") in known]
+        ends = SITES[(sites or {}).get(layer, STREAM)]
+        candidates = [name for end in ends if (name := f"blocks.{layer}.{end}") in known]
         if candidates:
             names[layer] = candidates[0]
         else:
-            name = f"blocks.{layer}.hook_resid_post"
+            name = f"blocks.{layer}.{ends[0]}"
             attached = [key for key in getattr(model, "acts_to_saes", {}) if key.startswith(f"blocks.{layer}.")]
             hint = (
                 f"SAEs are attached at {attached}: measure the model before attaching them, or load it again"

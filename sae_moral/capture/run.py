@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ def read_prompts(
     reader: Reader[Taken],
     take: Callable[[int, dict[int, Taken]], None],
     *,
+    sites: Mapping[int, str] | None = None,
     tokens_per_batch: int | None = None,
     done: int = 0,
     progress: bool | None = None,
@@ -48,6 +49,7 @@ def read_prompts(
         model: the model; hooks on it stay active: a steered model is read as it is.
         prompts: what to run.
         layers: blocks to read after; the forward run ends with the deepest.
+        sites: by layer, where in the block to read instead of after it: a name of `hooks.SITES`.
         reader: what to take.
         take: called per batch with the number of its first row (as `reader.first` counts them) and what was taken, by
             layer.
@@ -64,7 +66,7 @@ def read_prompts(
         SaeMoralWarning: SAEs are attached to the model.
     """
     check_agreement(model)
-    hooks, device, first = resolve_hooks(model, layers), _device(model), reader.first(prompts)
+    hooks, device, first = resolve_hooks(model, layers, sites), _device(model), reader.first(prompts)
     warn_of_saes(model)
     batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if first[b[1]] > done]
     n, disable = len(prompts.ids), None if progress is None else not progress
@@ -87,6 +89,7 @@ def capture(
     text: Sequence[str],
     *,
     layers: Sequence[int] | None = None,
+    sites: Mapping[int, str] | None = None,
     granularity: str = "scenario",
     template: str = "{text}",
     pooling: str | Pooling = "scenario",
@@ -105,6 +108,7 @@ def capture(
             transformers model, as `hooked_model` wraps it.
         text: the scenarios; duplicates are run once.
         layers: blocks, by number; all by default.
+        sites: by layer, where in the block to read instead of after it: a name of `hooks.SITES`.
         granularity: `scenario` (one pooled vector each) or `token` (every token of the scenario's own: neither special
             ones nor the template's words; `pooling` then has no effect).
         template: the prompt, with `{text}` for the scenario.
@@ -128,7 +132,7 @@ def capture(
         raise ValueError("no layers given; expected at least one")
     if granularity not in GRANULARITIES:
         raise unknown("granularity", granularity, GRANULARITIES)
-    resolve_hooks(model, chosen)
+    resolve_hooks(model, chosen, sites)
     prompts = prompts_of(model, text, template=template, bos=bos)
     reader = Pooled(get_pooling(pooling)) if granularity == "scenario" else OwnTokens()
     budget, first = batch_size(model, tokens_per_batch), reader.first(prompts)
@@ -143,11 +147,13 @@ def capture(
         "n_texts": len(text),
         **prompts.counts(),
         "excluded_tokens": excluded,
+        **({"sites": {str(layer): site for layer, site in sorted(sites.items())}} if sites else {}),
     }
     shape = int(first[-1]), int(model.cfg.d_model)
 
     def run(done: int, take: Callable[[int, Batch], None]) -> None:
-        read_prompts(model, prompts, chosen, reader, take, tokens_per_batch=budget, done=done, progress=progress)
+        how = {"sites": sites, "tokens_per_batch": budget, "done": done, "progress": progress}
+        read_prompts(model, prompts, chosen, reader, take, **how)
 
     if store is None:
         held = {

@@ -49,7 +49,7 @@ def diagnose(a: argparse.Namespace) -> int:
     }
     check_folder(a, out, "diagnosis", files, asked)
     model = _model(a)
-    saes = None if a.sae is None else load_saes(a.sae, model=model)
+    saes = None if a.sae is None else load_saes(a.sae, model=model, any_model=a.any_model)
     layers = list(saes) if saes and a.layers == "all" else parse_layers(a.layers, model.cfg.n_layers)
     of_saes = None if saes is None else {str(layer): one.sha256 for layer, one in saes.items()}
     facts = describe_model(model)
@@ -142,7 +142,9 @@ def latents(a: argparse.Namespace) -> int:
 
     out, settings, data = out_folder(a, "latents"), LatentSettings(**_given(a, LatentSettings)), _scenarios(a)
     check_folder(a, out, "latents", ("latents.html", "moral_latents.json"))
-    found, page = latents_with_page(_model(a), a.sae, data, out, settings=settings, overwrite=a.overwrite)
+    found, page = latents_with_page(
+        _model(a), a.sae, data, out, settings=settings, any_model=a.any_model, overwrite=a.overwrite
+    )
     rows = [["layer", "moral latents", "of", "share"]]
     for layer, one in found.items():
         moral = len(one.latents())
@@ -167,6 +169,7 @@ def compare_saes(a: argparse.Namespace) -> int:
     out, metrics, data = out_folder(a, "saes", "compared"), _metric_names(a), _scenarios(a)
     check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
     options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match, "reseed": a.reseed}
+    options |= {"any_model": a.any_model}
     compared = compare_saes(_model(a), a.saes, data, out, overwrite=a.overwrite, **options)
     print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
     return 0

@@ -146,6 +146,7 @@ COMMANDS = {
         *(*data, layers, *measured),
         of(DIAGNOSE, "template", metavar="PROMPT", help=PROMPT),
         of(DIAGNOSE, "sae", help="measure an SAE's latents: a folder (of one or of several), or release/id"),
+        any_model,
         of(DIAGNOSE, "store", metavar="DIR"),
         *(*machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
     ),
@@ -172,14 +173,14 @@ COMMANDS = {
         run.latents,
         *data,
         own("--sae", required=True, metavar="SAE", help="a folder (of one or of several), or release/id"),
-        *(all_of(LATENTS), *machine, *_out("latents-MODEL-SOURCE")),
+        *(any_model, all_of(LATENTS), *machine, *_out("latents-MODEL-SOURCE")),
     ),
     "compare-saes": Command(
         run.compare_saes,
         *data,
         own("--saes", required=True, nargs="+", metavar="SAE", help="folders, or release/id"),
         own("--reseed", default=(), nargs="+", metavar="SAE", help="other seeds of some of these: the noise of a seed"),
-        *(*measured, *machine, *_out("saes-MODEL-SOURCE-compared")),
+        *(any_model, *measured, *machine, *_out("saes-MODEL-SOURCE-compared")),
     ),
     "operate": Command(
         run.operate,
@@ -208,7 +209,7 @@ COMMANDS = {
         *(of(GENERATE, "temperature"), of(GENERATE, "top_p")),
         of(GENERATE, "seed", help="of the samples"),
         of(GENERATE, "chat", choices=tuple(run.CHAT), default="auto", help="use the chat template"),
-        *machine,
+        *(any_model, *machine),
     ),
     "sweep": Command(
         run.sweep,

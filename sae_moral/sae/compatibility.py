@@ -1,23 +1,17 @@
-"""Which SAEs can be used: one table of architectures, one of configuration keys, and how the names of models compare.
-
-A key is applied (it shapes what is computed), warned of, or refused. SAELens ignores some keys silently: a
-normalisation by a constant of the training data that is not folded into the weights is one, and it is refused here.
-"""
+"""Which SAEs can be used: one table of architectures, and how the names of models compare. The table of configuration
+keys is `config_keys`."""
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from sae_moral.capture.models import hooked_model
-from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
 
 
@@ -55,83 +49,15 @@ ELEMENTWISE = tuple(name for name, about in ARCHITECTURES.items() if about.eleme
 OPERABLE = tuple(name for name, about in ARCHITECTURES.items() if about.operable)
 
 
-@dataclass(frozen=True)
-class Key:
-    """What happens to a key of an SAE's configuration.
-
-    Attributes:
-        name: with `metadata.` before a key of the metadata.
-        effect: `applied`, `warned` or `refused`.
-        when: whether a value is meant.
-        why: what is done, or the end of the sentence that begins with the SAE's name; `{value}` is filled in.
-    """
-
-    name: str
-    effect: Literal["applied", "warned", "refused"]
-    why: str
-    when: Callable[[Any], bool] = lambda value: value is not None
-
-    def value(self, sae: Any) -> Any:
-        """Of an SAELens object."""
-        held = sae.cfg.metadata if self.name.startswith("metadata.") else sae.cfg
-        return getattr(held, self.name.removeprefix("metadata."), None)
-
-
-_FOLDED = ("expected_average_only_in", "covariance_whitening")
-KEYS = (
-    Key("d_in", "applied", "vectors of another width are refused"),
-    Key("dtype", "applied", "vectors are cast to it"),
-    Key("apply_b_dec_to_input", "applied", "SAELens subtracts the decoder's bias from the input"),
-    Key("normalize_activations", "applied", "SAELens normalises each vector", lambda value: value not in _FOLDED),
-    Key(
-        "normalize_activations",
-        "refused",
-        "expects its input normalised by {value}, which is not folded into its weights, and the constants are not in "
-        "its files; fold them with fold_activation_norm_scaling_factor or fold_activation_whitening first",
-        lambda value: value in _FOLDED,
-    ),
-    Key(
-        "reshape_activations",
-        "refused",
-        "reads activations reshaped by {value}; expected an SAE of the residual stream",
-        lambda value: value not in (None, "none"),
-    ),
-    Key("metadata.hook_name", "applied", "where vectors are captured"),
-    Key("metadata.hook_head_index", "refused", "reads attention head {value}; expected an SAE of the residual stream"),
-    Key("metadata.model_name", "applied", "an SAE of another model is refused"),
-    Key("metadata.prepend_bos", "applied", "whether prompts begin with BOS"),
-    Key(
-        "metadata.model_from_pretrained_kwargs", "applied", "a model whose stream is not centred as its was is refused"
-    ),
-    Key("metadata.sae_moral", "applied", "granularity, template and pooling of the prompts"),
-    Key(
-        "metadata.seqpos_slice",
-        "warned",
-        "was trained on the positions {value} of its contexts only; here it reads all",
-        lambda value: value is not None and any(part is not None for part in value),
-    ),
-)
-
-
 def check_usable(sae: Any, name: str) -> None:
     """Refuse an SAE whose latents of a vector do not follow from that vector and its own configuration.
 
     Raises:
-        ValueError: a transcoder or a sequence model, a key of `KEYS` that is refused, damaged weights.
-
-    Warns:
-        SaeMoralWarning: a key of `KEYS` that is warned of.
+        ValueError: a transcoder or a sequence model, damaged weights.
     """
     architecture = str(sae.cfg.architecture())
     if reason := ARCHITECTURES.get(architecture, Architecture()).refused:
         raise ValueError(f"{name} is a {architecture}: {reason}; expected an SAE of the residual stream")
-    for key in KEYS:
-        if key.effect == "applied" or not key.when(value := key.value(sae)):
-            continue
-        problem = f"{name} {key.why.format(value=value)}"
-        if key.effect == "refused":
-            raise ValueError(problem)
-        warnings.warn(problem, SaeMoralWarning, stacklevel=3)
     bad = [key for key, value in sae.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{name} has weights that are not finite: {', '.join(bad)}; the file is damaged")

@@ -141,8 +141,14 @@ def warn_of_prompts(latents: LatentRepresentations) -> None:
             warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
         without = sae.sae.cfg.metadata.prepend_bos is False and "bos" not in sae.trained_on
         if without and latents.provenance.get("first_token") != "text":
-            problem = "prompts without BOS, and these vectors are of prompts that begin with it: capture with bos="
-            warnings.warn(f"{sae.source} was trained on {problem}'tokenizer'", SaeMoralWarning, stacklevel=3)
+            problem = "prompts without BOS, and these vectors are of prompts that begin with it"
+            asked = latents.provenance.get("bos") == "tokenizer"
+            remedy = "the tokenizer adds one by itself" if asked else "capture with bos='tokenizer'"
+            warnings.warn(f"{sae.source} was trained on {problem}: {remedy}", SaeMoralWarning, stacklevel=3)
+        if sae.sae.cfg.metadata.exclude_special_tokens and not sae.trained_on:
+            if latents.provenance.get("pooling") == "all" and latents.provenance.get("first_token") != "text":
+                problem = "no special tokens, and these vectors pool them: capture with pooling='scenario'"
+                warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)
         for name in ("template", "pooling", "granularity", "bos"):
             wanted, found = sae.trained_on.get(name), latents.provenance.get(name)
             if None not in (wanted, found) and wanted != found:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_moral.capture.hooks import STREAM
 from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompts, Tokens, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, Pooling, get_pooling, one_each, pooling_name
@@ -116,7 +117,8 @@ def latent_representations(
     }
     if granularity == "scenario":
         options |= {"tokens_per_batch": tokens_per_batch, "progress": progress}
-        return _of_vectors(capture(source, text, layers=list(loaded), **options), loaded, facts)
+        captured = capture(source, text, layers=list(loaded), sites=_sites(loaded), **options)
+        return _of_vectors(captured, loaded, facts)
     return _of_tokens(source, text, loaded, facts, tokens_per_batch=tokens_per_batch, progress=progress, **options)
 
 
@@ -136,6 +138,11 @@ def choose_granularity(asked: str | None, saes: Mapping[int, LoadedSae], given: 
     return asked
 
 
+def _sites(saes: Mapping[int, LoadedSae]) -> dict[int, str]:
+    """Those that are not the stream after a block."""
+    return {layer: sae.site for layer, sae in saes.items() if sae.site != STREAM}
+
+
 def _trained_on(saes: Mapping[int, LoadedSae], key: str, default: str) -> str:
     return _common(key, {sae.source: str(sae.trained_on.get(key) or default) for sae in saes.values()})
 
@@ -152,6 +159,10 @@ def _of_vectors(
     missing = sorted(set(saes) - set(vectors.layers))
     if missing:
         raise ValueError(f"SAEs for layers {missing}, and the captured layers are {list(vectors.layers)}")
+    captured = vectors.provenance.get("sites", {})
+    for layer, sae in saes.items():
+        if sae.site != (site := captured.get(str(layer), STREAM)):
+            raise ValueError(f"{sae.source} reads {sae.site}, and the vectors of layer {layer} are of {site}")
 
     def columns(layer: int, row: Int[Tensor, "n"]) -> Columns:
         return columns_of(saes[layer], vectors.read(layer), row)
@@ -183,7 +194,7 @@ def _of_tokens(
 
     read_prompts(
         model, prompts, list(saes), PooledLatents(saes, get_pooling(pooling)), keep,
-        tokens_per_batch=tokens_per_batch, progress=progress, what="latents",
+        sites=_sites(saes), tokens_per_batch=tokens_per_batch, progress=progress, what="latents",
     )  # fmt: skip
     provenance = {
         **{"template": template, "pooling": pooling_name(pooling), "bos": bos, "first_token": prompts.first_token},
@@ -268,7 +279,7 @@ def latents_by_token(
     values: list[Tensor] = []
     read_prompts(
         model, prompts, [sae.layer], ChosenLatents(sae, latents),
-        lambda _, batch: values.extend(batch[sae.layer]), progress=False,
+        lambda _, batch: values.extend(batch[sae.layer]), sites=_sites({sae.layer: sae}), progress=False,
     )  # fmt: skip
     words = [
         [model.tokenizer.decode([token]) for token in ids[first:last]]

@@ -19,7 +19,7 @@ from sae_moral.errors import SaeMoralWarning
 from sae_moral.io import check_files, file_checksums, read_json, read_typed, staged, typed, write_record
 from sae_moral.sae.activations import Activations
 from sae_moral.sae.evaluate import Look, LossRecovered, Side, reconstruction
-from sae_moral.sae.load import RECORD_SCHEMA, RECORDS
+from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
 from sae_moral.sae.train_config import SAELensConfig, TargetL0, TrainSettings
 from sae_moral.sae.train_input import Batches, InputMap, decoder_from_data, new_sae, within
 from sae_moral.sae.train_state import load_state, save_state

@@ -19,6 +19,7 @@ from sae_moral.capture.agreement import check_agreement
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
+from sae_moral.sae.load import need_stream
 from sae_moral.steering.steering import WITHOUT_MASK, Direction, Matched, Steering
 
 
@@ -196,6 +197,7 @@ def check_steering(steering: Steering, model: HookedModel, any_model: bool) -> N
         return
     sae = operation if isinstance(operation, LoadedSae) else operation.sae
     check_fit(sae, model, any_model=any_model)
+    need_stream(sae, "steering")
     at, device = torch.device(sae.sae.device), torch.device(model.cfg.device or "cpu")
     if (at.type, at.index or 0) != (device.type, device.index or 0):
         raise ValueError(

@@ -26,7 +26,9 @@ from sae_moral.capture import Representations
 from sae_moral.data import MoralData
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
-from sae_moral.sae.load import ELEMENTWISE, LoadedSae, assembled
+from sae_moral.sae.compatibility import ELEMENTWISE
+from sae_moral.sae.load import LoadedSae
+from sae_moral.sae.objects import assembled
 from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 

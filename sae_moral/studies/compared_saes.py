@@ -194,6 +194,7 @@ def compare_saes(
     controls: str | Sequence[str] | Controls = "default",
     match: str | None = None,
     reseed: Sequence[SaeLike | Mapping[int, SaeLike]] = (),
+    any_model: bool = False,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> ComparedSaes:
@@ -211,6 +212,7 @@ def compare_saes(
         match: as for `diagnose`.
         reseed: SAEs that differ from one of `saes` in the seed of their training alone. They are no rows of their own:
             what they differ by is what a seed does.
+        any_model: accept SAEs of a model with another name.
         overwrite: write to `out` even if it holds something else.
         progress: as for `diagnose`.
 
@@ -220,10 +222,11 @@ def compare_saes(
         FolderError: `out` holds something else.
     """
     model = hooked_model(model)
-    loaded = [sae for source in saes for sae in load_saes(source, model=model).values()]
+    how = {"model": model, "any_model": any_model}
+    loaded = [sae for source in saes for sae in load_saes(source, **how).values()]
     if not loaded:
         raise ValueError("no SAE given; expected at least one")
-    others = [sae for source in reseed for sae in load_saes(source, model=model).values()]
+    others = [sae for source in reseed for sae in load_saes(source, **how).values()]
     partners = [_partner(sae, loaded) for sae in others]
     shaped = shape_of_diagnosis(data, protocol=protocol, metrics=metrics, controls=controls, match=match)
     options = {"protocol": protocol, "metrics": metrics, "controls": controls, "match": match, "progress": progress}
@@ -234,7 +237,7 @@ def compare_saes(
         return Cell(sae.source, {"model": facts["identity"], **of_sae, **shaped}, lambda folder: work(sae, folder))
 
     def work(sae: LoadedSae, folder: Path) -> list[SaeComparison]:
-        diagnosis = diagnose(model, data, sae={sae.layer: sae}, **options)
+        diagnosis = diagnose(model, data, sae={sae.layer: sae}, any_model=any_model, **options)
         diagnosis.report(folder / "report.html")
         diagnosis.save(folder)
         return _rows(sae, diagnosis)

@@ -92,6 +92,7 @@ def latents_with_page(
     split: Split | None = None,
     select: Sequence[str] = ("train",),
     report: Sequence[str] = ("validation", "test"),
+    any_model: bool = False,
     overwrite: bool = False,
     progress: bool | None = None,
     **options: Any,
@@ -108,6 +109,7 @@ def latents_with_page(
         split: as for `find_moral_latents`.
         select: as for `find_moral_latents`.
         report: as for `find_moral_latents`.
+        any_model: accept SAEs of a model with another name.
         overwrite: write to `out` even if it holds something else.
         progress: progress bars; by default only on a terminal.
         options: as for `latent_representations`: granularity, template, pooling, bos.
@@ -120,7 +122,7 @@ def latents_with_page(
         FolderError: `out` holds other results.
     """
     model = hooked_model(model)
-    out, saes, settings = Path(out), load_saes(sae, model=model), settings or LatentSettings()
+    out, saes, settings = Path(out), load_saes(sae, model=model, any_model=any_model), settings or LatentSettings()
     shaped = {
         "model": describe_model(model)["identity"],
         "data": data.sha256,
@@ -143,7 +145,7 @@ def latents_with_page(
     @cache
     def latents() -> Any:
         """Those of all SAEs, from one pass of the model; only if a layer is missing."""
-        return latent_representations(model, data.text, saes, progress=progress, **options)
+        return latent_representations(model, data.text, saes, any_model=any_model, progress=progress, **options)
 
     def work(layer: int, folder: Path) -> list[Any]:
         own = dataclasses.replace(latents(), layers=(layer,), saes={layer: saes[layer]})

@@ -26,7 +26,7 @@ from sae_moral.foundations import DIMENSIONS
 from sae_moral.io import jsonable
 from sae_moral.provenance import HookedModel, versions
 from sae_moral.sae.find_latents import find_moral_latents
-from sae_moral.sae.load import LoadedSae, SaeLike, load_sae
+from sae_moral.sae.load import LoadedSae, SaeLike, load_sae, need_stream
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.evaluate import CONTROLS, firing_rates, random_latents, shuffled, table
 from sae_moral.surgery.fit import Fit, Part
@@ -49,6 +49,7 @@ def operate(
     seed: int = 0,
     split: Split | None = None,
     granularity: str | None = None,
+    any_model: bool = False,
     store: Path | str | None = None,
     progress: bool | None = None,
     **changes: Any,
@@ -66,6 +67,7 @@ def operate(
         seed: of the batches, the control and the intervals.
         split: records of train, validation and test; by default `group_split(data)`.
         granularity: as for `vectors_of`.
+        any_model: accept an SAE of a model with another name.
         store: as for `vectors_of`.
         progress: progress bars of a capture.
         changes: fields of `SurgerySettings`, e.g. `polarity=0.5`.
@@ -85,7 +87,9 @@ def operate(
     chosen = get_settings(settings, **changes)
     if not isinstance(representations, Representations):
         representations = hooked_model(representations)
-    loaded = load_sae(sae, model=None if isinstance(representations, Representations) else representations)
+    given_model = None if isinstance(representations, Representations) else representations
+    loaded = load_sae(sae, model=given_model, any_model=any_model)
+    need_stream(loaded, "surgery")
     split = _checked(split or group_split(data), data)
     if isinstance(latents, MoralLatents):
         _check_found(latents, loaded, data, split)

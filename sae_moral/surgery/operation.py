@@ -29,7 +29,9 @@ from sae_moral.io import (
     write_bytes,
     write_record,
 )
-from sae_moral.sae.load import RECORD_SCHEMA, RECORDS, LoadedSae, assembled, load_sae
+from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
+from sae_moral.sae.load import LoadedSae, load_sae
+from sae_moral.sae.objects import assembled
 from sae_moral.shown import in_short, shown
 from sae_moral.tables import Table
 

@@ -33,10 +33,11 @@ from sae_moral.sae.association import (
 )
 from sae_moral.sae.columns import SparseColumns, columns_of
 from sae_moral.sae.find_latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
-from sae_moral.sae.latents import latent_representations
+from sae_moral.sae.latents import latent_representations, latents_by_token
 from sae_moral.sae.load import load_sae
 from sae_moral.sae.measure import two_parts
 from sae_moral.sae.moral_latents import MoralLatents
+from sae_moral.studies import compare_saes
 from tests.tiny import scenarios
 
 N, LATENTS = 3000, 200
@@ -427,16 +428,62 @@ def test_prompts_with_bos_are_warned_of_too(tiny: Any, tiny_folder: Path) -> Non
         diagnose(tiny, data, sae=without, controls="none", metrics=["categorical"])
 
 
-CENTRED: Any = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}
-PLAIN: Any = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": False}}}
+def test_special_tokens_in_the_pool_are_warned_of(tiny: Any) -> None:
+    data, sae = scenarios(150), random_sae(metadata={"exclude_special_tokens": True})
+    vectors = capture(tiny, data.text, layers=[1], pooling="all")
+    with pytest.warns(SaeMoralWarning, match="no special tokens, and these vectors pool them"):
+        find_moral_latents(sae, vectors, data, settings=LatentSettings(items=3))
+    find_moral_latents(sae, tiny, data, settings=LatentSettings(items=3))
 
 
-def test_an_sae_of_a_centred_stream_is_refused_by_a_model_whose_stream_is_not(tiny: Any) -> None:
-    with pytest.raises(ValueError, match=r"mean over dimensions was taken out .*center_writing_weights"):
-        load_sae(random_sae(**CENTRED), model=tiny)
-    load_sae(random_sae(**PLAIN), model=tiny)
-    centred = tiny.W_E - tiny.W_E.mean(dim=1, keepdim=True)
-    tiny.W_E.data.copy_(centred)
-    load_sae(random_sae(**CENTRED), model=tiny)
+def test_a_stream_without_its_mean_where_the_sae_says_that_it_has_one(tiny: Any) -> None:
+    plain: Any = {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": False}}}
+    load_sae(random_sae(**plain), model=tiny)
+    tiny.W_E.data.copy_(tiny.W_E - tiny.W_E.mean(dim=1, keepdim=True))
     with pytest.warns(SaeMoralWarning, match="reads the stream as it is, and the mean over dimensions was taken out"):
-        load_sae(random_sae(**PLAIN), model=tiny)
+        load_sae(random_sae(**plain), model=tiny)
+
+
+@pytest.mark.parametrize("site", ["resid_mid", "mlp_out"])
+@pytest.mark.parametrize("granularity", ["token", "scenario"])
+def test_saes_of_other_places_in_a_block_are_measured_there(tiny: Any, site: str, granularity: str) -> None:
+    data, name = scenarios(40), f"blocks.1.hook_{site}"
+    sae = load_sae(random_sae(metadata={"hook_name": name}), model=tiny)
+    found = latent_representations(tiny, data.text, sae, granularity=granularity)
+    ids = tiny.tokenizer(data.text[0], return_tensors="pt", add_special_tokens=False).input_ids
+    ids = torch.cat([torch.tensor([[tiny.tokenizer.bos_token_id]]), ids], dim=1)
+    at = tiny.run_with_cache(ids, names_filter=[name])[1][name][0, 1:]
+    wanted = sae.encode(at).mean(dim=0) if granularity == "token" else sae.encode(at.mean(dim=0))
+    torch.testing.assert_close(found[1][0], wanted, rtol=1e-4, atol=1e-5)
+    by_token = latents_by_token(tiny, sae, data.text[:1], [3])
+    torch.testing.assert_close(torch.tensor([value for _, value in by_token[0][0]]), sae.encode(at)[:, 3])
+    with pytest.raises(ValueError, match=rf"reads {site}, and the vectors of layer 1 are of resid_post"):
+        latent_representations(capture(tiny, data.text, layers=[1]), None, sae)
+
+
+def test_what_acts_on_the_stream_needs_an_sae_of_it(tiny: Any) -> None:
+    from sae_moral.steering import Steering, steer
+    from sae_moral.surgery import operate
+
+    sae = load_sae(random_sae(metadata={"hook_name": "blocks.1.hook_mlp_out"}), model=tiny)
+    diagnose(tiny, scenarios(60), sae=sae, controls="none", metrics=["dimensional"])
+    with pytest.raises(ValueError, match=r"reads blocks\.1\.hook_mlp_out; .* surgery needs an SAE of the residual"):
+        operate(sae, None, tiny, scenarios(60))
+    with (
+        pytest.raises(ValueError, match="steering needs an SAE of the residual"),
+        steer(tiny, Steering(sae, 1.0, form="paper")),
+    ):
+        pass
+
+
+def test_any_model_on_the_way_to_every_measurement(tiny: Any, tmp_path: Path) -> None:
+    data, other = scenarios(60), random_sae(metadata={"model_name": "gpt2"})
+    options: Any = {"controls": "none", "metrics": ["dimensional"]}
+    for measured in (
+        lambda **how: diagnose(tiny, data, sae=other, **options, **how),
+        lambda **how: compare_saes(tiny, [other], data, tmp_path, **options, **how),
+    ):
+        with pytest.raises(ValueError, match="was trained on gpt2, and this model is"):
+            measured()
+        with pytest.warns(SaeMoralWarning, match="was trained on gpt2"):
+            measured(any_model=True)

@@ -152,7 +152,7 @@ def test_an_sae_in_training_is_what_saelens_saves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"metadata": {"hook_name": "blocks.1.hook_mlp_out"}}, "hook: .* reads 'blocks.1.hook_mlp_out'"),
+        ({"metadata": {"hook_name": "blocks.1.attn.hook_z"}}, "hook: .* reads 'blocks.1.attn.hook_z'"),
         ({"metadata": {"hook_name": "blocks.0.hook_resid_pre"}}, "hook: .* reads 'blocks.0.hook_resid_pre'"),
         ({"metadata": {"hook_name": None}}, "pass layer="),
         ({"metadata": {"hook_name": "blocks.7.hook_resid_post"}}, "hook: .* has blocks 0 to 2"),
