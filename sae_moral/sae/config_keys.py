@@ -198,8 +198,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration and its metadata as one mapping, older names of keys replaced."""
     one = {**{name: value for name, value in config.items() if name != "metadata"}, **(config.get("metadata") or {})}
     found: dict[str, Any] = {}
-    for name, value in one.items():
-        name = RENAMED.get(name, name)
+    for given, value in one.items():
+        name: str = RENAMED.get(given, given)
         found[name] = value if found.get(name) is None else found[name]
     return found
 

@@ -156,7 +156,7 @@ def test_what_shapes_no_latent_is_no_reason_to_warn(tmp_path: Path) -> None:
 def test_factors_of_a_finetuning_go_into_the_decoder(key: str, tmp_path: Path) -> None:
     """SAELens 1 to 5: decode(f) = (f · factor) W_dec + b_dec; the latents are f."""
     factors = torch.rand(S, generator=G) + 0.5
-    loaded = read(tmp_path, {**OLD, "finetuning_scaling_factor": True}, **{key: factors})
+    loaded = read(tmp_path, {**OLD, "finetuning_scaling_factor": True}, None, **{key: factors})
     latents = loaded.encode(X)
     torch.testing.assert_close(latents, CENTRED.relu())
     torch.testing.assert_close(loaded.sae.decode(latents), latents * factors @ W["W_dec"] + W["b_dec"])
