@@ -97,12 +97,17 @@ def train_sae(a: argparse.Namespace) -> int:
     """
     from sae_moral.sae.train import FILE, KIND, train_saes
     from sae_moral.sae.train_config import TrainSettings
+    from sae_moral.sae.train_logging import LogSettings
 
     out, settings = out_folder(a, "saes"), TrainSettings(**_given(a, TrainSettings))
+    asked = _given(a, LogSettings)
+    if "to" not in asked and asked != LogSettings.defaults():
+        raise ValueError("--log-… given without --log; expected --log wandb or --log trackio")
+    log = LogSettings(**asked) if "to" in asked else None
     data = _scenarios(a, limit=False)
     check_folder(a, out, KIND, (FILE,))
     given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device")
-    trained = train_saes(_model(a), data, a.layers, settings, out=out, **given)
+    trained = train_saes(_model(a), data, a.layers, settings, out=out, log=log, **given)
     print(f"{trained.summary()}\n\n{out / FILE}")
     return 0
 

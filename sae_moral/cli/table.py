@@ -19,6 +19,7 @@ SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steer
 GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
 MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
 LOAD, MODEL = "data.sources:load_data", "capture.models:load_model"
+LOG = "sae.train_logging:LogSettings"
 """Where the options of commands are written down."""
 
 Option = Callable[[Parser], object]
@@ -162,6 +163,14 @@ COMMANDS = {
         *(*data, layers, all_of(TRAINING)),
         of(TRAIN, "splice_texts", metavar="N"),
         of(TRAIN, "store", metavar="DIR", help="folder for the vectors (default: OUT/activations)"),
+        of(
+            LOG,
+            "to",
+            "--log",
+            choices="sae.train_logging:BACKENDS",
+            help="log the course of the training (default: off)",
+        ),
+        *(of(LOG, name, f"--log-{name}") for name in ("project", "entity", "every", "weights")),
         *(*machine, *_out("saes-MODEL-SOURCE")),
     ),
     "saes": Command(

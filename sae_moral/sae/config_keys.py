@@ -199,7 +199,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     one = {**{name: value for name, value in config.items() if name != "metadata"}, **(config.get("metadata") or {})}
     found: dict[str, Any] = {}
     for given, value in one.items():
-        name: str = RENAMED.get(given, given)
+        name = RENAMED[given] if given in RENAMED else given
         found[name] = value if found.get(name) is None else found[name]
     return found
 

@@ -31,6 +31,7 @@ from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import LossRecovered, loss_recovered
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
 from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_trained, train_layer
+from sae_moral.sae.train_logging import LogSettings, keep_weights, log_settings, logged_run, with_logger
 from sae_moral.shown import shown
 from sae_moral.tables import Table, text_table
 
@@ -113,6 +114,7 @@ def train_saes(
     dtype: str = "float32",
     device: str | None = None,
     splice_texts: int = SPLICED_TEXTS,
+    log: LogSettings | str | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
@@ -129,6 +131,7 @@ def train_saes(
         dtype: of a model given by name; the SAEs are float32.
         device: of a model given by name; the SAEs are on the model's device.
         splice_texts: held-out scenarios for `loss_recovered`; 0 skips it.
+        log: `wandb`, `trackio` or `LogSettings`: log the course of the training there.
         overwrite: take over a folder that holds another training.
         progress: progress bars; by default only on a terminal.
 
@@ -145,7 +148,7 @@ def train_saes(
     from sae_moral.capture.models import hooked_model, load_model
     from sae_moral.protocol import parse_layers
 
-    settings, out = settings or TrainSettings(), Path(out)
+    settings, log, out = settings or TrainSettings(), log_settings(log), Path(out)
     scenarios = load_data(data)
     scenarios = scenarios if limit is None else scenarios.sample(limit)
     by_name = isinstance(model, str | Path)
@@ -166,7 +169,8 @@ def train_saes(
             split_seed=settings.split_seed,
             progress=progress,
         )
-        return _trained(activations, settings, out, str(model.cfg.device or "cpu"), splice, shaped_by, progress)
+        device = str(model.cfg.device or "cpu")
+        return _trained(activations, settings, out, device, splice, shaped_by, log, progress)
 
 
 def train_on(
@@ -176,6 +180,7 @@ def train_on(
     out: str | Path,
     device: str = "cpu",
     splice: Callable[[Any], LossRecovered] | None = None,
+    log: LogSettings | str | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
@@ -183,17 +188,18 @@ def train_on(
 
     Args:
         splice: from a loaded SAE to its `loss_recovered`.
+        log: as for `train_saes`.
 
     Raises:
         ValueError: an option that SAELens does not have.
         FolderError: a folder that holds other results; says in what they differ.
         BusyError: another process is writing there.
     """
-    out, about = Path(out), activations.provenance
+    out, log, about = Path(out), log_settings(log), activations.provenance
     configure(activations, settings, device=device)  # what SAELens refuses is refused before anything is written
     shaped_by = _shaped_by(settings, about["model"], about["data"]["sha256"], int(splice is not None))
     with _claimed(out, shaped_by, overwrite):
-        return _trained(activations, settings, out, device, splice, shaped_by, progress)
+        return _trained(activations, settings, out, device, splice, shaped_by, log, progress)
 
 
 def _shaped_by(settings: TrainSettings, model: Mapping[str, Any], data_sha256: str, spliced: int) -> dict[str, Any]:
@@ -217,6 +223,7 @@ def _trained(
     device: str,
     splice: Callable[[Any], LossRecovered] | None,
     shaped_by: Mapping[str, Any],
+    log: LogSettings | None,
     progress: bool | None,
 ) -> TrainedSaes:
     settings = settings.resolved(len(activations.rows("train")))
@@ -226,11 +233,14 @@ def _trained(
         of_layer = key("trained-sae", layer=layer, hook=hook, **shaped_by)
         found = read_trained(out / hook) if (out / hook / RECORD).exists() else None
         if found is None or found.get("key") != of_layer:
-            training = LayerTraining(
-                activations, layer, settings, config, checkpoints=out / ".checkpoints" / hook, key=of_layer
-            )
-            found = train_layer(training, out / hook, about=_about(activations, settings, config, layer),
-                                splice=splice, progress=progress)  # fmt: skip
+            about = _about(activations, settings, config, layer)
+            with logged_run(log, f"{out.name}/{hook}", of_layer, about) as logged:
+                training = LayerTraining(
+                    activations, layer, settings, with_logger(config, log),
+                    checkpoints=out / ".checkpoints" / hook, key=of_layer, log=logged,
+                )  # fmt: skip
+                found = train_layer(training, out / hook, about=about, splice=splice, progress=progress)
+                keep_weights(log, out / hook, training.sae.get_name())
         results[layer] = found
         listing = {"shaped_by": dict(shaped_by), "results": [_row(result) for result in results.values()]}
         write_record(out / FILE, KIND, SCHEMA_VERSION, listing)

@@ -22,6 +22,7 @@ from sae_moral.sae.evaluate import Look, LossRecovered, Side, reconstruction
 from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
 from sae_moral.sae.train_config import SAELensConfig, TargetL0, TrainSettings
 from sae_moral.sae.train_input import Batches, InputMap, decoder_from_data, new_sae, within
+from sae_moral.sae.train_logging import Log
 from sae_moral.sae.train_state import load_state, save_state
 
 RECORD = "sae_moral.json"
@@ -74,10 +75,12 @@ class LayerTraining:
         *,
         checkpoints: Path | None = None,
         key: str = "",
+        log: Log | None = None,
     ) -> None:
         """Args:
         checkpoints: folder of the checkpoints; a training that was interrupted there is taken up.
         key: of everything that shapes the training; checkpoints with another one are left alone.
+        log: where looks at both sides are written; see `train_logging`.
 
         Raises:
             ValueError: no training or held-out vectors, or training vectors that do not vary.
@@ -85,7 +88,7 @@ class LayerTraining:
         from sae_lens.training.sae_trainer import SAETrainer
 
         self.layer, self.hook_name, self.settings = layer, activations.hooks[layer], settings
-        self.checkpoints, self.key = checkpoints, key
+        self.checkpoints, self.key, self.log = checkpoints, key, log
         self.vectors = activations.vectors(layer)
         self.train, self.held, self.left_out = _parts(activations, self.vectors, settings)
         self.apply = InputMap.fit(self.vectors, self.train, settings.normalise)
@@ -95,6 +98,8 @@ class LayerTraining:
             decoder_from_data(self.sae, self.vectors, self.train, self.apply, seed)
         self.batches = Batches(self.vectors, self.train, self.apply, batch=settings.batch, seed=seed)
         self.trainer = SAETrainer(config.trainer, self.sae, self.batches, save_checkpoint_fn=self.checkpoint)
+        if log is not None:  # SAELens would write and upload each checkpoint, optimiser and all
+            self.trainer.save_checkpoint = lambda *_, **__: self.checkpoint()
         for name in config.controlled:
             value = self.trainer.coefficient_schedulers[name].value
             self.trainer.coefficient_schedulers[name] = TargetL0(  # pyright: ignore[reportArgumentType]
@@ -134,6 +139,9 @@ class LayerTraining:
             coefficients={name: float(c.value) for name, c in self.trainer.coefficient_schedulers.items()},
         )
         self.history.append(look)
+        if self.log is not None:
+            sides = {"train/explained_variance": look["train"], "held_out/explained_variance": look["held_out"]}
+            self.log({**sides, "held_out/l0": look["l0"]}, self.trainer.n_training_steps)
         if self.checkpoints is not None:
             save_state(self.checkpoints, self.key, self.trainer, self.batches.position, self.history, steps_done=steps)
 
@@ -174,10 +182,23 @@ def train_layer(
             files=file_checksums(temporary),
         )
         write_record(temporary / RECORD, RECORDS[RECORD], RECORD_SCHEMA, result)
+    if training.log is not None:
+        training.log(_final(result), training.trainer.n_training_steps)
     if training.checkpoints is not None:
         shutil.rmtree(training.checkpoints, ignore_errors=True)
     warn_if_parted(result)
     return read_trained(folder)
+
+
+def _final(result: TrainedSae) -> dict[str, Any]:
+    """What is logged of the saved SAE."""
+    recovered = result["loss_recovered"]
+    return {
+        **{f"final/train/{name}": value for name, value in result["train"].items()},
+        **{f"final/held_out/{name}": value for name, value in result["held_out"].items()},
+        "final/dead_share": result["dead_share"],
+        "final/loss_recovered": None if recovered is None else recovered["recovered"],
+    }
 
 
 def evaluated(
