@@ -211,6 +211,21 @@ def operate(a: argparse.Namespace) -> int:
     return 0
 
 
+def push(a: argparse.Namespace) -> int:
+    """Upload trained or operated SAEs to the Hugging Face hub.
+
+    Uploads SAELens' files, our records and a model card, in one commit; what was trained on, how good it is, licences
+    and how to load it stand on the card.
+
+    Example: sae-moral push operation me/operated-saes --private --licence mit --dry-run
+    """
+    from sae_moral.surgery import push
+
+    pushed = push(a.folder, **_given(a, push, "what"))
+    print(f"{pushed.card}\n{pushed.summary()}" if a.dry_run else pushed.summary())
+    return 0
+
+
 def steer(a: argparse.Namespace) -> int:
     """Show what a model says as it is, and steered by an operation.
 

@@ -15,6 +15,7 @@ from sae_moral.io import parse_json
 
 DIAGNOSE, TRAIN, TRAINING = "diagnosis:diagnose", "sae.train:train_saes", "sae.train_config:TrainSettings"
 LATENTS, OPERATE = "sae.association:LatentSettings", "surgery.operate:operate"
+PUSH = "surgery.push:push"
 SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steering"
 GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
 MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
@@ -205,6 +206,12 @@ COMMANDS = {
         of(OPERATE, "seed"),
         of(OPERATE, "store", metavar="DIR", help="keep captured vectors here: later runs reuse them"),
         *(any_model, *machine, *_out("operation-MODEL-SOURCE[-CONTROL]")),
+    ),
+    "push": Command(
+        run.push,
+        own("folder", type=Path, metavar="FOLDER", help="of train-sae (of one SAE or of all) or of operate"),
+        own("repo_id", metavar="REPO", help="owner/name on the Hugging Face hub"),
+        all_of(PUSH, "what", "repo_id"),
     ),
     "steer": Command(
         run.steer,

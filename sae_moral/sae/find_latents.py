@@ -142,9 +142,9 @@ def warn_of_prompts(latents: LatentRepresentations) -> None:
         without = sae.sae.cfg.metadata.prepend_bos is False and "bos" not in sae.trained_on
         if without and latents.provenance.get("first_token") != "text":
             problem = "prompts without BOS, and these vectors are of prompts that begin with it"
-            asked = latents.provenance.get("bos") == "tokenizer"
-            remedy = "the tokenizer adds one by itself" if asked else "capture with bos='tokenizer'"
-            warnings.warn(f"{sae.source} was trained on {problem}: {remedy}", SaeMoralWarning, stacklevel=3)
+            warnings.warn(
+                f"{sae.source} was trained on {problem}: capture with bos='none'", SaeMoralWarning, stacklevel=3
+            )
         if sae.sae.cfg.metadata.exclude_special_tokens and not sae.trained_on:
             if latents.provenance.get("pooling") == "all" and latents.provenance.get("first_token") != "text":
                 problem = "no special tokens, and these vectors pool them: capture with pooling='scenario'"

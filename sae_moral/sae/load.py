@@ -75,8 +75,9 @@ class LoadedSae:
 
     @property
     def bos(self) -> str:
-        """How prompts begin: `prepend` (a BOS, SAELens' default) or `tokenizer` (whatever that adds)."""
-        default = "tokenizer" if self.sae.cfg.metadata.prepend_bos is False else "prepend"
+        """How prompts begin: `prepend` (a BOS, SAELens' default) or `none` (nor what the tokenizer adds by itself,
+        which SAELens takes away where `prepend_bos` is false); of an SAE trained here, as it was trained."""
+        default = "none" if self.sae.cfg.metadata.prepend_bos is False else "prepend"
         return str(self.trained_on.get("bos", default))
 
     @property

@@ -2,7 +2,8 @@
 
 from sae_moral.surgery.evaluate import CONTROLS, summary
 from sae_moral.surgery.operate import operate
-from sae_moral.surgery.operation import Operation, SurgeryRecord, push
+from sae_moral.surgery.operation import Operation, SurgeryRecord
+from sae_moral.surgery.push import Pushed, push
 from sae_moral.surgery.settings import DEFAULT, PAPER, SETTINGS, SurgerySettings, get_settings
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "PAPER",
     "SETTINGS",
     "Operation",
+    "Pushed",
     "SurgeryRecord",
     "SurgerySettings",
     "get_settings",

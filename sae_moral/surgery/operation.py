@@ -355,30 +355,5 @@ def with_rows(
     return LoadedSae(made, source, sae.layer)
 
 
-def push(operation: Operation, repo_id: str, *, sae_id: str | None = None, revision: str = "main") -> None:
-    """Upload to the hub with SAELens' uploader, and beside it `surgery.json` and `before.safetensors`, which that
-    leaves out.
-
-    Args:
-        sae_id: folder in the repository; the hook name by default.
-    """
-    import tempfile
-
-    from huggingface_hub import HfApi
-    from sae_lens.training.upload_saes_to_huggingface import upload_saes_to_huggingface
-
-    sae_id = sae_id or operation.hook_name
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = operation.save(Path(temporary) / "operation")
-        upload_saes_to_huggingface({sae_id: folder}, repo_id, hf_revision=revision)
-        HfApi().upload_folder(
-            folder_path=folder,
-            path_in_repo=sae_id,
-            repo_id=repo_id,
-            revision=revision,
-            allow_patterns=[RECORD, BEFORE],
-        )
-
-
 def _axis(name: str) -> int:
     return 1 if name == "W_enc" else 0

@@ -422,7 +422,7 @@ def test_prompts_without_bos_are_warned_of(tiny: Any) -> None:
 def test_prompts_with_bos_are_warned_of_too(tiny: Any, tiny_folder: Path) -> None:
     data, without = scenarios(150), random_sae(metadata={"prepend_bos": False})
     vectors = capture(tiny, data.text, layers=[1], bos="prepend")
-    with pytest.warns(SaeMoralWarning, match="prompts without BOS, .* capture with bos='tokenizer'"):
+    with pytest.warns(SaeMoralWarning, match="prompts without BOS, .* capture with bos='none'"):
         find_moral_latents(without, vectors, data, settings=LatentSettings(items=3))
     with pytest.warns(SaeMoralWarning, match="prompts without BOS"):
         diagnose(tiny, data, sae=without, controls="none", metrics=["categorical"])

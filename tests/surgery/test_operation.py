@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sae_moral.errors import BusyError, DataError, FolderError
 from sae_moral.io import locked
 from sae_moral.sae.load import load_sae
-from sae_moral.surgery import Operation, SurgeryRecord, operate, push
+from sae_moral.surgery import Operation, SurgeryRecord, operate
 from sae_moral.surgery.operation import rows_of, with_rows
 from tests.sae.killed import run
 from tests.surgery.worlds import BY_DIMENSION, data, representations, sae
@@ -187,33 +187,6 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
         fields = {name: getattr(made, name) for name in ("sae", "latents", "before", "by_dimension", "record")}
         with pytest.raises(ValueError, match=message):
             Operation(**{**fields, **change})
-
-
-def test_push_uploads_with_saelens_and_adds_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sae_lens.training import upload_saes_to_huggingface as uploader
-
-    sent: list[tuple[str, str, set[str]]] = []
-
-    class Hub:
-        def repo_info(self, repo_id: str) -> None: ...
-
-        def upload_file(self, **_: Any) -> None: ...
-
-        def upload_folder(
-            self, *, folder_path: Path, path_in_repo: str, repo_id: str, allow_patterns: list[str], **_: Any
-        ) -> None:
-            held = {path.name for path in Path(folder_path).iterdir()} & set(allow_patterns)
-            sent.append((repo_id, path_in_repo, held))
-
-    monkeypatch.setattr(uploader, "HfApi", Hub)
-    monkeypatch.setattr(uploader, "_repo_file_exists", lambda *_: True)
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    push(operation(), "someone/saes")
-    where = ("someone/saes", "blocks.1.hook_resid_post")
-    assert sent == [
-        (*where, {"cfg.json", "sae_weights.safetensors"}),
-        (*where, {"surgery.json", "before.safetensors"}),
-    ]
 
 
 def test_an_operated_sae_can_be_operated_again() -> None:
