@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -35,9 +35,8 @@ class Fake(ModuleType):
             self.Histogram, self.Artifact = lambda values: ("histogram", len(values)), self._artifact
 
     def _artifact(self, name: str, type: str) -> Any:
-        made = ModuleType(name)
-        made.files, made.add_file = [], lambda path: made.files.append(Path(path).name)
-        return made
+        files: list[str] = []
+        return SimpleNamespace(name=name, files=files, add_file=lambda path: files.append(Path(path).name))
 
     def init(self, **options: Any) -> None:
         self.runs.append(options)
@@ -49,7 +48,7 @@ class Fake(ModuleType):
         self.entries.append((step, values))
 
     def log_artifact(self, artifact: Any) -> None:
-        self.kept.append((artifact.__name__, artifact.files))
+        self.kept.append((artifact.name, artifact.files))
 
     def finish(self) -> None:
         self.finished += 1
@@ -106,7 +105,7 @@ def test_trackio_with_less_of_it(tiny: Any, tmp_path: Path, monkeypatch: pytest.
         ({"to": "tensorboard"}, "unknown log 'tensorboard'; .*wandb, trackio"),
     ):
         with pytest.raises(ValueError, match=problem):
-            LogSettings(**arguments)
+            LogSettings(**cast("Any", arguments))
 
 
 def test_what_is_missing_is_said_before_anything_is_done(
