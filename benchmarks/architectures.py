@@ -328,7 +328,7 @@ def page(rows: list[Row]) -> str:
         lines += [f"- **{row.name}**: off by {row.itself:.2g}" for row in split]
     if refused:
         lines += ["", "## Refused", ""]
-        lines += [f"- **{row.name}**: {row.refusal}" for row in refused]
+        lines += [f"- **{row.name}**: {row.refusal.partition('). ')[0]})." for row in refused]
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 TransformerLens writes parts of each architecture anew, and not all of them right: its bridge of Cohere (3.9.0) rotates
 queries and keys otherwise than the model from the second position on, and says nothing. So a bridge is compared with
 its model once, on two short prompts of random tokens, one of them padded as `capture` pads: the residual stream after
-every block, and the logits.
+every block, and the logits. In 16 bits each block of the bridge starts from what the model's own block before it gave.
 
 The reference is the wrapped model itself with its own modules back in place (`unwrapped`): it needs no second copy of
 the weights, and computes to the last bit what a model computes that transformers alone has loaded.
@@ -15,7 +15,6 @@ has the tolerances and what they rest on.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from sae_moral.provenance import HookedModel, model_identity, versions
 
 LENGTHS = (12, 7)
 """Tokens of the prompts that are compared."""
+FLOAT32 = 1e-4
 SCHEMA = 1
 _compared: WeakSet[Any] = WeakSet()
 
@@ -105,58 +105,59 @@ def compare(model: HookedModel) -> Comparison | None:
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    real = mask.bool().cpu()
-
-    def kept(output: Any) -> Tensor:
-        hidden = output[0] if isinstance(output, tuple) else output
-        return hidden.detach().cpu().reshape(*real.shape, -1)[real]
-
-    ours: dict[int, Tensor] = {}
     theirs: dict[int, Tensor] = {}
-    with torch.no_grad(), without_hooks(model) as points:
-        for layer, name in hooks.items():
-            points[name].register_forward_hook(lambda _, __, out, at=layer: ours.update({at: kept(out)}))
-        try:
-            logits = model(ids, attention_mask=mask, return_type="logits")
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever an architecture's own code trips over
-            raise ValueError(_failure(model, error)) from error
-    ours[len(hooks)] = kept(logits)
     handles = [
         bridge.blocks[layer].original_component.register_forward_hook(
-            lambda _, __, out, at=layer: theirs.update({at: kept(out)})
+            lambda _, __, output, at=layer: theirs.update({at: _hidden(output).clone()})
         )
         for layer in hooks
     ]
     try:
         with torch.no_grad(), unwrapped(model) as original:
-            output = original(input_ids=ids, attention_mask=mask)
+            theirs[len(hooks)] = original(input_ids=ids, attention_mask=mask)[0]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        warnings.warn(
-            SaeMoralWarning(
-                f"{type(bridge.original_model).__name__} was not compared with TransformerLens's bridge of it: "
-                f"transformers does not run it on plain tokens ({_first_line(error)})"
-            ),
-            stacklevel=3,
-        )
+        name = type(bridge.original_model).__name__
+        message = f"{name} was not compared with TransformerLens's bridge of it: transformers does not run it on plain "
+        warnings.warn(SaeMoralWarning(f"{message}tokens ({_first_line(error)})"), stacklevel=3)
         return None
     finally:
         for handle in handles:
             handle.remove()
-    theirs[len(hooks)] = kept(output[0])
+
+    allowed = tolerance(model, theirs[0].dtype)
+    ours: dict[int, Tensor] = {}
+
+    def take(layer: int, output: Tensor) -> Tensor | None:
+        ours[layer] = output.clone()
+        # Blocks amplify what 16 bits round, until nothing can be told from it: there each starts from the model's own.
+        return theirs[layer].to(output.device).reshape_as(output).clone() if allowed > FLOAT32 else None
+
+    with torch.no_grad(), without_hooks(model) as points:
+        for layer, name in hooks.items():
+            points[name].register_forward_hook(lambda _, __, output, at=layer: take(at, output))
+        try:
+            ours[len(hooks)] = model(ids, attention_mask=mask, return_type="logits")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture's own code trips over
+            raise ValueError(_failure(model, error)) from error
+    real = mask.bool().cpu()
+
+    def tokens(found: dict[int, Tensor]) -> list[Tensor]:
+        return [found[at].cpu().reshape(*real.shape, -1)[real] for at in sorted(theirs)]
+
     positions = np.concatenate([np.arange(len(row)) for row in rows])
-    return _comparison(ours, theirs, positions, tolerance(model, ours[0].dtype))
+    return _comparison(tokens(ours), tokens(theirs), positions, allowed)
 
 
 def tolerance(model: HookedModel, *more: torch.dtype) -> float:
-    """Relative error that rounding may cause in the dtypes of a model's weights: 1e-4, and 16 steps of a 16-bit one
+    """Relative error that rounding may cause in the dtypes of a model's weights: 1e-4, in 16 bits 16 steps of one block
     (0.125 in bfloat16, 0.016 in float16). See `docs/design/agreement.md`."""
     wide = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     dtypes = {parameter.dtype for _, parameter in model.named_parameters()} | set(more)
-    return max(1e-4, *(16 * torch.finfo(dtype).eps for dtype in dtypes if dtype in wide))
+    return max(FLOAT32, *(16 * torch.finfo(dtype).eps for dtype in dtypes if dtype in wide))
 
 
 def sample_rows(model: HookedModel) -> list[list[int]]:
@@ -214,29 +215,34 @@ def _comparable(model: HookedModel) -> bool:
     )
 
 
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
 def _comparison(
-    ours: dict[int, Tensor], theirs: dict[int, Tensor], positions: Int[np.ndarray, "tokens"], allowed: float
+    ours: list[Tensor], theirs: list[Tensor], positions: Int[np.ndarray, "tokens"], allowed: float
 ) -> Comparison:
     largest, at, there = 0.0, "", 0.0
-    for stage in sorted(theirs):
-        expected = theirs[stage].float()
-        norm = expected.norm(dim=-1)
-        error = (ours[stage].float() - expected).norm(dim=-1) / norm.clamp_min(torch.finfo(torch.float32).tiny)
+    for stage, (found, expected) in enumerate(zip(ours, theirs, strict=True)):
+        norm = expected.float().norm(dim=-1)
+        error = (found.float() - expected.float()).norm(dim=-1) / norm.clamp_min(torch.finfo(torch.float32).tiny)
         error[~norm.isfinite()] = 0  # values that overflow in transformers, too, are no difference
-        wrong = ~(error <= allowed)
-        largest = max(largest, math.inf if error.isnan().any() else float(error.max()))
+        wrong = ~(error <= allowed).numpy()
+        largest = max(largest, float(error.nan_to_num(nan=torch.inf).max()))
         if not at and wrong.any():
-            first = int(np.flatnonzero(wrong.numpy())[positions[wrong.numpy()].argmin()])
+            first = int(np.flatnonzero(wrong)[positions[wrong].argmin()])
             what = f"the vectors after block {stage}" if stage < len(theirs) - 1 else "the logits"
             at, there = f"{what} at position {positions[first]}", float(error[first])
     return Comparison(largest, allowed, at, there)
 
 
 def _refusal(model: Any, found: Comparison) -> str:
+    kernel = getattr(getattr(model.original_model, "config", None), "_attn_implementation", "eager")
+    hint = "" if kernel == "eager" else f"attn_implementation='eager' (it is {kernel!r}), or "
     return (
         f"{_bridge_of(model)} does not compute what transformers computes: {found.at} of a test prompt are off by "
         f"{found.error_there:.2g} of their norm, and {found.error:.2g} at most ({_dtype(model)} allows "
-        f"{found.tolerance:.2g}). What is measured with it would not be this model's. Use another version of "
+        f"{found.tolerance:.2g}). What is measured with it would not be this model's. Use {hint}another version of "
         "transformer-lens, or a HookedTransformer where it knows the model, or another model; if weights were changed "
         "on purpose after wrapping, call sae_moral.capture.agreement.trust(model) first"
     )

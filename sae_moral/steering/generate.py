@@ -196,7 +196,7 @@ def cache_works(model: HookedModel) -> bool:
             else:
                 off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
                 why = f"goes on otherwise with its KV cache than without (logits off by {off:.2g} of their norm)"
-                _works[model] = off <= tolerance(model)
+                _works[model] = off <= 4 * tolerance(model)  # which is for one block; here rounding adds up
         if not _works[model]:
             name = getattr(model.cfg, "sae_moral_name", None) or model.cfg.model_name
             message = f"{type(model).__name__} of {name} {why}; texts are generated without one, which is slower"

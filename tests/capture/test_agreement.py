@@ -11,10 +11,11 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
-from benchmarks.architectures import TOLERANCE, compared, save_random
+from benchmarks.architectures import ARCHITECTURES, TOLERANCE, compared, save_random
 from sae_moral.capture import agreement, capture, load_model
 from sae_moral.capture.agreement import compare, sample_rows, tolerance, trust, unwrapped
 from sae_moral.capture.hooks import active_hooks
+from sae_moral.capture.models import hooked_model
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.steering import generate
 
@@ -217,6 +218,29 @@ def test_sixteen_bits_are_allowed_their_rounding(saved: Callable[[str], Path]) -
         assert tolerance(model) == allowed
     found = compare(load_model(saved("OLMo 2"), device="cpu", dtype="bfloat16"))
     assert found is not None and 1e-3 < found.error < found.tolerance
+
+
+def test_rounding_in_sixteen_bits_does_not_add_up_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, options = ARCHITECTURES["OLMo"]
+    monkeypatch.setitem(ARCHITECTURES, "deep", (kind, {**options, "num_hidden_layers": 24}))
+    save_random("deep", tmp_path / "deep")
+    model: Any = TransformerBridge.boot_transformers(str(tmp_path / "deep"), device="cpu", dtype=torch.bfloat16)
+    alone = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "deep", dtype=torch.bfloat16, attn_implementation="eager"
+    ).eval()
+    ids = torch.tensor(sample_rows(model)[:1])
+    with torch.no_grad():
+        ours, theirs = model(ids, return_type="logits").float(), alone(ids).logits.float()
+    assert ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max() > 0.125
+    found = compare(model)
+    assert found is not None and not found.at and found.error < 0.0625
+
+
+def test_another_kernel_of_attention_is_a_reason_that_is_named(tmp_path: Path) -> None:
+    save_random("Falcon, ALiBi", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")  # transformers' own two kernels differ here
+    with pytest.raises(ValueError, match=r"Use attn_implementation='eager' \(it is 'sdpa'\), or another version"):
+        hooked_model(model)
 
 
 def test_a_bridge_that_fails_is_refused(saved: Callable[[str], Path]) -> None:
