@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,12 +132,14 @@ class Asked:
         Raises:
             DataError: peft is not installed; quantised while loading.
         """
+        from transformers.utils.import_utils import is_peft_available
+
         kind, base = adapter_base(adapter)
         what = f"an adapter ({kind}) of {base!r}, not a whole model"
         merging = (
             f"AutoPeftModelForCausalLM.from_pretrained({self.source!r}).merge_and_unload().save_pretrained('merged')"
         )
-        if importlib.util.find_spec("peft") is None:
+        if not is_peft_available():
             raise DataError(
                 f"{what}; pip install peft, and it is merged into that model here; or merge it where peft is, with "
                 f"{merging}, and give that folder",

@@ -68,7 +68,7 @@ def test_a_repository_without_a_model_names_the_way_to_its_gguf_file(
 
 def test_an_adapter_on_the_hub_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     about = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "someone/base"}).encode()
-    monkeypatch.setattr("sae_moral.capture.loading.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("transformers.utils.import_utils.is_peft_available", lambda: False)
     with (
         hub.answering(hub.repository({"adapter_config.json": about}, []), monkeypatch, tmp_path),
         pytest.raises(ValueError, match=r"an adapter \(LORA\) of 'someone/base', not a whole model; pip install peft"),

@@ -26,7 +26,7 @@ def _adapter(folder: Path, **about: object) -> Path:
 
 def test_an_adapter_without_peft_says_how_to_merge_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _adapter(tmp_path / "a", base_model_name_or_path="someone/base")
-    monkeypatch.setattr("sae_moral.capture.loading.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("transformers.utils.import_utils.is_peft_available", lambda: False)
     merge = r"AutoPeftModelForCausalLM.from_pretrained\('.*a'\).merge_and_unload\(\).save_pretrained\('merged'\)"
     expected = (
         rf"adapter_config.json: an adapter \(LORA\) of 'someone/base', not a whole model; pip install peft.*{merge}"
