@@ -98,6 +98,8 @@ def _bridge(model: Any, initialise: bool) -> Any:
         cfg.layer_norm_folding = False  # folding sets it; the new weights are not folded yet
     with nullcontext() if initialise else no_init_weights():
         fresh = type(original)._from_config(copy.deepcopy(original.config), dtype=torch.float32)
+    if placed := getattr(original, "hf_device_map", None):
+        fresh = _dispatched(fresh, placed, original.dtype)
     adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
     adapter.prepare_model(fresh)
     # Not through boot_transformers: it derives a new configuration and may look for another tokenizer on the hub.
@@ -105,6 +107,15 @@ def _bridge(model: Any, initialise: bool) -> Any:
     if model.compatibility_mode:
         twin.enable_compatibility_mode(disable_warnings=True, no_processing=not model._weights_processed)
     return twin
+
+
+def _dispatched(model: Any, device_map: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Its blocks where those of the model are, with what moves the stream from one device to the next."""
+    from accelerate import dispatch_model
+
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)  # one device may not hold more; buffers stay as precise as they are
+    return dispatch_model(model, device_map)
 
 
 def _hooked(model: Any, initialise: bool) -> Any:

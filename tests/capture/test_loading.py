@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sae_moral.capture import capture, hooked_model, load_model
+from sae_moral.controls import random_weights
 from sae_moral.provenance import describe_model, model_identity
 from tests.capture import hub
 from tests.tiny import save_tiny_model, scenarios
@@ -146,6 +147,14 @@ def test_a_split_model_is_placed_as_asked_and_gives_the_same_vectors(
         one, two = (capture(which, TEXT, pooling=pooling) for which in (model, split))
         assert all(torch.equal(one[layer], two[layer]) for layer in range(3))
     assert model_identity(split) == model_identity(model)
+
+
+def test_the_random_twin_of_a_split_model_is_split_alike(whole: tuple[Path, Any], placed: dict[int, str]) -> None:
+    split: Any = load_model(whole[0], device_map=SPLIT)
+    twin = random_weights(split)
+    assert twin.original_model.hf_device_map == SPLIT
+    one, two = capture(twin, TEXT), capture(random_weights(whole[1]), TEXT)
+    assert all(torch.equal(one[layer], two[layer]) for layer in range(3))
 
 
 def test_a_split_transformers_model_is_wrapped_as_it_is(whole: tuple[Path, Any], placed: dict[int, str]) -> None:
