@@ -157,7 +157,7 @@ class _Run:
 
     def _cells(self, entry: Entry, wait: bool) -> list[Cell] | None:
         """A cell per protocol; None where another worker is loading the model."""
-        source = source_of(entry.model, self.checksums)
+        source = source_of(entry.model, self.checksums, entry.revision)
         facts = self._described(entry, source, wait)
         if facts is None:
             return None
@@ -177,11 +177,11 @@ class _Run:
         from sae_moral.provenance import describe_model, versions
 
         if source is None:
-            return dict(describe_model(self.models(entry.model, entry.dtype, None)))
+            return dict(describe_model(self.models(entry.model, entry.dtype, None, entry.revision)))
 
         def work(folder: Path) -> dict[str, Any]:
-            facts = dict(describe_model(self.models(entry.model, entry.dtype, source)))
-            if source_of(entry.model, self.checksums) != source:
+            facts = dict(describe_model(self.models(entry.model, entry.dtype, source, entry.revision)))
+            if source_of(entry.model, self.checksums, entry.revision) != source:
                 raise LoadError(f"could not be loaded: {entry.model} was changed meanwhile; run again")
             return facts
 
@@ -190,7 +190,7 @@ class _Run:
         return done[0].value if done else None
 
     def _model(self, entry: Entry) -> HookedModel:
-        return self.models(entry.model, entry.dtype, self._sources[entry.name])
+        return self.models(entry.model, entry.dtype, self._sources[entry.name], entry.revision)
 
     def _diagnose(self, entry: Entry, protocol: str, folder: Path) -> dict[str, Any]:
         """The work of a cell: an `AtlasResult` without its report's place."""

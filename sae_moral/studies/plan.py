@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _RESERVED = {
 """Names that the folder of an atlas, or Windows, has another use for; with any ending, too."""
 _LAYERS = re.compile(r"all|-?[0-9]{1,5}(,-?[0-9]{1,5})*|(-?[0-9]{1,5})?:(-?[0-9]{1,5})?(:-?[0-9]{1,5})?")
 _KEYS = ("data", "path", "protocols", "layers", "metrics", "limit", "groups", "dtype", "controls", "models")
-_MODEL_KEYS = ("name", "model", "family", "variant", "lineage", "layers", "dtype")
+_MODEL_KEYS = ("name", "model", "revision", "family", "variant", "lineage", "layers", "dtype")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Entry:
         variant: base, instruct, guard, or what you call it.
         lineage: families of one lineage share data or tokenizer; baselines are taken across lineages.
         layers, dtype: as for `diagnose`.
+        revision: branch, tag or commit of a hub name.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     lineage: str
     layers: str
     dtype: str
+    revision: str | None = field(default=None, kw_only=True)
 
 
 @shown()
@@ -196,15 +198,19 @@ class _Reader:
         if name.casefold().split(".")[0] in _RESERVED:
             raise self._error(place, f"the name {name!r} is reserved; expected another, model-{name} for instance")
         place = f"{place} ({name})"
-        family = self._text(given, "family", place) or name
+        family, folder = self._text(given, "family", place) or name, self._folder(model)
+        revision = self._text(given, "revision", place)
+        if revision is not None and (folder or _is_bundled(model)):
+            raise self._error(place, f"revision {revision!r:.80} of {model}, which is no hub name; leave it out")
         return Entry(
             name,
-            self._folder(model) or model,
+            folder or model,
             family,
             self._text(given, "variant", place),
             self._text(given, "lineage", place) or family,
             self._layers(given, place) or self._layers(common, "") or "all",
             self._dtype(given, place) or self._dtype(common, "") or "float32",
+            revision=revision,
         )
 
     def _folder(self, model: str) -> str | None:
@@ -266,3 +272,9 @@ class _Reader:
 
     def _error(self, place: str, problem: str) -> DataError:
         return DataError(f"{place}: {problem}" if place else problem, file=self.file)
+
+
+def _is_bundled(model: str) -> bool:
+    from sae_moral.capture.models import BUNDLED  # which imports torch
+
+    return model in BUNDLED

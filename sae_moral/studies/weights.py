@@ -73,9 +73,9 @@ class Checksums:
         return checksum
 
 
-def source_of(name: str, checksums: Checksums) -> dict[str, Any] | None:
+def source_of(name: str, checksums: Checksums, revision: str | None = None) -> dict[str, Any] | None:
     """What determines the weights behind a name: the checksums of a folder's files (of a bundled model, those of its
-    converted weights), or the revision of a hub name; None where it is not known before the model is loaded.
+    converted weights), or the commit of a hub name and revision; None where it is not known before the model is loaded.
 
     Raises:
         OSError: files that cannot be read.
@@ -85,25 +85,25 @@ def source_of(name: str, checksums: Checksums) -> dict[str, Any] | None:
     folder = bundled_folder(name) if name in BUNDLED else Path(name)
     if folder.is_dir():
         return {"files": checksums.folder(folder)}
-    revision = None if name in BUNDLED else hub_revision(name)
-    return None if revision is None else {"hub": name, "revision": revision}
+    commit = None if name in BUNDLED else hub_revision(name, revision)
+    return None if commit is None else {"hub": name, "revision": commit}
 
 
-def hub_revision(name: str) -> str | None:
-    """The commit that a hub name stands for now: the hub's answer, or, offline, that of the cached model; None where
-    neither is known."""
+def hub_revision(name: str, revision: str | None = None) -> str | None:
+    """The commit that a hub name (its branch or tag) stands for now: the hub's answer, or, offline, that of the cached
+    model; None where neither is known."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError
 
     if not is_offline():
         try:
-            return HfApi().model_info(name, timeout=SECONDS).sha
+            return HfApi().model_info(name, revision=revision, timeout=SECONDS).sha
         except HFValidationError:
             return None
         # Not reached, refused, …: whatever it is, the cached model is what would be loaded.
         except Exception:
             pass
-    reference = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
+    reference = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
     try:
         return reference.read_text(encoding="utf8").strip() or None
     except (OSError, ValueError):
@@ -123,7 +123,9 @@ class OneModel:
         self._model: HookedModel | None = None
         self._error: LoadError | None = None
 
-    def __call__(self, name: str, dtype: str, source: Mapping[str, Any] | None) -> HookedModel:
+    def __call__(
+        self, name: str, dtype: str, source: Mapping[str, Any] | None, revision: str | None = None
+    ) -> HookedModel:
         """The model, loaded if it is not the one in memory. A failure is kept as a model would be.
 
         Args:
@@ -134,12 +136,12 @@ class OneModel:
         """
         from sae_moral import capture
 
-        asked = canonical([name, dtype, source])
+        asked = canonical([name, dtype, source, revision])
         if self._asked != asked:
             self.free()
             self._asked = asked
             try:
-                self._model = capture.load_model(name, dtype=dtype, device=self.device)
+                self._model = capture.load_model(name, dtype=dtype, device=self.device, revision=revision)
             except Exception as problem:
                 self._error = LoadError(f"could not be loaded: {explained(problem)}")
                 self._error.__cause__ = problem

@@ -195,7 +195,7 @@ def test_a_model_whose_source_is_unknown_is_loaded_every_time_and_measured_once(
     plan_file: Callable[[str], Path], tmp_path: Path, counted: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plan_file(f"{HEAD}protocols: audited\nmodels: [{{name: A, model: m0}}]")
-    monkeypatch.setattr("sae_moral.studies.atlas_run.source_of", lambda name, checksums: None)
+    monkeypatch.setattr("sae_moral.studies.atlas_run.source_of", lambda name, checksums, revision: None)
     first = atlas(path, tmp_path, progress=False)
     again = atlas(path, tmp_path, progress=False)
     assert counted["loaded"] == 2 and counted["forward passes"] == 1

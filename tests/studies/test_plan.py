@@ -44,7 +44,11 @@ def plan_of(folder: Path, text: str | bytes) -> Plan:
         (f"layers: first\n{ONE}", "expected all, a number"),
         (f"layers: {'1' * 5000}\n{ONE}", "expected all, a number"),
         ("models: [{name: A, model: m, dtyp: float16}]", "model 1: unknown key 'dtyp'; did you mean 'dtype'"),
-        ("models: [{name: A, model: m, revision: x}]", "model 1: unknown key 'revision'"),
+        ("models: [{name: A, model: m, revison: x}]", "model 1: unknown key 'revison'; did you mean 'revision'"),
+        (
+            "models: [{name: A, model: gemma-3-270m, revision: x}]",
+            r"model 1 \(A\): revision 'x' of gemma-3-270m, which is no hub",
+        ),
         ("models: [{name: A, model: m}, {name: B}]", "model 2: no model"),
         ("models: [{name: A, model: m}, {name: a, model: m}]", "model 2: the name 'a' is taken"),
         ("models: [{name: ../A, model: m}]", "names a folder"),

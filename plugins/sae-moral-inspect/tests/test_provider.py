@@ -13,7 +13,7 @@ import pytest
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, GenerateConfig, Model, get_model
 from inspect_ai.tool import ToolInfo
 from sae_moral_inspect import provider as module
-from sae_moral_inspect.configuration import Configuration
+from sae_moral_inspect.configuration import Configuration, configuration_of
 from sae_moral_inspect.provider import Batcher, loaded
 
 from sae_moral.steering import Steering, generate
@@ -266,3 +266,19 @@ def test_an_incomplete_batch_does_not_wait_for_long() -> None:
     started = time.monotonic()
     assert anyio.run(batcher.submit, "k", 1) == 1
     assert time.monotonic() - started < 2
+
+
+def test_a_revision_is_loaded_and_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def load_model(name: str, **options: Any) -> None:
+        given.append(options["revision"])
+        raise ValueError("not loaded")
+
+    monkeypatch.setattr("sae_moral_inspect.provider.load_model", load_model)
+    for revision in ("v1", None):
+        with pytest.raises(ValueError, match="not loaded"):
+            loaded("someone/tiny", "float32", None, revision)
+    assert given == ["v1", None]
+    assert configuration_of({"revision": "v1"}).describe()["revision"] == "v1"
+    assert "revision" not in configuration_of({}).describe()  # answers of before are found again

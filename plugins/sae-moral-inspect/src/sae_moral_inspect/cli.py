@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--batch-size", type=int, default=8, metavar="N")
     made.add_argument("--dtype", default="float32")
+    made.add_argument("--revision", help="branch, tag or commit of a hub name")
     made.add_argument("--device")
     made.add_argument("--thinking", action="store_true", help="for chat templates that know it")
     made.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="judge these .jsonl answers instead")
@@ -121,6 +122,7 @@ def _main(given: argparse.Namespace) -> int:
             seed=given.seed,
             **common,
             **({"device": given.device} if given.device else {}),
+            **({"revision": given.revision} if given.revision else {}),
         )
     print(summary(run(out, judges, **options)))
     print(f"\n{out / REPORT}")

@@ -32,6 +32,7 @@ class Configuration:
         direction_seed: of the random direction.
         any_model: accept an SAE of a model with another name.
         dtype: of the model's weights; the SAE keeps its own.
+        revision: branch, tag or commit of a hub name.
         device: by default CUDA when there is one.
         batch_size: requests that are generated together.
         thinking: for chat templates that know `enable_thinking`.
@@ -48,6 +49,7 @@ class Configuration:
     direction_seed: int = 0
     any_model: bool = False
     dtype: str = "float32"
+    revision: str | None = None
     device: str | None = None
     batch_size: int = 8
     thinking: bool = False
@@ -73,6 +75,8 @@ class Configuration:
         """What shapes an answer, as JSON values: not the device, the batches or the ledger."""
         values = dataclasses.asdict(self) | {"arm": self.resolved_arm}
         steered = ("operation", "layer", "alpha", "units", "form", "positions", "direction_seed", "any_model")
+        if self.revision is None:  # so that answers of before there were revisions are found again
+            del values["revision"]
         gone = ("device", "batch_size", "ledger", *(steered if self.resolved_arm == "baseline" else ()))
         return {name: value for name, value in values.items() if name not in gone}
 

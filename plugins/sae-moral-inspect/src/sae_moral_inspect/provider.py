@@ -35,7 +35,7 @@ UNSUPPORTED = (
 QUIET = 0.05
 """Seconds without a new request after which an incomplete batch is begun."""
 _POLL = 0.005
-_loaded: dict[tuple[str, str, str | None], tuple[HookedModel, ModelFacts, threading.Lock]] = {}
+_loaded: dict[tuple[str, str, str | None, str | None], tuple[HookedModel, ModelFacts, threading.Lock]] = {}
 _loading = threading.Lock()
 
 
@@ -57,7 +57,9 @@ class SaeMoralAPI(ModelAPI):
         """
         super().__init__(model_name, base_url, api_key, [], config)
         self.configuration = configuration_of(model_args)
-        self.model, about, self._lock = loaded(model_name, self.configuration.dtype, self.configuration.device)
+        self.model, about, self._lock = loaded(
+            model_name, self.configuration.dtype, self.configuration.device, self.configuration.revision
+        )
         operation = load_operation(self.configuration, self.model.cfg.device or "cpu")
         self.steerings = steerings_of(self.configuration, operation, int(self.model.cfg.d_model))
         self.identity = {"model": about, **self.configuration.describe(), "operation": describe_operation(operation)}
@@ -226,16 +228,18 @@ class Batcher:
             return batch
 
 
-def loaded(name: str, dtype: str, device: str | None) -> tuple[HookedModel, ModelFacts, threading.Lock]:
+def loaded(
+    name: str, dtype: str, device: str | None, revision: str | None = None
+) -> tuple[HookedModel, ModelFacts, threading.Lock]:
     """A model of this process, what it is, and the lock to hold while it runs; loaded when it is first asked for.
 
     Raises:
         ValueError: it cannot be loaded.
     """
     with _loading:
-        place = (name, dtype, device)
+        place = (name, dtype, device, revision)
         if place not in _loaded:
-            model = load_model(name, dtype=dtype, device=device)
+            model = load_model(name, dtype=dtype, device=device, revision=revision)
             _loaded[place] = model, describe_model(model), threading.Lock()
         return _loaded[place]
 
