@@ -145,7 +145,7 @@ def warn_of_prompts(latents: LatentRepresentations) -> None:
             warnings.warn(
                 f"{sae.source} was trained on {problem}: capture with bos='none'", SaeMoralWarning, stacklevel=3
             )
-        if sae.sae.cfg.metadata.exclude_special_tokens and not sae.trained_on:
+        if sae.sae.cfg.metadata.exclude_special_tokens and "pooling" not in sae.trained_on:
             if latents.provenance.get("pooling") == "all" and latents.provenance.get("first_token") != "text":
                 problem = "no special tokens, and these vectors pool them: capture with pooling='scenario'"
                 warnings.warn(f"{sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=3)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from sae_moral.capture import capture, hooked_model
 from sae_moral.capture.prompts import prompt_ids
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
-from sae_moral.errors import unknown
+from sae_moral.errors import SaeMoralWarning, unknown
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.io import claim, jsonable, locked, read_typed, record, typed, write_together
 from sae_moral.protocol import AUDITED
@@ -189,6 +190,9 @@ def sweep(
         _check_poles(name, part)
     for one in (*operations, *shuffled):
         _check_held_out(one, held_out)
+        if one.sae.bos == "none" != AUDITED.bos:
+            problem = "prompts without BOS, and those of a sweep begin with it"
+            warnings.warn(f"{one.sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=2)
         for form in forms:  # what does not fit is refused before hours of work
             check_steering(Steering(one, 1.0, form=form, **how), model, any_model)
     at = {one.layer: _downstream(one.layer, downstream, model.cfg.n_layers) for one in operations}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sae_moral.studies.sweep_run as module
-from sae_moral.errors import DataError, FolderError
+from sae_moral.errors import DataError, FolderError, SaeMoralWarning
 from sae_moral.steering import MeasureSettings
 from sae_moral.studies.study import RECORD
 from sae_moral.studies.sweep_page import verdicts
@@ -244,3 +244,11 @@ def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1: a prompt of .* longer than the model's context of 64"):
         run(tiny, tmp_path / "out", settings=dataclasses.replace(SETTINGS, openings=("helping " * 60,)))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_sae_trained_without_bos_is_warned_of(tiny: Any, tmp_path: Path) -> None:
+    without = random_sae(layer=0)
+    without.sae.cfg.metadata.prepend_bos = False
+    with pytest.warns(SaeMoralWarning, match="trained on prompts without BOS, and those of a sweep begin with it"):
+        with pytest.raises(ValueError, match="downstream=99"):
+            run(tiny, tmp_path / "out", operations=[operated(without)], downstream=99)
