@@ -197,6 +197,8 @@ def load_model(
         raise ValueError(why(given, kind, error, BUNDLED)) from error
     model.cfg.sae_moral_name = given if given in BUNDLED or kind == "hub name" else path.name
     model.cfg.sae_moral_revision = asked.commit
+    if asked.commit is not None and model.tokenizer is not None:
+        model.tokenizer.sae_moral_revision = asked.commit  # where the tokenizer is loaded again without its BOS
     check_agreement(model, remember=True)
     return model
 

@@ -243,7 +243,7 @@ def unaltered_tokenizer(tokenizer: Any) -> Any:
     if not getattr(tokenizer, "add_bos_token", False):
         return tokenizer
     try:
-        return _load_tokenizer(tokenizer.name_or_path)
+        return _load_tokenizer(tokenizer.name_or_path, getattr(tokenizer, "sae_moral_revision", None))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} "
@@ -253,11 +253,11 @@ def unaltered_tokenizer(tokenizer: Any) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _load_tokenizer(name_or_path: str) -> Any:
+def _load_tokenizer(name_or_path: str, revision: str | None) -> Any:
     """Gemma's takes seconds to load, as long as a hundred texts through the model."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name_or_path)
+    return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
 
 
 def sink_token(tokenizer: Any) -> int:

@@ -52,6 +52,9 @@ def test_revision_and_token_reach_the_hub_and_the_commit_is_in_provenance(
         assert rest and all(hub.COMMIT in one.url.path for one in rest)  # all files are of one commit
         assert {one.headers["authorization"] for one in (seen[0], *rest)} == {"Bearer hf_secret"}
         count = len(seen)
+        assert capture(found, TEXT, bos="tokenizer")[0].isfinite().all()  # loads the tokenizer again
+        assert not [one for one in seen[count:] if "/resolve/main/" in one.url.path]
+        count = len(seen)
         again = load_model("someone/tiny", device="cpu")
         assert not [one for one in seen[count + 1 :] if "/resolve/" in one.url.path]  # the cache is not asked for again
     for one in (found, again):
