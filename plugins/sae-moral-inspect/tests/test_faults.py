@@ -24,14 +24,18 @@ from .test_judging import ODD
 ON_THE_WAY = ("time", "500", "429", "400", "hang up", "cut", "no JSON")
 
 
-def judges_of(judge: ScriptedJudge, retries: int = 1, **options: Any) -> Judges:
+PATIENCE = 3
+"""Seconds until an attempt of a request that hangs is given up: a busy machine takes one to send it."""
+
+
+def judges_of(judge: ScriptedJudge, retries: int = 1, patience: int = 60, **options: Any) -> Judges:
     """max_retries=0: the client's own retries, with their pauses, stay out of the way of Inspect's."""
-    config = GenerateConfig(max_retries=retries, attempt_timeout=1)
+    config = GenerateConfig(max_retries=retries, attempt_timeout=patience)
     return Judges([get_model(judge.name, memoize=False, config=config, max_retries=0)], **options)
 
 
 def sleepy(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.5)
+    time.sleep(PATIENCE + 1)
     answer(handler, "VERDICT: A")
 
 
@@ -79,7 +83,8 @@ def test_every_fault_is_counted_under_its_name(tmp_path: Path, judge: ScriptedJu
     said = {"baseline": make_answers(["x broken", "x"]), "steered": make_answers(["y broken", "y"])}
     good = '{"safety": 3, "emotion": 3}'
     judge.say = lambda text: reply if "broken" in text else "VERDICT: TIE" if "VERDICT" in text else good
-    judges = judges_of(judge, retries=int(fault != "time"), connections=8)
+    patience = {"patience": PATIENCE} if fault == "time" else {}
+    judges = judges_of(judge, retries=int(fault != "time"), connections=8, **patience)
     results = run(tmp_path, judges, provenance={"model": None}, answers=said)
     rows = [row for row in results.accounting if row.stage != "answer"]
     for row in rows:
