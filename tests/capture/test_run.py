@@ -135,7 +135,7 @@ def test_hooked_transformer_equals_hugging_face(
     check(hooked_gemma, bundled("gemma-3-270m"), pooling=pooling, template=template, bos=bos, side=side, batch=batch)
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", pytest.param("gemma-3-270m", marks=pytest.mark.slow)])
 def test_bfloat16_equals_hugging_face_in_bfloat16(name: str) -> None:
     bundled(name)
     model = load_model(name, dtype="bfloat16", device="cpu")

@@ -126,11 +126,14 @@ class TestInvariance:
         same(values(metric, x.float(), data), values(metric, x, data), tolerance=1e-3)
 
 
+WORLDS = 40
+
+
 @pytest.fixture(scope="module")
 def noise() -> dict[str, list[float]]:
-    """Audited statistics of sixty worlds in which labels have nothing to do with the representation."""
+    """Audited statistics of worlds in which labels have nothing to do with the representation."""
     found: dict[str, list[float]] = defaultdict(list)
-    for seed in range(60):
+    for seed in range(WORLDS):
         x, data = planted(seed, n=240, d=10)
         x = preprocess(x + 2, lengths(data), AUDITED_STEPS)[0]
         for name, value in audited_statistics(x, data).items():
@@ -141,7 +144,7 @@ def noise() -> dict[str, list[float]]:
 class TestNothingToFind:
     @pytest.mark.parametrize("name", ABOVE_CHANCE)
     def test_the_mean_is_within_three_standard_errors_of_chance(self, noise: dict[str, list[float]], name: str) -> None:
-        assert len(noise[name]) == 60
+        assert len(noise[name]) == WORLDS
         assert abs(standard_errors(noise[name], ABOVE_CHANCE[name])) < 3
         assert np.std(noise[name]) < 0.25  # the test could see a bias
 

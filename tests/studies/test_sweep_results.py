@@ -31,6 +31,7 @@ READ = ("categorical", "gradient", "categorical_change", "gradient_change", "p_c
 """What audited readers find behind the edit: they are others since 0.2."""
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_version_0_1(tiny: Any, tmp_path: Path) -> None:
     old = Sweep.load(OLD)
     settings = MeasureSettings(

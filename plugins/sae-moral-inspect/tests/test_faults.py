@@ -24,7 +24,7 @@ from .test_judging import ODD
 ON_THE_WAY = ("time", "500", "429", "400", "hang up", "cut", "no JSON")
 
 
-PATIENCE = 3
+PATIENCE = 2
 """Seconds until an attempt of a request that hangs is given up: a busy machine takes one to send it."""
 
 
