@@ -25,7 +25,7 @@ What the scripts of `benchmarks/speed` printed, by `python benchmarks/speed/page
 that took turns in one run; single times drift: the machines are shared.
 """
 SECTIONS = {
-    "capture": ("Capture", ["--texts", "160", "--rounds", "2", "--memory"], True),
+    "capture": ("Capture", ["--texts", "160", "--rounds", "2", "--memory", "4000"], True),
     "controls": ("A diagnosis with every control", ["--naive", "1"], True),
     "sae": ("Training SAEs", ["--rounds", "3"], True),
     "surgery": ("Surgery", ["--rounds", "5"], False),
