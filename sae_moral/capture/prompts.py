@@ -23,7 +23,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from sae_moral.data.text import is_blank
-from sae_moral.errors import DataError, unknown
+from sae_moral.errors import DataError, in_one_line, unknown
 from sae_moral.provenance import HookedModel
 
 BOS_MODES = ("tokenizer", "prepend", "none")
@@ -247,7 +247,7 @@ def unaltered_tokenizer(tokenizer: Any) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"TransformerLens may have added a BOS to this tokenizer, and its original {tokenizer.name_or_path!r} "
-            f"cannot be loaded again to see ({str(error).splitlines()[0]}); use bos='prepend', or give the model a "
+            f"cannot be loaded again to see ({in_one_line(error)}); use bos='prepend', or give the model a "
             "tokenizer whose add_bos_token is False"
         ) from error
 

@@ -342,7 +342,7 @@ def models(a: argparse.Namespace) -> int:
 
     Example: sae-moral models
     """
-    from sae_moral.capture.models import BUNDLED, bundled_folder
+    from sae_moral.capture.bundled import BUNDLED, bundled_folder
 
     rows = [["model", "licence of the weights", "state"]]
     for name, bundled in BUNDLED.items():

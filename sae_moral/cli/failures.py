@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sae_moral.errors import BusyError, SaeMoralWarning
+from sae_moral.errors import BusyError, SaeMoralWarning, package_of
 
 
 class Failure(NamedTuple):
@@ -73,8 +73,8 @@ def said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     said = str(error).strip() or type(error).__name__
-    if isinstance(error, ImportError) and error.name and "pip install" not in said:
-        return f"{said}; run: pip install {error.name.partition('.')[0].replace('_', '-')}"
+    if isinstance(error, ImportError) and "pip install" not in said and (package := package_of(error)):
+        return f"{said}; run: pip install {package}"
     return said
 
 

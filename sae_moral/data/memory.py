@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_moral.data.rows import Rows, arrow_rows, columns_rows, records_rows
-from sae_moral.errors import DataError
+from sae_moral.errors import DataError, in_one_line
 
 
 def in_memory(source: Any, split: str | None = None, limit: int | None = None) -> tuple[str, Rows]:
@@ -71,8 +71,8 @@ def from_hub(name: str, split: str) -> Any:
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # whatever the hub, the network or a loading script raises
-        said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ValueError(
-            f"no data set {name!r} with a split {split!r}: not a file, and the hub did not give it ({said:.300}); "
-            "expected owner/name as on huggingface.co/datasets, and a connection or an earlier download"
+            f"no data set {name!r} with a split {split!r}: not a file, and the hub did not give it "
+            f"({in_one_line(error, 300)}); expected owner/name as on huggingface.co/datasets, and a connection or an "
+            "earlier download"
         ) from error

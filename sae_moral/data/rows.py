@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from sae_moral.data.cells import Row
-from sae_moral.errors import DataError, nearest
+from sae_moral.errors import DataError, in_one_line, nearest
 from sae_moral.io import decode, parse_json
 
 if TYPE_CHECKING:
@@ -457,8 +457,7 @@ def _as_data_error(file: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, MemoryError, ValueError, LookupError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"not a readable parquet file ({reason:.200})", file=file) from None
+        raise DataError(f"not a readable parquet file ({in_one_line(error, 200)})", file=file) from None
 
 
 def arrow_rows(table: pyarrow.Table, file: str, sha256: str) -> Rows:

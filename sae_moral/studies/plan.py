@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sae_moral.errors import DataError, nearest
+from sae_moral.errors import DataError, in_one_line, nearest
 from sae_moral.io import read_text
 from sae_moral.protocol import PROTOCOLS
 from sae_moral.shown import shown
@@ -122,7 +122,7 @@ def read_plan(path: str | Path) -> Plan:
         row = None if mark is None else mark.line + 1
         raise DataError(f"not a YAML file: {error.problem or error.context}", file=path, row=row) from error
     except yaml.YAMLError as error:
-        raise DataError(f"not a YAML file: {' '.join(str(error).split())}", file=path) from error
+        raise DataError(f"not a YAML file: {in_one_line(error)}", file=path) from error
     except RecursionError:
         raise DataError("not a plan: nested too deeply", file=path) from None
     return _Reader(path).plan(content)
@@ -275,6 +275,6 @@ class _Reader:
 
 
 def _is_bundled(model: str) -> bool:
-    from sae_moral.capture.models import BUNDLED  # which imports torch
+    from sae_moral.capture.bundled import BUNDLED  # which imports torch
 
     return model in BUNDLED

@@ -80,7 +80,7 @@ def source_of(name: str, checksums: Checksums, revision: str | None = None) -> d
     Raises:
         OSError: files that cannot be read.
     """
-    from sae_moral.capture.models import BUNDLED, bundled_folder
+    from sae_moral.capture.bundled import BUNDLED, bundled_folder
 
     folder = bundled_folder(name) if name in BUNDLED else Path(name)
     if folder.is_dir():

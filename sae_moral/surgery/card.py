@@ -165,7 +165,7 @@ sae = load_sae(({json.dumps(repo_id)}, {json.dumps(one.sae_id)}), model=model)
 
 
 def _licence(saes: Sequence[Described], licence: str | None) -> str:
-    from sae_moral.capture.models import BUNDLED
+    from sae_moral.capture.bundled import BUNDLED
 
     of_models = {name: BUNDLED[name].licence if name in BUNDLED else "see its page" for name in {s.model for s in saes}}
     of_data = {str(one.data.get("source")): one.data.get("licence") or "not stated" for one in saes}

@@ -51,6 +51,9 @@ def repository(files: Mapping[str, bytes], seen: list[Any]) -> Answer:
     def answer(request: Any) -> Any:
         seen.append(request)
         path = request.url.path
+        if "/tree/" in path and "/" not in path.split("/tree/")[1]:
+            tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
+            return httpx.Response(200, json=tree, request=request)
         if "/resolve/" not in path:
             siblings = [{"rfilename": name} for name in files]
             about = {"id": "someone/tiny", "sha": COMMIT, "siblings": siblings}

@@ -22,19 +22,19 @@ from tests.capture import hub
         (
             hub.error(403, "GatedRepo", "Access to model someone/model is restricted."),
             "Access to model someone/model is restricted",
-            r"gated model: .*accept its licence at https://huggingface.co/someone/model, then log in \(`hf auth login`",
+            r"gated repository: .*its licence at https://huggingface.co/someone/model, then log in \(`hf auth login`",
         ),
         (
             hub.error(404, "RepoNotFound", "Repository not found"),
             "is not a valid model identifier",
-            r"not a bundled model \(.*\), not a local folder, and the hub has no such model, or a private one",
+            r"not a bundled model \(.*\), not a local folder, and the hub has no such repository, or a private one",
         ),
         (
             hub.error(404, "RevisionNotFound", "Invalid rev id: v9"),
             "v9 is not a valid git identifier",
             r"its branches and tags: https://huggingface.co/someone/model/refs",
         ),
-        (hub.unreachable, "couldn't connect", r"the hub could not be reached.*check the connection, or copy the model"),
+        (hub.unreachable, "couldn't connect", r"the hub could not be reached.*check the connection, or copy it here"),
         (hub.error(429), "", r"too many requests from here: .*; wait, or log in"),
     ],
     ids=["gated", "missing", "revision", "unreachable", "limited"],
@@ -50,9 +50,21 @@ def test_what_the_hub_says_is_kept_with_what_to_do(
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_hub_that_was_not_asked_is_not_blamed() -> None:
-    with pytest.raises(ValueError, match=r"the hub was not asked \(offline\).*unset HF_HUB_OFFLINE"):
+def test_a_hub_that_was_not_asked_is_not_blamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # TRANSFORMERS_OFFLINE sets it, too
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(ValueError, match=r"the hub was not asked \(offline\).*unset HF_HUB_OFFLINE and TRANSF"):
         load_model("someone/model", device="cpu")
+    with hub.answering(hub.unreachable, monkeypatch, tmp_path):
+        monkeypatch.setenv("SAE_MORAL_OFFLINE", "1")  # of our own downloads
+        with pytest.raises(ValueError, match="the hub could not be reached"):
+            load_model("someone/model", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "out/models/mine"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(ValueError, match=r"not a local folder, and the hub has no names like this: Repo id must"):
+        load_model(name, device="cpu")
 
 
 def test_a_repository_without_a_model_names_the_way_to_its_gguf_file(
@@ -119,6 +131,11 @@ class _Answered(OSError):
         (
             ModuleNotFoundError("No module named 'torchao'", name="torchao"),
             r"not installed \(.*\); pip install torchao$",
+        ),
+        (ModuleNotFoundError("none", name="flash_attn.bert_padding"), r"not installed \(.*\); pip install flash-attn$"),
+        (
+            ImportError("too old; run: pip install -U git+https://github.com/a/b.git."),
+            r"; pip install git\+https://github.com/a/b.git$",
         ),
         (RuntimeError("two\nlines"), r"and the hub did not give it: two lines"),
     ],

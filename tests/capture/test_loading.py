@@ -83,6 +83,21 @@ def test_what_shapes_numbers_is_another_model(whole: tuple[Path, Any]) -> None:
 OTHERS: list[dict[str, Any]] = [{"attn_implementation": "sdpa"}, {"dtype": "bf16"}, {"trust_remote_code": True}]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"revision": "v1"}, "revision 'v1' of .*, which is no hub name; leave it out"),
+        ({"torch_dtype": torch.bfloat16}, "torch_dtype=torch.bfloat16 given; expected dtype="),
+        ({"n_devices": -1}, "n_devices is -1; expected at least 1"),
+    ],
+)
+def test_an_option_without_effect_is_refused(whole: tuple[Path, Any], options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        load_model(whole[0], **options)
+    with pytest.raises(ValueError, match="tokenizer= is of transformers models; set that of this TransformerBridge"):
+        hooked_model(whole[1], tokenizer=whole[1].tokenizer)
+
+
 def test_an_option_that_nobody_knows_is_refused(whole: tuple[Path, Any]) -> None:
     with pytest.raises(ValueError, match="unexpected keyword argument 'revison'"):
         load_model(whole[0], device="cpu", revison="v1")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from sae_moral.capture import capture, hooked_model, load_model
 from sae_moral.capture.model_files import adapter_base, adapter_of, gguf_file
 from sae_moral.errors import DataError
 from sae_moral.provenance import describe_model
+from tests.capture import hub
 
 
 def _adapter(folder: Path, **about: object) -> Path:
@@ -105,6 +109,62 @@ def test_an_adapter_is_merged_where_peft_is(tiny_folder: Path, tmp_path: Path) -
     assert describe_model(model)["name"] == "a" and model.tokenizer.name_or_path == str(tiny_folder)
     with pytest.raises(ValueError, match=r"give model.merge_and_unload\(\)"):
         hooked_model(adapted)
+
+
+class _Peft:
+    """In the place of peft: what it is asked for, and the model that it gives."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.source, self.options = base, "", {}
+
+    def from_pretrained(self, source: str, **options: Any) -> _Peft:
+        self.source, self.options = source, options
+        return self
+
+    def merge_and_unload(self) -> Any:
+        return AutoModelForCausalLM.from_pretrained(self.base)
+
+
+def _install(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Any = ModuleType("peft")
+    made.__spec__, made.AutoPeftModelForCausalLM = ModuleSpec("peft", None), fake
+    monkeypatch.setitem(sys.modules, "peft", made)
+    monkeypatch.setattr("transformers.utils.import_utils.is_peft_available", lambda: True)
+
+
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+def test_an_adapter_on_the_hub_is_of_one_commit_and_its_base_of_another(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_tokenizer: bool
+) -> None:
+    fake: Any = _Peft(tiny_folder)
+    _install(fake, monkeypatch)
+    about = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_folder)}
+    files = {"adapter_config.json": json.dumps(about).encode(), "adapter_model.safetensors": b"low rank"}
+    files |= {"checkpoint-5/optimizer.pt": b"large"}
+    if own_tokenizer:
+        files |= {path.name: path.read_bytes() for path in tiny_folder.glob("tokenizer*")}
+    with hub.answering(hub.repository(files, []), monkeypatch, tmp_path):
+        model: Any = load_model("someone/tiny", device="cpu", revision="v2", token="hf_secret")
+    assert "revision" not in fake.options and fake.options["token"] == "hf_secret"
+    assert {path.name for path in Path(fake.source).iterdir()} == {name for name in files if "/" not in name}
+    facts = describe_model(model)
+    assert (facts["name"], facts["revision"]) == ("someone/tiny", hub.COMMIT)
+    assert model.tokenizer.name_or_path == (fake.source if own_tokenizer else str(tiny_folder))
+
+
+def test_the_base_of_an_adapter_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(_Peft):
+        def from_pretrained(self, source: str, **options: Any) -> _Peft:
+            return AutoModelForCausalLM.from_pretrained("someone/base")
+
+    fake: Any = Failing(tmp_path)
+    _install(fake, monkeypatch)
+    folder = _adapter(tmp_path / "a", base_model_name_or_path="someone/base")
+    expected = (
+        r"adapter \(LORA\) of 'someone/base', not a whole model; cannot load 'someone/base': .*the hub was not asked"
+    )
+    with pytest.raises(DataError, match=expected):
+        load_model(folder, device="cpu")
 
 
 @pytest.mark.slow

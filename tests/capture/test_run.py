@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_moral.capture import capture, load_model
-from sae_moral.capture.models import bundled_path
+from sae_moral.capture.bundled import bundled_path
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import describe_model
 from tests.conftest import bundled
