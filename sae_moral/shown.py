@@ -59,6 +59,8 @@ def in_short(value: Any) -> str:
     """A value in a few words: what is small itself, of what is large its size and what it holds."""
     if value is None:
         return MISSING
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # a number of NumPy or torch
     if isinstance(value, str | Path | bool | int):
         return _cut(str(value), _CELL)
     if isinstance(value, float):

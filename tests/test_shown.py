@@ -185,7 +185,7 @@ def test_the_line_of_a_result_with_a_long_name() -> None:
         (None, "–"), (True, "True"), (3, "3"), (0.123456, "0.1235"), ("a", "a"), ([], "0"), ({}, "0 entries"),
         ([1, 2], "1, 2"), (object(), "object"), ([1.0] * 1200, "1,200 × float"), ({"a": 1, "b": []}, "a, b"),
         ({i: 1 for i in range(9)}, "9 entries"), (np.zeros((2, 3)), "float64 [2, 3]"), (torch.zeros(2), "float32 [2]"),
-        (len, "len"), (Path("x"), "x"),
+        (len, "len"), (Path("x"), "x"), (np.float32(0.5), "0.5"), (np.int64(3), "3"), (torch.tensor(2.0), "2"),
     ],
 )  # fmt: skip
 def test_in_short(value: object, words: str) -> None:

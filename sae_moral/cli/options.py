@@ -19,6 +19,7 @@ from sae_moral.errors import unknown
 
 CHOICES = {
     "protocol": "protocol:PROTOCOLS",
+    "extra_columns": "data.table:ExtraColumns",
     "match": "diagnosis:MATCHES",
     "granularity": "capture.readers:GRANULARITIES",
     "normalise": "sae.train_input:NORMALISATIONS",
@@ -69,7 +70,8 @@ def parameters(where: str) -> dict[str, Parameter]:
 
 
 def constant(node: ast.expr, module: str) -> Any:
-    """The value of literals and of names that modules of ours assign; of a mapping its keys; else `UNKNOWN`."""
+    """The value of literals and of names that modules of ours assign; of a mapping its keys, of a `Literal` its values;
+    else `UNKNOWN`."""
     match node:
         case ast.Name(id=name):
             return named(name, module)
@@ -78,7 +80,7 @@ def constant(node: ast.expr, module: str) -> Any:
             return UNKNOWN if home is None else parameters(f"{home}:{owner}")[name].default
         case ast.Dict(keys=keys):
             return tuple(constant(key, module) for key in keys if key is not None)
-        case ast.Tuple(elts=items):
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=items)) | ast.Tuple(elts=items):
             return tuple(constant(item, module) for item in items)
     try:
         return ast.literal_eval(node)

@@ -111,7 +111,7 @@ data = (
     of(DIAGNOSE, "data", metavar="SOURCE", help="a source (see: sae-moral data) or a table"),
     of(LOAD, "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
     of(LOAD, "text_column", metavar="NAME", help="column of a table with the texts (default: text)"),
-    of(LOAD, "extra_columns", choices=("error", "ignore"), help="columns of a table no layout has (default: error)"),
+    of(LOAD, "extra_columns", help="columns of a table no layout has (default: error)"),
     own("--hub-split", metavar="NAME", help="SOURCE is a data set of the Hugging Face hub; this split of it"),
     of(DIAGNOSE, "limit", metavar="N"),
     of(DIAGNOSE, "groups", help=GROUPS),

@@ -45,13 +45,13 @@ def in_memory(source: Any, split: str | None = None, limit: int | None = None) -
         return "datasets.Dataset", arrow_rows(source.with_format("arrow")[:], kind, sha256="")
     home = type(source).__module__.partition(".")[0]
     if kind == "DataFrame" and home == "pandas":
-        return "pandas.DataFrame", columns_rows({str(name): source[name] for name in source.columns}, kind)
+        return "pandas.DataFrame", columns_rows(source.items(), kind)
     if kind == "DataFrame" and home == "polars":
-        return "polars.DataFrame", columns_rows(source.to_dict(as_series=False), kind)
+        return "polars.DataFrame", columns_rows(source.to_dict(as_series=False).items(), kind)
     if kind == "Table" and home == "pyarrow":
         return "pyarrow.Table", arrow_rows(source, kind, sha256="")
     if isinstance(source, Mapping):
-        return "dict of lists", columns_rows(source, "dict")
+        return "dict of lists", columns_rows(source.items(), "dict")
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         return "list of dicts", records_rows(source, "list")
     raise TypeError(

@@ -394,17 +394,18 @@ def records_rows(records: Iterable[Mapping[str, Any]], name: str) -> Rows:
     return Rows(name, "", columns, lambda _: kept)
 
 
-def columns_rows(columns: Mapping[str, Iterable[Any]], name: str) -> Rows:
-    """Rows of a dict from columns to values, all equally many.
+def columns_rows(columns: Iterable[tuple[object, Iterable[Any]]], name: str) -> Rows:
+    """Rows of the names and values of columns, all equally many.
 
     Raises:
-        DataError: columns of different lengths, none, or one that is no list.
+        DataError: columns of different lengths or of one name, none, or one that is no list.
     """
-    lists: dict[str, list[Any]] = {}
-    for column, values in columns.items():
+    pairs = [(str(column), values) for column, values in columns]
+    _check_names([column for column, _ in pairs], name, None)
+    for column, values in pairs:
         if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-            raise DataError(f"{values!r:.60}; expected a list of values", file=name, column=str(column))
-        lists[column] = list(values)
+            raise DataError(f"{values!r:.60}; expected a list of values", file=name, column=column)
+    lists = {column: list(values) for column, values in pairs}
     lengths = {column: len(values) for column, values in lists.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{column!r} {n}" for column, n in lengths.items())
@@ -430,7 +431,6 @@ def parse_parquet(data: bytes, file: str) -> Rows:
         DataError: not one, a damaged one, or one without rows.
     """
     table = arrow_table(data, file)
-    _check_names(table.column_names, file, None)
     return arrow_rows(table, file, hashlib.sha256(data).hexdigest())
 
 
@@ -461,11 +461,13 @@ def _as_data_error(file: str) -> Iterator[None]:
 
 
 def arrow_rows(table: pyarrow.Table, file: str, sha256: str) -> Rows:
-    """Rows of an Arrow table whose column names are unique.
+    """Rows of an Arrow table.
 
     Raises:
-        DataError: no rows. Reading a column that is neither text, numbers nor lists of them raises one too.
+        DataError: no rows, or a column named twice. Reading a column that is neither text, numbers nor lists of them
+            raises one too.
     """
+    _check_names(table.column_names, file, None)
     if table.num_rows == 0:
         raise DataError("no scenarios; expected at least one row", file=file)
 

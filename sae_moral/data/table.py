@@ -16,7 +16,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from sae_moral.data.cells import Row
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.provenance import provenance
 from sae_moral.data.rows import Rows, read_rows
-from sae_moral.errors import DataError, nearest
+from sae_moral.errors import DataError, nearest, unknown
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, moral_vector
 
 ExtraColumns = Literal["error", "ignore"]
@@ -59,8 +59,8 @@ def table_data(
     groups: str | None = None,
 ) -> MoralData:
     """As `read_table`, of rows already parsed."""
-    if extra_columns not in ("error", "ignore"):
-        raise ValueError(f"extra_columns is {extra_columns!r}; expected 'error' or 'ignore'")
+    if extra_columns not in (valid := get_args(ExtraColumns)):
+        raise unknown("extra_columns", extra_columns, valid)
     if text_column in _RESERVED:
         raise DataError("the text column has a name that means labels; rename it", file=rows.file, column=text_column)
     if text_column not in rows.columns:

@@ -47,7 +47,7 @@ class Key:
 def _is_some_positions(value: Any, _: Any) -> bool:
     try:
         return slice(*value).indices(1 << 30) != (0, 1 << 30, 1)
-    except TypeError:  # no slice at all: shown as it is
+    except (TypeError, ValueError):  # no slice at all: shown as it is
         return value is not None
 
 
@@ -196,9 +196,9 @@ WITHOUT_EFFECT = frozenset(
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration and its metadata as one mapping, older names of keys replaced."""
-    one = {**{name: value for name, value in config.items() if name != "metadata"}, **(config.get("metadata") or {})}
+    own: dict[str, Any] = {name: value for name, value in config.items() if name != "metadata"}
     found: dict[str, Any] = {}
-    for given, value in one.items():
+    for given, value in {**own, **(config.get("metadata") or {})}.items():
         name = RENAMED[given] if given in RENAMED else given
         found[name] = value if found.get(name) is None else found[name]
     return found
@@ -221,8 +221,12 @@ def check_keys(sae: Any, name: str, read: Mapping[str, Any] | None = None) -> No
     own = flat(sae.cfg.to_dict())
     config = {"k": None, **flat(read or {}), **own, "architecture": str(sae.cfg.architecture())}
     for key in KEYS:
-        if key.effect == "applied" or not key.when(value := config.get(key.name), config):
-            continue
+        value = config.get(key.name)
+        try:
+            if key.effect == "applied" or not key.when(value, config):
+                continue
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{name} has {key.name}={value!r:.80}, which SAELens does not write ({error})") from error
         problem = f"{name} {key.why.format(**{**config, 'value': value})}"
         if key.effect == "refused":
             raise ValueError(problem)
@@ -266,4 +270,6 @@ def place_of(hook: str | None) -> tuple[int, str] | None:
 def hook_of(config: Mapping[str, Any]) -> str | None:
     """The hook that a flat configuration names."""
     hook, layer = config.get("hook_name") or config.get("hf_hook_name"), config.get("hook_layer")
-    return str(hook).replace("{layer}", str(layer)) if hook and layer is not None else hook
+    if not hook:
+        return None
+    return str(hook) if layer is None else str(hook).replace("{layer}", str(layer))

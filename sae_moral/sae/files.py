@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from sae_moral.errors import DataError, unknown
+from sae_moral.capture.load_errors import hub_answer
+from sae_moral.errors import DataError, in_one_line, unknown
 from sae_moral.io import check_files, read_json, read_record
 
 RECORDS = {"sae_moral.json": "trained_sae", "surgery.json": "surgery"}
 """Records beside the weights of an SAE made here, with their kinds; since schema version 2 they hold `files`, the
 checksum of every other file."""
 RECORD_SCHEMA = 2
+LAYOUTS = {"sae_lens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}
+"""Of a folder, by loader: the name of the weights beside cfg.json."""
 
 
 def read_sae(source: Any, loader: str | None, device: str, dtype: str) -> tuple[Any, str, dict[str, Any]]:
@@ -30,30 +33,37 @@ def read_sae(source: Any, loader: str | None, device: str, dtype: str) -> tuple[
     was read.
 
     Raises:
-        ValueError: nothing of that name.
+        ValueError: nothing of that name, an unknown loader, a hub that did not give it.
         DataError: files that cannot be read as an SAE, or are not those that their record was written with.
     """
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
+
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         folder = Path(source)
+        if loader not in (None, *LAYOUTS):
+            raise unknown("loader for a folder", loader, LAYOUTS)
         sae, config = _guarded(lambda: _from_folder(folder, loader, device, dtype), folder.name, folder)
         return sae, folder.name, config
     release, sae_id = source if isinstance(source, tuple) else _split(str(source))
     name = f"{release}/{sae_id}"
-    _check_listed(release, sae_id)
-    sae, config = _guarded(lambda: _from_hub(release, sae_id, loader, device, dtype), name)
+    if loader not in (None, *NAMED_PRETRAINED_SAE_LOADERS):
+        raise unknown("loader", loader, NAMED_PRETRAINED_SAE_LOADERS)
+    repo_id = _repository(release, sae_id)
+    sae, config = _guarded(lambda: _from_hub(release, sae_id, loader, device, dtype), name, repo_id=repo_id)
     return sae, name, config
 
 
-def _guarded(read: Callable[[], Any], name: str, folder: Path | None = None) -> Any:
+def _guarded(read: Callable[[], Any], name: str, folder: Path | None = None, *, repo_id: str = "") -> Any:
     try:
         return read()
     except (MemoryError, DataError):
         raise
     # What a damaged file raises depends on its format: JSON, safetensors, zip, pickle and torch each have their own.
     except Exception as error:
-        reason = (str(error).strip() or "no reason given").splitlines()
+        if repo_id and (answer := hub_answer(repo_id, error, "not a folder, and the hub")):
+            raise ValueError(f"cannot load the SAE {name}: {answer}") from error
         raise DataError(
-            f"cannot load the SAE {name}: {' '.join(line.strip() for line in reason[:3])} ({type(error).__name__}); "
+            f"cannot load the SAE {name}: {in_one_line(error, 300)} ({type(error).__name__}); "
             "expected the files of one SAE in a layout SAELens reads, complete and unchanged",
             file=folder,
         ) from error
@@ -64,15 +74,9 @@ def _from_folder(folder: Path, loader: str | None, device: str, dtype: str) -> t
     from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
 
     check_recorded(folder)
-    layouts = {
-        "sae_lens": ("sae_weights.safetensors", sae_lens_disk_loader),
-        "sparsify": ("sae.safetensors", _sparsify),
-    }
-    if loader is not None and loader not in layouts:
-        raise unknown("loader for a folder", loader, layouts)
-    for name, (weights, converter) in layouts.items():
+    for name, weights in LAYOUTS.items():
         if loader == name or (loader is None and (folder / weights).exists() and (folder / "cfg.json").exists()):
-            keeping = _Keeping(converter)
+            keeping = _Keeping(sae_lens_disk_loader if name == "sae_lens" else _sparsify)
             return SAE.load_from_disk(folder, device=device, dtype=dtype, converter=keeping), keeping.config
     held = sorted(path.name for path in folder.iterdir())[:8]
     raise FileNotFoundError(
@@ -101,8 +105,6 @@ def _from_hub(release: str, sae_id: str, loader: str | None, device: str, dtype:
     from sae_lens import SAE
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS, get_conversion_loader_name
 
-    if loader is not None and loader not in NAMED_PRETRAINED_SAE_LOADERS:
-        raise unknown("loader", loader, NAMED_PRETRAINED_SAE_LOADERS)
     layout = loader or get_conversion_loader_name(release)
     keeping = _Keeping(_sparsify_from_hub if layout == "sparsify" else NAMED_PRETRAINED_SAE_LOADERS[layout])
     return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype, converter=keeping), keeping.config
@@ -180,13 +182,16 @@ def _split(source: str) -> tuple[str, str]:
     raise unknown("SAE", source, ["a folder", "release/id", *_closest(parts[0], listed)])
 
 
-def _check_listed(release: str, sae_id: str) -> None:
+def _repository(release: str, sae_id: str) -> str:
+    """The hub repository of a release that is listed; another is one itself."""
     listed = _listed()
     if release not in listed:
         if "/" not in release:
             raise unknown("SAE release", release, _closest(release, listed))
-    elif sae_id not in listed[release].saes_map:
+        return release
+    if sae_id not in listed[release].saes_map:
         raise unknown(f"SAE of {release}", sae_id, _closest(sae_id, listed[release].saes_map))
+    return listed[release].repo_id
 
 
 def _listed() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_moral.capture.hooks import STREAM
-from sae_moral.capture.models import hooked_model
+from sae_moral.capture.models import as_device, as_dtype, hooked_model
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
 from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
@@ -177,7 +177,7 @@ def load_sae(
     model: HookedModel | nn.Module | None = None,
     layer: int | None = None,
     loader: str | None = None,
-    dtype: str = "float32",
+    dtype: torch.dtype | str = "float32",
     device: str | torch.device | None = None,
     any_model: bool = False,
 ) -> LoadedSae:
@@ -189,21 +189,23 @@ def load_sae(
         model: the model it is for; see `check_fit`.
         layer: the block it must belong to; needed only for an SAE that does not record its hook.
         loader: name of the SAELens loader of a repository that is not on its list (`sparsify`, `gemma_3`, …).
-        dtype: the one its weights are cast to; not for an object.
+        dtype: the one its weights are cast to, or its name (`bf16` and the like, too); not for an object.
         device: where to load it; by default the model's device, or the CPU. Not for an object.
         any_model: accept an SAE of a model with another name.
 
     Raises:
-        ValueError: no such SAE, damaged files, not an SAE of the residual stream, an input path that cannot be
-            followed, or one that does not fit the model or the layer.
+        ValueError: no such SAE, dtype or device, damaged files, not an SAE of the residual stream, an input path that
+            cannot be followed, or one that does not fit the model or the layer.
     """
     model = None if model is None else hooked_model(model)
     if isinstance(source, LoadedSae):
         loaded = source
     else:
         is_object = hasattr(source, "encode") and hasattr(source, "cfg")
-        where = str(device or getattr(getattr(model, "cfg", None), "device", None) or "cpu")
-        sae, name, config = (source, source.get_name(), {}) if is_object else read_sae(source, loader, where, dtype)
+        own = getattr(getattr(model, "cfg", None), "device", None)
+        where = as_device(device) if device is not None else str(own or "cpu")
+        kind = str(as_dtype(dtype)).removeprefix("torch.")
+        sae, name, config = (source, source.get_name(), {}) if is_object else read_sae(source, loader, where, kind)
         sae = for_inference(sae)
         check_usable(sae, name)
         check_keys(sae, name, config)

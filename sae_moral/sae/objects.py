@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FOLDED = "folded into the encoder"
+"""What `metadata.centring` says of an SAE that `centred` made."""
+
 
 def for_inference(sae: Any) -> Any:
     """What SAELens would save of an SAE in training: a BatchTopK becomes a JumpReLU with its threshold."""
@@ -59,7 +62,3 @@ def centred(sae: Any, name: str) -> Any:
     with torch.no_grad():
         made.b_dec.copy_(bias)
     return made
-
-
-FOLDED = "folded into the encoder"
-"""What `metadata.centring` says of an SAE that `centred` made."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_moral.errors import unknown
+from sae_moral.errors import in_one_line, unknown
 
 if TYPE_CHECKING:
     from sae_moral.sae.train_config import SAELensConfig
@@ -121,17 +121,19 @@ def logged_run(log: LogSettings | None, name: str, key: str, about: Mapping[str,
     options |= of_wandb if log.to == "wandb" else {"name": f"{name}-{key[:8]}"}
     try:
         module.init(**options)
-    except Exception as error:
+    except Exception as error:  # each package has errors of its own, for no login, no network, a wrong project
         hint = "log in with `wandb login`, or set WANDB_MODE=offline" if log.to == "wandb" else "see trackio.init"
-        raise RuntimeError(f"{log.to} does not start a run: {error}; {hint}") from error
+        raise RuntimeError(f"{log.to} does not start a run: {in_one_line(error)}; {hint}") from error
     names = _Names(module)
     original: Any = sae_trainer.wandb
     sae_trainer.wandb = names  # pyright: ignore[reportAttributeAccessIssue]
+    end: dict[str, int] = {"exit_code": 1} if log.to == "wandb" else {}
     try:
         yield lambda values, step: names.log(values, step=step)
+        end = {}
     finally:
         sae_trainer.wandb = original  # pyright: ignore[reportAttributeAccessIssue]
-        module.finish()
+        module.finish(**end)
 
 
 class _Names:

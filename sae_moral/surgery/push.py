@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_moral.errors import in_one_line
 from sae_moral.io import LOCK, file_checksums, read_json, write_json, write_record, write_text
 from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
+from sae_moral.sae.train import TrainedSaes
 from sae_moral.sae.train_layer import RECORD as TRAINED
 from sae_moral.sae.train_layer import read_trained
 from sae_moral.surgery.card import Described, card, of_operation, of_trained
@@ -44,7 +47,7 @@ class Pushed:
 
 
 def push(
-    what: Operation | str | Path,
+    what: Operation | TrainedSaes | str | Path,
     repo_id: str,
     *,
     sae_id: str | None = None,
@@ -54,11 +57,11 @@ def push(
     neuronpedia_id: str | None = None,
     dry_run: bool = False,
 ) -> Pushed:
-    """Upload one SAE, or all of a training, in one commit: SAELens' files, our records, and a card in each folder. The
-    repository's own README is written only where it has none.
+    """Upload one SAE, or all of a training, in one commit: SAELens' files, our records, and a card in each folder. A
+    folder of that name in the repository is replaced; the repository's own README is written only where it has none.
 
     Args:
-        what: an operation, the folder of one, of a trained SAE, or of a training.
+        what: an operation or a training, the folder of one, or of a trained SAE.
         repo_id: `owner/name`; made if it is not there.
         sae_id: folder in the repository; the hook name by default.
         revision: branch; made if it is not there.
@@ -69,7 +72,8 @@ def push(
         dry_run: send nothing; say what would be sent.
 
     Raises:
-        ValueError: a folder that holds nothing of the kind, one id for several SAEs, a public repository.
+        ValueError: a folder that holds nothing of the kind, one id for several SAEs or one that is no folder's name, a
+            public repository.
         DataError: damaged files.
         RuntimeError: the hub refuses; says why.
 
@@ -79,8 +83,10 @@ def push(
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
+    if sae_id is not None and {"", ".", "..", README} & {part.strip() for part in sae_id.split("/")}:
+        raise ValueError(f"sae_id {sae_id!r}; expected a folder of the repository, e.g. layer_9/moral")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = Path(temporary) / "repository"
         saes, places = _staged(what, folder, sae_id, neuronpedia_id)
         for one in saes:
             write_text(folder / one.sae_id / README, card([one], repo_id, licence, places))
@@ -88,37 +94,36 @@ def push(
         write_text(folder / README, whole)
         if dry_run:
             return Pushed(repo_id, _sizes(folder), whole)
-        names = ", ".join(one.sae_id for one in saes)
-        url = _uploaded(folder, repo_id, revision, private, f"Upload {names}")
+        url = _uploaded(folder, repo_id, revision, private, [one.sae_id for one in saes])
         return Pushed(repo_id, _sizes(folder), whole, url)
 
 
 def _staged(
-    what: Operation | str | Path, folder: Path, sae_id: str | None, neuronpedia_id: str | None
+    what: Operation | TrainedSaes | str | Path, folder: Path, sae_id: str | None, neuronpedia_id: str | None
 ) -> tuple[list[Described], Mapping[str, str]]:
     """The files in their places, what a card says of each SAE, and its place on Neuronpedia."""
-    found = [what] if isinstance(what, Operation) or not isinstance(what, str | Path) else _found(Path(what))
+    source = what.folder if isinstance(what, TrainedSaes) else what
+    found = [source] if isinstance(source, Operation) else _found(Path(source))
     if len(found) > 1 and (sae_id is not None or "{layer}" not in (neuronpedia_id or "{layer}")):
         raise ValueError(
-            f"{what} holds {len(found)} SAEs; expected none of sae_id, and {{layer}} in neuronpedia_id, or one SAE's "
+            f"{source} holds {len(found)} SAEs; expected none of sae_id, and {{layer}} in neuronpedia_id, or one SAE's "
             "folder"
         )
     saes, places = [], {}
     for one in found:
-        place = folder / "staged"
+        place = folder.parent / "staged"
         if isinstance(one, Operation):
             one.save(place)
             (place / LOCK).unlink(missing_ok=True)
-            hook, layer = one.hook_name, one.layer
+            made, hook, layer = one, one.hook_name, one.layer
         else:
             shutil.copytree(one, place, ignore=shutil.ignore_patterns(".*"))
-            record = read_trained(place)
-            hook, layer = record["hook_name"], record["layer"]
+            made = read_trained(place)
+            hook, layer = made["hook_name"], made["layer"]
         if neuronpedia_id is not None:
             _say_neuronpedia(place, neuronpedia_id.replace("{layer}", str(layer)))
         name, config = sae_id or hook, read_json(place / "cfg.json", what="a configuration")
-        is_operation = isinstance(one, Operation)
-        saes.append(of_operation(name, one, config) if is_operation else of_trained(name, read_trained(place), config))
+        saes.append(of_operation(name, made, config) if isinstance(made, Operation) else of_trained(name, made, config))
         if known := config.get("metadata", {}).get("neuronpedia_id"):
             places[name] = known
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +156,8 @@ def _say_neuronpedia(folder: Path, place: str) -> None:
     write_record(folder / name, RECORDS[name], RECORD_SCHEMA, content)
 
 
-def _uploaded(folder: Path, repo_id: str, revision: str, private: bool, message: str) -> str:
+def _uploaded(folder: Path, repo_id: str, revision: str, private: bool, sae_ids: list[str]) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi()
     try:
@@ -164,12 +168,19 @@ def _uploaded(folder: Path, repo_id: str, revision: str, private: bool, message:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         if api.file_exists(repo_id, README, revision=revision):
             (folder / README).unlink()
-        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        reason = " ".join(str(error).split())
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=f"Upload {', '.join(sae_ids)}",
+            delete_patterns=[f"{glob.escape(one)}/*" for one in sae_ids],  # no file of an SAE that was there before
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # of huggingface_hub, or of the HTTP client in it, which has types of its own
         raise RuntimeError(
-            f"the hub refuses {repo_id}: {reason[:300]}; expected a repository you may write to, and a login with a "
-            "token that may write (hf auth login)"
+            f"the hub did not take {repo_id}: {in_one_line(error, 300)}; expected a connection, a repository you may "
+            "write to, and a login with a token that may write (hf auth login)"
         ) from error
     return str(getattr(commit, "commit_url", f"https://huggingface.co/{repo_id}"))
 

@@ -88,7 +88,8 @@ def test_a_missing_piece_is_named(pieces: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_wrong_is_said_before_anything_is_converted(pieces: Path, tmp_path: Path) -> None:
-    for wrong in ({"dtype": "float23"}, {"device": "tpu"}, {"n_devices": 0}):
+    options: list[dict[str, Any]] = [{"dtype": "float23"}, {"device": "tpu"}, {"n_devices": 0}]
+    for wrong in options:
         with pytest.raises(ValueError, match=r"unknown dtype|no device|n_devices is 0; expected at least 1"):
             load_model(QWEN, **wrong)
     assert not (tmp_path / "cache").exists()

@@ -154,7 +154,7 @@ def test_an_adapter_on_the_hub_is_of_one_commit_and_its_base_of_another(
 
 def test_the_base_of_an_adapter_that_is_not_to_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(_Peft):
-        def from_pretrained(self, source: str, **options: Any) -> _Peft:
+        def from_pretrained(self, source: str, **options: Any) -> Any:
             return AutoModelForCausalLM.from_pretrained("someone/base")
 
     fake: Any = Failing(tmp_path)

@@ -78,6 +78,13 @@ def test_vectors_of_numpy_and_missing_values_of_pandas() -> None:
         ([], {}, "list: no scenarios; expected at least one row"),
         ({}, {}, "dict: no scenarios"),
         ({"text": ["a"], "judgment": [1, 2]}, {}, "columns of different lengths: 'text' 1, 'judgment' 2"),
+        (
+            pd.DataFrame([["a", "b"], ["c", "d"]], columns=["text", "text"]),
+            {},
+            "DataFrame, column 'text': a column is named twice",
+        ),
+        (pa.table([pa.array(["a"])] * 2, names=["text"] * 2), {}, "Table, column 'text': a column is named twice"),
+        ({**TABLE, 1: [0, 0, 0]}, {}, "dict, row 1, column '1': unknown column"),
         ({"text": "a"}, {}, "dict, column 'text': 'a'; expected a list of values"),
         ([*RECORDS, {**RECORDS[0], "agreement": 9}], {}, "list, row 4, column 'agreement': 9.0; expected a number"),
         ([RECORDS[0], {"text": "b"}], {}, "list, row 2, column 'foundation': missing; every row needs"),

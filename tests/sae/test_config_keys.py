@@ -104,6 +104,9 @@ def test_old_layouts_give_the_latents_they_were_trained_for(tmp_path: Path) -> N
         (NEW, {"hook_name": "blocks.0.hook_resid_pre"}, "hook: .* reads 'blocks.0.hook_resid_pre'"),
         (NEW, {"hook_name": "model.layers.2.self_attn"}, "hook: .* reads 'model.layers.2.self_attn'"),
         (NEW, {"hook_name": "model.encoder.layers.2"}, "hook: .* reads 'model.encoder.layers.2'"),
+        (NEW, {"hook_name": 3}, "hook: .* reads '3'"),
+        (NEW, {"model_from_pretrained_kwargs": "fold_ln"}, "kwargs='fold_ln', which SAELens does not write"),
+        ({**OLD, "activation_fn_kwargs": "k=4"}, None, "activation_fn_kwargs='k=4', which SAELens does not write"),
         (NEW, {"hook_name_out": "blocks.2.hook_mlp_out"}, "predicts the activations of blocks.2.hook_mlp_out"),
         ({**NEW, "d_out": D + 1}, None, f"writes vectors of {D + 1} numbers and reads {D}"),
         (NEW, {"finetuning_scaling_factor": True}, "its latents are rescaled by finetuning"),
@@ -123,6 +126,7 @@ def test_what_cannot_be_followed_is_refused(
     [
         (NEW, {"seqpos_slice": [5, -5]}, r"positions \[5, -5\] of its contexts only"),
         ({**OLD, "seqpos_slice": [8]}, None, r"positions \[8\] of its contexts only"),
+        (NEW, {"seqpos_slice": [1, 2, 0]}, r"positions \[1, 2, 0\] of its contexts only"),
         (NEW, {"use_chat_formatting": True}, "texts in their chat format"),
         (NEW, {"model_from_pretrained_kwargs": {"revision": "step512"}}, r"loaded with \{'revision': 'step512'\}"),
         (NEW, {"subtract_prompt_mean": True}, "not known here and are not followed: subtract_prompt_mean=True"),

@@ -18,6 +18,7 @@ from sae_moral.provenance import HookedModel
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.compatibility import community_saes, model_family
 from sae_moral.sae.load import load_sae, load_saes
+from tests.capture import hub
 from tests.sae.formats import FORMATS, MODEL, D, K, S, gemma_scope, llama_scope, qwen_scope, serve, sparsify
 
 X = torch.randn(40, D, generator=torch.Generator().manual_seed(9)) * 3
@@ -190,6 +191,41 @@ def test_other_refusals(tmp_path: Path) -> None:
         load_sae("gemma-scope-2-270m-pt-res/layer_12_width_16k")
     with pytest.raises(ValueError, match="unknown SAE 'nothing'"):
         load_sae("nothing")
+
+
+def test_options_of_loading(tmp_path: Path) -> None:
+    small_sae().save_model(tmp_path)
+    assert load_sae(tmp_path, dtype="bf16").sae.dtype == load_sae(tmp_path, dtype=torch.bfloat16).sae.dtype
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"dtype": "float23"}, "^unknown dtype 'float23'"),
+        ({"device": "cuda:7"}, "^no device 'cuda:7' on this machine"),
+        ({"loader": "sparsfy"}, "^unknown loader for a folder 'sparsfy'; did you mean 'sparsify'"),
+    ]
+    for options, problem in refused:
+        with pytest.raises(ValueError, match=problem):
+            load_sae(tmp_path, **options)
+    with pytest.raises(ValueError, match=r"^unknown loader 'gemma_22'; did you mean 'gemma_2'"):
+        load_sae(("someone/saes", "layer_1"), loader="gemma_22")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (hub.unreachable, "not a folder, and the hub could not be reached, and it is not in the cache"),
+        (hub.error(404, "RepoNotFound", "no"), "not a folder, and the hub has no such repository, or a private one"),
+        (hub.error(403, "GatedRepo", "no"), "a gated repository: .* at https://huggingface.co/out/saes, then log in"),
+    ],
+)
+def test_an_sae_that_the_hub_does_not_give(
+    answer: hub.Answer, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (
+        hub.answering(answer, monkeypatch, tmp_path),
+        pytest.raises(ValueError, match=rf"^cannot load the SAE out/saes/blocks.9.hook_resid_post: {said}"),
+    ):
+        load_sae("out/saes/blocks.9.hook_resid_post")
+    with pytest.raises(ValueError, match="not a folder, and the hub has no names like this"):
+        load_sae("/out/saes/blocks.9.hook_resid_post")
 
 
 def test_base_and_chat() -> None:

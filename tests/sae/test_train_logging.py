@@ -15,7 +15,7 @@ from sae_moral.cli import main
 from sae_moral.data import write_parquet
 from sae_moral.sae.train import train_saes
 from sae_moral.sae.train_config import TrainSettings
-from sae_moral.sae.train_logging import LogSettings
+from sae_moral.sae.train_logging import LogSettings, logged_run
 from tests.tiny import scenarios
 
 SETTINGS = TrainSettings(
@@ -30,7 +30,7 @@ class Fake(ModuleType):
         super().__init__(name)
         self.runs: list[dict[str, Any]] = []
         self.entries: list[tuple[int, dict[str, Any]]] = []
-        self.finished, self.kept = 0, []
+        self.finished, self.exit_code, self.kept = 0, 0, []
         if full:
             self.Histogram, self.Artifact = lambda values: ("histogram", len(values)), self._artifact
 
@@ -50,8 +50,8 @@ class Fake(ModuleType):
     def log_artifact(self, artifact: Any) -> None:
         self.kept.append((artifact.name, artifact.files))
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int = 0) -> None:
+        self.finished, self.exit_code = self.finished + 1, exit_code
 
 
 def test_a_training_is_logged_and_is_the_same_training(
@@ -82,13 +82,27 @@ def test_a_training_is_logged_and_is_the_same_training(
     assert logged["plots/feature_density_line_chart"] == ("histogram", 32)
     assert logged["held_out/explained_variance"] == other["history"][-1]["held_out"]
     assert logged["final/held_out/explained_variance"] == other["held_out"]["explained_variance"]
-    assert fake.finished == 1
+    assert fake.finished == 1 and fake.exit_code == 0
     name, files = fake.kept[0]
     assert name.endswith("blocks.1.hook_resid_post_32") and "/" not in name
     assert {"cfg.json", "sae_weights.safetensors", "sae_moral.json"} <= set(files)
     from sae_lens.training import sae_trainer
 
     assert sae_trainer.wandb is wandb
+
+
+def test_a_training_that_failed_does_not_count_as_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sae_lens.training import sae_trainer
+
+    before = sae_trainer.wandb
+    for name, code in (("wandb", 1), ("trackio", 0)):
+        fake = Fake(name)
+        monkeypatch.setitem(sys.modules, name, fake)
+        with pytest.raises(KeyboardInterrupt), logged_run(LogSettings(name), "one", "0" * 40, {}) as log:
+            log({"a": 1.0, "b": None}, 3)
+            raise KeyboardInterrupt
+        assert (fake.entries, fake.finished, fake.exit_code) == ([(3, {"a": 1.0})], 1, code)
+        assert sae_trainer.wandb is before
 
 
 def test_trackio_with_less_of_it(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

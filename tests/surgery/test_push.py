@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub.utils import filter_repo_objects
 
 from sae_moral.cli import main
 from sae_moral.sae import TrainSettings, load_sae, train_saes
 from sae_moral.sae.train_layer import read_trained
 from sae_moral.surgery import Operation, operate, push
+from tests.capture.hub import unreachable
 from tests.surgery.worlds import BY_DIMENSION, data, representations, sae
 from tests.tiny import scenarios
 
@@ -45,8 +47,13 @@ class Hub:
     def file_exists(self, repo_id: str, name: str, *, revision: str) -> bool:
         return (self.folder / name).exists()
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, revision: str, commit_message: str) -> Any:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, revision: str, commit_message: str, delete_patterns: list[str]
+    ) -> Any:
         self.calls.append(("upload_folder", commit_message))
+        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=delete_patterns):
+            (self.folder / name).unlink()
         shutil.copytree(folder_path, self.folder, dirs_exist_ok=True)
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
 
@@ -112,7 +119,10 @@ def test_a_training_is_pushed_whole(tiny: Any, hub: Hub, tmp_path: Path) -> None
         push(tmp_path / "saes", REPO, sae_id="mine")
     hub.folder.mkdir()
     (hub.folder / "README.md").write_text("theirs")
-    made = push(tmp_path / "saes", REPO, neuronpedia_id="tiny/{layer}-res")
+    (hub.folder / found.path(0).name).mkdir()
+    (hub.folder / found.path(0).name / "surgery.json").write_text("{}")  # of an operation that was pushed there
+    made = push(found, REPO, neuronpedia_id="tiny/{layer}-res")
+    assert not (hub.folder / found.path(0).name / "surgery.json").exists()
     assert (hub.folder / "README.md").read_text() == "theirs"
     assert {path: path.read_bytes() for path in before} == before
     assert "license" not in head(made.card) and "weights of this repository: not stated" in made.card
@@ -133,6 +143,9 @@ def test_what_is_refused(
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     folder = str(operation.save(tmp_path / "operation"))
+    for wrong in ("../up", "/up", "up/..", "a//b", ".", " ", "", "README.md", "a/"):
+        with pytest.raises(ValueError, match=r"expected a folder of the repository, e\.g\. layer_9/moral"):
+            push(operation, REPO, sae_id=wrong, dry_run=True)
     assert main(["push", folder, REPO, "--sae-id", "layer/1", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert hub.calls == [] and "layer/1/before.safetensors" in told and "dry run: nothing was sent" in told
@@ -143,12 +156,18 @@ def test_what_is_refused(
     assert main(["push", folder, REPO, "--private"]) == 2
     assert f"{REPO} is there already, and public" in capsys.readouterr().err
 
+    def no_connection(*_: Any, **__: Any) -> None:
+        unreachable(None)
+
     def no_token(*_: Any, **__: Any) -> None:
         raise LocalTokenNotFoundError("Token is required")
 
+    monkeypatch.setattr(hub, "create_repo", no_connection)
+    assert main(["push", folder, REPO]) == 3
+    assert "the hub did not take us/moral-saes: Name or service not known; expected" in capsys.readouterr().err
     monkeypatch.setattr(hub, "create_repo", no_token)
     assert main(["push", folder, REPO]) == 3
-    assert "the hub refuses us/moral-saes: Token is required; expected" in capsys.readouterr().err
+    assert "the hub did not take us/moral-saes: Token is required; expected" in capsys.readouterr().err
     assert not any(call[0] == "upload_folder" for call in hub.calls)
     (tmp_path / "operation" / "before.safetensors").write_bytes(b"cut")
     assert main(["push", folder, REPO, "--dry-run"]) == 2
