@@ -1,0 +1,53 @@
+"""What measurements leave behind: the parts as types (`types`), the file that holds them (`record`), and files of older
+versions (`migration`)."""
+
+from sae_moral.results.record import SCHEMA_VERSION, DiagnosisRecord
+from sae_moral.results.types import (
+    MEAN_OF_GROUPS,
+    OVERALL,
+    Baseline,
+    Comparison,
+    ControlFacts,
+    Direction,
+    LearningCurve,
+    LengthSpread,
+    MetricCard,
+    ModelFacts,
+    Outcome,
+    Peak,
+    Profile,
+    Provenance,
+    Regrouped,
+    Row,
+    StatisticSpec,
+    ValenceFacts,
+    Verdict,
+    best_layer,
+    leading_groups,
+)
+
+__all__ = [
+    "MEAN_OF_GROUPS",
+    "OVERALL",
+    "SCHEMA_VERSION",
+    "Baseline",
+    "Comparison",
+    "ControlFacts",
+    "DiagnosisRecord",
+    "Direction",
+    "LearningCurve",
+    "LengthSpread",
+    "MetricCard",
+    "ModelFacts",
+    "Outcome",
+    "Peak",
+    "Profile",
+    "Provenance",
+    "Regrouped",
+    "Row",
+    "StatisticSpec",
+    "ValenceFacts",
+    "Verdict",
+    "best_layer",
+    "leading_groups",
+]
