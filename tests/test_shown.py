@@ -33,7 +33,7 @@ from tests.tiny import scenarios
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ROOT / "tests" / "data_files" / "v0.1"
 SETTINGS = set(
-    "Protocol Controls TrainSettings SAELensConfig SurgerySettings MeasureSettings Entry Term Bundled".split()
+    "Protocol Controls TrainSettings SAELensConfig SurgerySettings MeasureSettings Wording Entry Term Bundled".split()
 )
 """What one writes down is printed as one writes it."""
 WORKING_PARTS = set(

@@ -33,10 +33,10 @@ Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One right-padded batch.
+    """One padded batch.
 
     Attributes:
-        ids: token ids, right-padded.
+        ids: token ids, padded.
         real: True on tokens, False on padding.
         own: True on the scenario's own tokens: neither special, nor of the template, nor padding.
     """
@@ -108,16 +108,17 @@ class Prompts:
                 start, real = i, len(ids)
         yield start, len(self.ids)
 
-    def tokens(self, start: int, stop: int, device: torch.device | str) -> Tokens:
-        """Prompts start … stop as one right-padded batch."""
+    def tokens(self, start: int, stop: int, device: torch.device | str, *, left: bool = False) -> Tokens:
+        """Prompts start … stop as one batch, padded on the right, or on the left so that all end together."""
         width = max(len(ids) for ids in self.ids[start:stop])
         ids = torch.full((stop - start, width), self.pad, dtype=torch.long)
         real = torch.zeros_like(ids, dtype=torch.bool)
         own = torch.zeros_like(real)
         for i, (sequence, (first, last)) in enumerate(zip(self.ids[start:stop], self.own[start:stop], strict=True)):
-            ids[i, : len(sequence)] = torch.tensor(sequence)
-            real[i, : len(sequence)] = True
-            own[i, first:last] = True
+            begin = width - len(sequence) if left else 0
+            ids[i, begin : begin + len(sequence)] = torch.tensor(sequence)
+            real[i, begin : begin + len(sequence)] = True
+            own[i, begin + first : begin + last] = True
         return Tokens(ids.to(device), real.to(device), own.to(device))
 
 

@@ -22,6 +22,7 @@ _UNSEEN = re.compile(
 joiners, marks of direction, selectors of variants. Format characters that are seen (Arabic number signs) stay."""
 _DASHES = re.compile("[-—]*(?:--|—)[-—]*")
 _OUTER = " .,;:!?\"'。、¿¡"
+_STOPS = " \t\r\n\u3000.!…。．！"
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
@@ -43,6 +44,16 @@ def normalise(text: str) -> str:
 def visible(text: str) -> str:
     """What of it is seen: without controls and zero-width characters. White space stays."""
     return _UNSEEN.sub("", text)
+
+
+def without_stop(text: str) -> str:
+    """The text without its final stop, English or Chinese, for a sentence that goes on after it. Exclamation marks and
+    an ellipsis count as stops; a question mark stays, as it is part of what is said. A text of stops alone stays.
+
+    Example:
+        without_stop("It's rude to hate priests.")  # "It's rude to hate priests"
+    """
+    return text.rstrip(_STOPS) or text
 
 
 def is_blank(text: str) -> bool:

@@ -13,6 +13,7 @@ from sae_moral.steering.effects import (
 )
 from sae_moral.steering.generate import Generation, generate
 from sae_moral.steering.hooks import NotFiniteError, steer, steering_hooks
+from sae_moral.steering.margins import Estimate, MarginEffect, margin_effect
 from sae_moral.steering.steering import (
     Direction,
     Matched,
@@ -23,28 +24,39 @@ from sae_moral.steering.steering import (
     low_rank_edit,
     random_direction,
 )
+from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
 
 __all__ = [
+    "WORDINGS",
     "Direction",
     "Diversity",
     "Effects",
+    "Estimate",
     "Generation",
+    "MarginEffect",
     "Matched",
     "MeasureSettings",
     "NotFiniteError",
+    "PairScore",
     "SideEffects",
     "Steering",
+    "Wording",
+    "Words",
     "acceptability",
+    "choose_words",
     "difference_in_means",
     "diversity",
     "edit",
     "full_edit",
     "generate",
     "low_rank_edit",
+    "margin_effect",
+    "measure",
     "neutral_texts",
     "prompt_ids",
     "random_direction",
     "side_effects",
     "steer",
     "steering_hooks",
+    "usable",
 ]

@@ -1,16 +1,11 @@
 """What a steering does: to the model's moral judgements (acceptability), and what it breaks elsewhere.
 
-Acceptability, over scenarios, from the next-token logits after "{text} is morally":
-
-    margin(scenario) = mean over pairs of  logit(approving) − logit(disapproving)
-    gap              = mean margin of virtuous − mean margin of vicious scenarios
-
-A higher gap separates the poles better; a margin that moves for both poles alike is a change of tone. Intervals are
-percentile bootstraps over texts.
+Acceptability, over scenarios, from the next-token logits after a wording such as "{text} is morally": margins between
+approving and disapproving words, and how well they separate the poles (`sae_moral.steering.words` and `margins`).
 
 Side effects, over all next-token predictions of neutral texts, the first one after BOS included. Every text is run
 twice in one batch, once as it is and once with every token steered (the first left out by steerings whose positions are
-`all-but-first`; `prompt`, `last` and `generated` positions count as `all`):
+`all-but-first`, `scenario` or `template`; `prompt`, `last` and `generated` positions count as `all`):
 
     kl                 KL(unsteered ‖ steered) in nats, mean per prediction
     perplexity_ratio   exp of the mean difference of −log p(next token), steered minus unsteered; 1: none
@@ -37,20 +32,20 @@ from torch import Tensor, nn
 from sae_moral.capture import capture
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.capture.models import hooked_model
-from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids, prompts_of
+from sae_moral.capture.prompts import Prompt, prompt_ids
+from sae_moral.controls.draws import resamples
 from sae_moral.data import MoralData
-from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.metrics import evaluate, resolve_metrics
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
-from sae_moral.steering.generate import generate, last_logits
-from sae_moral.steering.hooks import NotFiniteError, steer
-from sae_moral.steering.steering import WITHOUT_MASK, Steering
+from sae_moral.steering.generate import generate
+from sae_moral.steering.hooks import steer
+from sae_moral.steering.margins import Estimate, auroc, gap, gap_sd, poles
+from sae_moral.steering.steering import OF_SCENARIOS, WITHOUT_MASK, Steering
+from sae_moral.steering.words import MORALLY, Wording, measure, pair_tokens
 
-PAIRS = ((" right", " wrong"), (" good", " bad"), (" acceptable", " unacceptable"))
-TEMPLATE = "{text} is morally"
 OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "The history of", "今天", "我认为")
 """Beginnings that a text can go on from in many ways."""
 METRICS = ("categorical", "gradient")
@@ -64,16 +59,21 @@ METRICS = ("categorical", "gradient")
 @dataclass(frozen=True, eq=False)
 class Acceptability:
     """Attributes:
-    margin: per scenario, in nats (differences of logits are log-odds).
-    gap, low, high: mean of the virtuous minus mean of the vicious, and its 95 % interval.
+    margins: per pair and scenario, in nats (differences of logits are log-odds).
+    auroc, gap, gap_sd: means over the pairs (`sae_moral.steering.margins`), with 95 % intervals over texts.
     tokens: the token ids of each pair, approving first.
     """
 
-    margin: Float[np.ndarray, "n"]
-    gap: float
-    low: float
-    high: float
+    margins: Float[np.ndarray, "pairs n"]
+    auroc: Estimate
+    gap: Estimate
+    gap_sd: Estimate
     tokens: tuple[tuple[int, int], ...]
+
+    @property
+    def margin(self) -> Float[np.ndarray, "n"]:
+        """Per scenario, mean over the pairs."""
+        return self.margins.mean(axis=0)
 
 
 def acceptability(
@@ -81,86 +81,28 @@ def acceptability(
     data: MoralData,
     steerings: Steering | Sequence[Steering] = (),
     *,
-    pairs: Sequence[tuple[str, str]] = PAIRS,
-    template: str = TEMPLATE,
-    bos: str = "prepend",
+    wording: Wording = MORALLY,
     batch_size: int = 32,
     draws: int = 1000,
     seed: int = 0,
     any_model: bool = False,
 ) -> Acceptability:
-    """Margins of the scenarios, and the gap between the poles.
+    """Margins of the scenarios after one wording, and how well they separate the poles. For several wordings, and for
+    what changes against another steering, see `measure` and `margin_effect`.
 
     Args:
         data: held-out scenarios, of both poles.
-        pairs: approving and disapproving continuations, each a single token.
+        wording: a template and pairs of an approving and a disapproving next word, each a single token.
 
     Raises:
-        ValueError: a word of several tokens, a pole without scenarios, or a bad steering.
-        DataError: a scenario longer than the context.
+        ValueError, DataError, NotFiniteError: as `measure`; a pole without scenarios.
     """
     model = hooked_model(model)
-    tokens = pair_tokens(model, pairs)
-    prompts = prompts_of(model, data.text, template=template, bos=bos)
-    good, bad = (list(side) for side in zip(*tokens, strict=True))
-    margins = []
-    with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
-        for first in range(0, len(prompts.ids), batch_size):
-            rows = prompts.ids[first : first + batch_size]
-            ids, mask = left_padded(rows, model)
-            start(mask)
-            logits = last_logits(model, len(rows))(ids, mask.long())
-            margins.append((logits[:, good] - logits[:, bad]).mean(dim=1).cpu())
-    margin = torch.cat(margins).double().numpy()[prompts.row]
-    value, low, high = gap(margin, data, text_weights(data, draws, seed))
-    return Acceptability(margin, value, low, high, tokens)
-
-
-def pair_tokens(model: HookedModel, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[int, int], ...]:
-    """The token ids of each pair.
-
-    Raises:
-        ValueError: no pair, or a word that is not one known token.
-    """
-    if not pairs:
-        raise ValueError("no pair of words given; expected at least one, e.g. (' right', ' wrong')")
-    return tuple((_token(model.tokenizer, good), _token(model.tokenizer, bad)) for good, bad in pairs)
-
-
-def gap(
-    margin: Float[np.ndarray, "n"], data: MoralData, weights: Float[np.ndarray, "draws n"]
-) -> tuple[float, float, float]:
-    """Mean of the virtuous minus mean of the vicious scenarios, and its 95 % interval over the draws. Of a difference
-    of two margins it is how much one steering's gap is above the other's, text by text.
-
-    Raises:
-        ValueError: a pole without scenarios.
-    """
-    virtue, vice = data.pole == VIRTUE, data.pole == VICE
-    if not virtue.any() or not vice.any():
-        raise ValueError(f"{virtue.sum()} virtuous and {vice.sum()} vicious scenarios; expected some of both")
-    with np.errstate(invalid="ignore"):  # a draw without one of the poles says nothing
-        good, bad = (weights[:, own] @ margin[own] / weights[:, own].sum(axis=1) for own in (virtue, vice))
-    low, high = np.nanpercentile(good - bad, [2.5, 97.5])
-    return float(margin[virtue].mean() - margin[vice].mean()), float(low), float(high)
-
-
-def text_weights(data: MoralData, draws: int, seed: int = 0) -> Float[np.ndarray, "draws n"]:
-    """How often each scenario counts in each draw: texts are drawn with replacement, with all their records."""
-    present, index = np.unique(data.group, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=draws)
-    return counts[:, index].astype(np.float64)
-
-
-def _token(tokenizer: Any, word: str) -> int:
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(
-            f"{word!r} is {len(ids)} tokens here ({tokenizer.convert_ids_to_tokens(ids)}); expected a word that is "
-            "one, and known"
-        )
-    return int(ids[0])
+    poles(data)  # what is missing is said before the work
+    how: dict[str, Any] = {"batch_size": batch_size, "any_model": any_model}
+    margins = measure(model, data, steerings, [wording], **how)[wording.name]
+    given = (margins, data, resamples(data, draws, seed=seed))
+    return Acceptability(margins, auroc(*given), gap(*given), gap_sd(*given), pair_tokens(model, wording.pairs))
 
 
 # Side effects
@@ -211,11 +153,7 @@ def side_effects(
     if not ids:
         raise ValueError("no neutral text given; expected at least one")
     given = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    chosen = [
-        one if one.positions in WITHOUT_MASK else dataclasses.replace(one, positions="all")
-        for one in given
-        if one.alpha
-    ]
+    chosen = [dataclasses.replace(one, positions=_in_neutral(one.positions)) for one in given if one.alpha]
     found: list[Float[Tensor, "tokens 3"]] = []
     shares: list[Tensor] = []
     device = model.cfg.device or "cpu"
@@ -241,6 +179,12 @@ def side_effects(
     kl, worse, same = torch.cat(found).double().mean(dim=0).tolist()
     n = sum(map(len, found))
     return SideEffects(kl, float(torch.tensor(worse).exp()), same, float(torch.cat(shares).mean()), n)
+
+
+def _in_neutral(positions: str) -> str:
+    if positions in OF_SCENARIOS:
+        return "all-but-first"
+    return positions if positions in WITHOUT_MASK else "all"
 
 
 def _right_padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -325,8 +269,8 @@ class MeasureSettings:
     neutral: tuple[str, ...] = field(default_factory=lambda: tuple(neutral_texts()))
     openings: tuple[str, ...] = OPENINGS
     new_tokens: int = 32
-    pairs: tuple[tuple[str, str], ...] = PAIRS
-    template: str = TEMPLATE
+    pairs: tuple[tuple[str, str], ...] = MORALLY.pairs[:3]
+    template: str = MORALLY.template
 
 
 @shown()
@@ -367,16 +311,11 @@ def measure_steering(
 
     Raises:
         NotFiniteError: the steering, or the margins under it, are not finite.
-        ValueError, DataError: as `acceptability` and `side_effects`.
+        ValueError, DataError: as `measure` and `side_effects`.
     """
     model = hooked_model(model)
-    words: dict[str, Any] = {"pairs": settings.pairs, "template": settings.template}
-    margin = acceptability(model, data, steerings, **words, draws=1, any_model=any_model).margin
-    if not np.isfinite(margin).all():
-        raise NotFiniteError(
-            f"the logits of {int((~np.isfinite(margin)).sum())} of {len(margin)} scenarios are not finite; use a "
-            "smaller |alpha|, and check the model's own logits"
-        )
+    wording = Wording("margin", settings.template, settings.pairs)
+    margin = measure(model, data, steerings, [wording], any_model=any_model)["margin"].mean(axis=0)
     broken = side_effects(model, steerings, settings.neutral, any_model=any_model)
     found = Effects(
         margin=[round(float(value), 6) for value in margin],

@@ -20,7 +20,10 @@ from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
 from sae_moral.sae.load import need_stream
-from sae_moral.steering.steering import WITHOUT_MASK, Direction, Matched, Steering
+from sae_moral.steering.steering import OF_SCENARIOS, WITHOUT_MASK, Direction, Matched, Steering
+
+_IN_PROMPT = ("prompt", "last", *OF_SCENARIOS)
+"""Positions that leave what is generated alone."""
 
 
 @dataclass
@@ -32,16 +35,18 @@ class Place:
         mask: True on the prompts' tokens, False on padding; whatever follows it was generated. None (only for those of
             `WITHOUT_MASK`): padding is steered, too, and the first position of a call of several is taken for the
             first token.
+        own: True on the scenarios' own tokens, for `scenario` and `template` positions; None: not known.
         seen: positions that have passed since the prompts' first.
     """
 
     positions: str
     mask: Bool[Tensor, "batch prompt"] | None = None
+    own: Bool[Tensor, "batch prompt"] | None = None
     seen: int = 0
 
-    def start(self, mask: Bool[Tensor, "batch prompt"]) -> None:
+    def start(self, mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
         """Begin with new prompts."""
-        self.mask, self.seen = mask, 0
+        self.mask, self.own, self.seen = mask, own, 0
 
     def select(self, batch: int, width: int) -> Bool[Tensor, "batch pos"] | bool:
         """Which of the positions of this forward call are steered; True or False for all or none of them.
@@ -53,9 +58,8 @@ class Place:
         Raises:
             ValueError: no mask where one is needed, or calls that do not fit it.
         """
+        _check_known(self.positions, self.mask, self.own)
         if self.mask is None:
-            if self.positions not in WITHOUT_MASK:
-                raise _needs_mask(self.positions)
             if self.positions == "all" or width == 1:
                 return True
             return (torch.arange(width) > 0).expand(batch, width)
@@ -69,7 +73,7 @@ class Place:
         start = 0 if again else self.seen
         self.seen = start + width
         if start >= prompt:
-            return self.positions not in ("prompt", "last")
+            return self.positions not in _IN_PROMPT
         if self.positions == "generated" and self.seen <= prompt:
             return False
         return self._from_start(width)
@@ -80,9 +84,12 @@ class Place:
         if self.positions == "last":
             behind = self.mask.long().flip(1).cumsum(dim=1).flip(1)
             inside = self.mask & (behind == 1)
-        if self.positions == "all-but-first":
+        if self.positions in ("all-but-first", *OF_SCENARIOS):
             inside = self.mask & (self.mask.long().cumsum(dim=1) > 1)
-        after = inside.new_full((len(inside), width - inside.shape[1]), self.positions not in ("prompt", "last"))
+        if self.positions in OF_SCENARIOS:
+            assert self.own is not None
+            inside = inside & (self.own if self.positions == "scenario" else ~self.own)
+        after = inside.new_full((len(inside), width - inside.shape[1]), self.positions not in _IN_PROMPT)
         return torch.cat([inside, after], dim=1)
 
 
@@ -139,6 +146,7 @@ def steering_hooks(
     steerings: Steering | Sequence[Steering],
     *,
     mask: Bool[Tensor, "batch prompt"] | None = None,
+    own: Bool[Tensor, "batch prompt"] | None = None,
     any_model: bool = False,
 ) -> list[tuple[str, SteeringHook]]:
     """Hook functions for `model.hooks(fwd_hooks=...)` or `run_with_hooks`, in the order given: several at one layer act
@@ -149,6 +157,7 @@ def steering_hooks(
         mask: True on the prompts' tokens, False on padding; what follows the prompt was generated. Needed for
             `prompt`, `last` and `generated` positions, and for padding to be left alone. The hooks then serve one batch
             of prompts: with or without KV cache, and any number of times, unless the prompt is a single token.
+        own: True on the scenarios' own tokens (`Prompts.tokens`), needed for `scenario` and `template` positions.
         any_model: accept an SAE of a model with another name.
 
     Raises:
@@ -156,16 +165,20 @@ def steering_hooks(
             positions that need a mask.
     """
     chosen = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    for steering in chosen if mask is None else ():
-        if steering.alpha and steering.positions not in WITHOUT_MASK:
-            raise _needs_mask(steering.positions)
-    return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, any_model)]
+    for steering in chosen:
+        if steering.alpha:
+            _check_known(steering.positions, mask, own)
+    return [(hook.name, hook) for hook in make_hooks(model, chosen, mask, own, any_model)]
 
 
 def make_hooks(
-    model: HookedModel, steerings: Sequence[Steering], mask: Bool[Tensor, "batch prompt"] | None, any_model: bool
+    model: HookedModel,
+    steerings: Sequence[Steering],
+    mask: Bool[Tensor, "batch prompt"] | None,
+    own: Bool[Tensor, "batch prompt"] | None,
+    any_model: bool,
 ) -> list[SteeringHook]:
-    """As `steering_hooks`; the mask may still come by `Place.start`."""
+    """As `steering_hooks`; the masks may still come by `Place.start`."""
     if not hasattr(model, "hook_dict"):
         raise ValueError(f"{type(model).__name__} has no hook points; wrap it first: model = hooked_model(model)")
     device = torch.device(model.cfg.device or "cpu")
@@ -175,7 +188,7 @@ def make_hooks(
             continue
         check_steering(steering, model, any_model)
         name = resolve_hooks(model, [steering.what.layer])[steering.what.layer]
-        hooks.append(SteeringHook(name, steering, Place(steering.positions, mask), device))
+        hooks.append(SteeringHook(name, steering, Place(steering.positions, mask, own), device))
     return hooks
 
 
@@ -211,23 +224,24 @@ def steer(
     steerings: Steering | Sequence[Steering],
     *,
     mask: Bool[Tensor, "batch prompt"] | None = None,
+    own: Bool[Tensor, "batch prompt"] | None = None,
     any_model: bool = False,
-) -> Iterator[Callable[[Bool[Tensor, "batch prompt"]], None]]:
+) -> Iterator[Callable[..., None]]:
     """Within the context the model is steered; everything else about it stays as it is, other hooks included.
 
-    Yields a function that takes the mask of the next batch of prompts, so that the hooks are put on once. Arguments as
-    for `steering_hooks`.
+    Yields a function that takes the mask of the next batch of prompts, and which tokens are the scenarios' own where
+    that matters, so that the hooks are put on once. Arguments as for `steering_hooks`.
 
     Raises:
         ValueError: as `steering_hooks`; a bridge that does not compute what its model computes.
         RuntimeError: on leaving, a hook that never fired.
     """
     check_agreement(model)
-    hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, any_model)
+    hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, own, any_model)
 
-    def start(mask: Bool[Tensor, "batch prompt"]) -> None:
+    def start(mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
         for hook in hooks:
-            hook.place.start(mask)
+            hook.place.start(mask, own)
 
     if not hooks:  # α = 0 or nothing given: the model is not touched at all
         yield start
@@ -241,5 +255,11 @@ def steer(
         )
 
 
-def _needs_mask(positions: str) -> ValueError:
-    return ValueError(f"positions={positions!r} needs to know the prompts: pass mask=, True on their tokens")
+def _check_known(positions: str, mask: Tensor | None, own: Tensor | None) -> None:
+    if positions not in WITHOUT_MASK and mask is None:
+        raise ValueError(f"positions={positions!r} needs to know the prompts: pass mask=, True on their tokens")
+    if positions in OF_SCENARIOS and own is None:
+        raise ValueError(
+            f"positions={positions!r} needs to know which tokens of the prompts are the scenarios': pass own=, True on "
+            "those, as Prompts.tokens has it; or use `measure`, whose prompts are scenarios in a template"
+        )

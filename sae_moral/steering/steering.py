@@ -33,9 +33,11 @@ from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
-POSITIONS = ("all-but-first", "all", "prompt", "last", "generated")
+POSITIONS = ("all-but-first", "all", "prompt", "last", "generated", "scenario", "template")
 WITHOUT_MASK = ("all-but-first", "all")
 """Positions that are known without a mask of the prompts."""
+OF_SCENARIOS = ("scenario", "template")
+"""Positions that are known only of scenarios in a template."""
 Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]
 """From vectors of the residual stream to what is added to them at α = 1, in the SAE's dtype."""
 
@@ -106,7 +108,9 @@ class Steering:
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
         form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
         positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where an edit is a
-            hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
+            hundred times larger), `all`, the `prompt`, its `last` token, the `generated` ones, or of a scenario in a
+            template (`measure`) the tokens of the `scenario` or those of the `template`: these two, without the first
+            token, make up `all-but-first`.
 
     Raises:
         ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
+from sae_moral.controls.draws import resamples
 from sae_moral.data import MoralData
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.results import ModelFacts
 from sae_moral.shown import shown
-from sae_moral.steering.effects import Effects, gap, text_weights
+from sae_moral.steering.effects import Effects
+from sae_moral.steering.margins import gap
 from sae_moral.steering.steering import Steering
 
 ARMS = ("operated", "shuffled", "dense", "random", "pretrained")
@@ -168,7 +171,7 @@ def summarise(
     Raises:
         ValueError: a pole without held-out scenarios.
     """
-    weights, plain = text_weights(data, draws), np.asarray(unsteered.margin)
+    weights, plain = resamples(data, draws), np.asarray(unsteered.margin)
     others: dict[tuple[Any, ...], list[Float[np.ndarray, "n"]]] = {}
     for trial, one in measured:
         if trial.arm in AGAINST and one.effects is not None:
@@ -253,10 +256,10 @@ def _effects(
     margin: Float[np.ndarray, "n"],
     plain: Float[np.ndarray, "n"],
     data: MoralData,
-    weights: Float[np.ndarray, "draws n"],
+    weights: Float[Tensor, "draws n"],
 ) -> dict[str, float]:
     virtue, vice = (float((margin - plain)[data.pole == pole].mean()) for pole in (VIRTUE, VICE))
-    found = {"gap": gap(margin, data, weights)[0], "virtue_shift": virtue, "vice_shift": vice}
+    found = {"gap": gap(margin, data, weights).value, "virtue_shift": virtue, "vice_shift": vice}
     return found | _interval("gain", gap(margin - plain, data, weights))
 
 

@@ -38,7 +38,7 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
 from sae_moral.shown import at, shown
-from sae_moral.steering.effects import MeasureSettings, measure_steering, pair_tokens
+from sae_moral.steering.effects import MeasureSettings, measure_steering
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.steering import (
     WITHOUT_MASK,
@@ -48,6 +48,7 @@ from sae_moral.steering.steering import (
     difference_in_means,
     random_direction,
 )
+from sae_moral.steering.words import pair_tokens
 from sae_moral.studies.study import Cell, Study
 from sae_moral.studies.sweep_page import operated_table, sweep_page, sweep_summary
 from sae_moral.studies.sweep_results import Measured, SweepProvenance, SweepRow, Trial, Unsteered, summarise
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 _OLD_FILES = ("sweep.md", "sweep.png", "cells.jsonl")
 """Of version 0.1."""
-METHOD = "sweep/2"
+METHOD = "sweep/3"
 """Part of every cell's key: raise its number when what is measured changes."""
 RANDOM = tuple(range(19))
 """Seeds of the random directions: with 19, beating all of them is p = 0.05."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -165,6 +166,18 @@ def test_a_template_that_refuses_says_why_and_which_prompt(tiny: Any) -> None:
     chat = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hugging"}]
     with pytest.raises(ValueError, match=r"prompt 2: the chat template of .* refuses it .no system role"):
         prompt_ids(tiny, ["hugging", chat], chat=True)
+
+
+def test_batches_padded_on_the_left_end_together(tiny: Any) -> None:
+    prompts = prompts_of(tiny, ["hugging", "hugging the old baker"], template="{text} is morally")
+    right, left = (prompts.tokens(0, 2, "cpu", left=side) for side in (False, True))
+    ids, mask = left_padded(prompts.ids, tiny)
+    assert torch.equal(left.ids, ids) and torch.equal(left.real, mask)
+    for row in range(2):
+        for name in ("ids", "own"):
+            own = [getattr(side, name)[row][side.real[row]] for side in (left, right)]
+            assert torch.equal(*own)
+    assert left.own.tolist() == [[False] * 4 + [True, False, False], [False, *[True] * 4, False, False]]
 
 
 # Ids beyond the embedding

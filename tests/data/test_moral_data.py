@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sae_moral.data import MoralData
 from sae_moral.data.moral_data import check_vectors, from_records
-from sae_moral.data.text import normalise
+from sae_moral.data.text import normalise, without_stop
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, NEUTRAL, NO_FOUNDATION, VICE, VIRTUE
 
@@ -89,6 +89,26 @@ def test_other_texts_stay_other(a: str, b: str) -> None:
 @given(st.text(st.one_of(st.characters(), st.sampled_from(TROUBLE)), min_size=1).filter(str.strip))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text) != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("It's rude to hate priests.", "It's rude to hate priests"),
+        ("Stealing is bad!! \n", "Stealing is bad"),
+        ("Well ...", "Well"),
+        ("说谎不好。", "说谎不好"),
+        ("偷窃！\u3000", "偷窃"),
+        ("等等……", "等等"),
+        ("说谎．", "说谎"),
+        ("Is it rude?", "Is it rude?"),
+        ("He said: “No.”", "He said: “No.”"),
+        (" 3.5 kg", " 3.5 kg"),
+        ("...", "..."),
+    ],
+)
+def test_the_final_stop_is_left_out(text: str, without: str) -> None:
+    assert without_stop(text) == without
 
 
 def test_group_joins_equal_texts_and_nothing_else() -> None:

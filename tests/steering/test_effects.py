@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.steering import (
     Direction,
@@ -17,6 +16,7 @@ from sae_moral.steering import (
     NotFiniteError,
     SideEffects,
     Steering,
+    Wording,
     acceptability,
     diversity,
     generate,
@@ -26,18 +26,19 @@ from sae_moral.steering import (
     side_effects,
     steering_hooks,
 )
-from sae_moral.steering.effects import distinct_n, gap, measure_steering, text_weights
+from sae_moral.steering.effects import distinct_n, measure_steering
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
 DATA = scenarios(40)
 PAIRS = (("helping", "hitting"), ("feeding", "robbing"))
+WORDING = Wording("morally", "{text} is morally", PAIRS)
 TEXTS = list(dict.fromkeys(scenarios(12).text))
 
 
 def test_margins_are_those_of_plain_forward_passes(tiny: Any) -> None:
     steering = Steering(operated(random_sae("jumprelu")), 1.0)
-    found = acceptability(tiny, DATA, steering, pairs=PAIRS, batch_size=7, draws=50)
+    found = acceptability(tiny, DATA, steering, wording=WORDING, batch_size=7, draws=50)
     ids = [[tiny.tokenizer.convert_tokens_to_ids(word) for word in pair] for pair in PAIRS]
     assert found.tokens == tuple(map(tuple, ids))
     hooks = steering_hooks(tiny, steering)
@@ -46,41 +47,22 @@ def test_margins_are_those_of_plain_forward_passes(tiny: Any) -> None:
         with torch.inference_mode():
             logits = tiny.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1]
         assert margin == pytest.approx(float(np.mean([logits[a] - logits[b] for a, b in ids])), abs=1e-4)
-    plain = acceptability(tiny, DATA, pairs=PAIRS, draws=50)
+    plain = acceptability(tiny, DATA, wording=WORDING, draws=50)
     assert not np.allclose(plain.margin, found.margin, atol=1e-2)
     poles = [found.margin[DATA.pole == pole].mean() for pole in (VIRTUE, VICE)]
-    assert found.gap == pytest.approx(poles[0] - poles[1])
-    assert found.low < found.gap < found.high
-
-
-def test_the_interval_is_the_sampling_errors() -> None:
-    """Distinct texts with unit variance: the standard error of a difference of two means."""
-    rng, vector = np.random.default_rng(0), np.zeros((2, 10))
-    vector[0, 0] = vector[1, 1] = 1.0
-    data = from_records([(str(i), f"text {i}", vector[i % 2], 0) for i in range(400)], {})
-    margin = rng.normal(size=400) + np.where(data.pole == VIRTUE, 0.5, -0.5)
-    value, low, high = gap(margin, data, text_weights(data, 4000, seed=1))
-    error = 1.96 * np.sqrt(sum(margin[data.pole == pole].var() / 200 for pole in (0, 1)))
-    assert value == pytest.approx(1.0, abs=0.25)
-    assert (low, high) == (pytest.approx(value - error, abs=0.03), pytest.approx(value + error, abs=0.03))
-
-
-def test_texts_are_drawn_with_all_their_records() -> None:
-    vector = np.zeros((2, 10))
-    vector[0, 0] = vector[1, 1] = 1.0
-    data = from_records([(str(i), f"text {i // 4}", vector[i // 4 % 2], 0) for i in range(40)], {})
-    weights = text_weights(data, 20)
-    assert (weights.reshape(20, 10, 4) == weights.reshape(20, 10, 4)[..., :1]).all()
-    assert (weights.sum(axis=1) == 40).all() and weights.std() > 0
+    assert found.gap.value == pytest.approx(poles[0] - poles[1])
+    for one in (found.auroc, found.gap, found.gap_sd):
+        assert one.low < one.value < one.high
+    assert found.gap_sd.value * found.gap.value > 0
 
 
 def test_bad_input_is_refused(tiny: Any) -> None:
     for word in (" morally good", "unheard"):
         with pytest.raises(ValueError, match="expected a word that is one, and known"):
-            acceptability(tiny, DATA, pairs=((word, "hitting"),))
+            acceptability(tiny, DATA, wording=Wording("bad", "{text}", ((word, "hitting"),)))
     virtuous = DATA.subset(DATA.pole == VIRTUE)
     with pytest.raises(ValueError, match=r"16 virtuous and 0 vicious|virtuous and 0 vicious scenarios"):
-        acceptability(tiny, virtuous, pairs=PAIRS)
+        acceptability(tiny, virtuous, wording=WORDING)
 
 
 def by_hand(model: Any, steerings: list[Steering], layer: int) -> SideEffects:
@@ -103,14 +85,14 @@ def by_hand(model: Any, steerings: list[Steering], layer: int) -> SideEffects:
     return SideEffects(means[0], float(torch.tensor(means[1]).exp()), means[2], means[3], len(kl))
 
 
-@pytest.mark.parametrize("positions", ["all", "all-but-first", "generated"])
+@pytest.mark.parametrize("positions", ["all", "all-but-first", "generated", "template"])
 def test_the_formulas(tiny: Any, positions: str) -> None:
     steerings = [
         Steering(operated(random_sae(layer=0)), 0.3, positions=positions),
         Steering(random_direction(D, 1, 0), 0.2, units="relative", positions=positions),
     ]
     found = side_effects(tiny, steerings, TEXTS, batch_size=5)
-    acts = positions if positions == "all-but-first" else "all"
+    acts = "all-but-first" if positions in ("all-but-first", "template") else "all"
     plain = [Steering(one.what, one.alpha, units=one.units, positions=acts) for one in steerings]
     expected = by_hand(tiny, plain, layer=1)
     assert vars(found) == pytest.approx(vars(expected), rel=1e-3)
@@ -153,7 +135,7 @@ SETTINGS = MeasureSettings(neutral=tuple(TEXTS[:2]), openings=("helping", "the t
 def test_all_measures_are_those_measured_alone(tiny: Any) -> None:
     steering = Steering(operated(random_sae("jumprelu", layer=0)), 2.0)
     found = measure_steering(tiny, [steering], DATA, [1], SETTINGS)
-    margin = acceptability(tiny, DATA, steering, pairs=PAIRS, draws=1).margin
+    margin = acceptability(tiny, DATA, steering, wording=WORDING, draws=1).margin
     assert found.margin == [round(float(value), 6) for value in margin]
     effects = side_effects(tiny, steering, TEXTS[:2])
     assert (found.kl, found.norm_share) == (effects.kl, effects.norm_share)

@@ -16,6 +16,8 @@ from tests.steering.planted import D, operated, random_sae
 
 IDS = torch.randint(3, 20, (2, 6), generator=torch.Generator().manual_seed(0))
 LAST = "blocks.2.hook_resid_post"
+OWN = torch.tensor([[0, 0, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+"""Which tokens are the scenarios' own; the second's first token is the text's first."""
 
 
 def residual(model: Any, hooks: list[Any], layer: int = 2, ids: torch.Tensor = IDS, **options: Any) -> torch.Tensor:
@@ -79,12 +81,13 @@ def test_padding_is_never_steered(tiny: Any, positions: str) -> None:
         options = {"layer": 1, "attention_mask": real.long()}
         plain = residual(tiny, [], **options)
         steered = residual(
-            tiny, steering_hooks(tiny, Steering(direction, 1.0, positions=positions), mask=real), **options
+            tiny, steering_hooks(tiny, Steering(direction, 1.0, positions=positions), mask=real, own=OWN), **options
         )
         last, rest, nowhere = torch.zeros_like(real), real.clone(), torch.zeros_like(real)
         last[0, int(real[0].nonzero().max())] = last[1, 5] = True
         rest[0, int(real[0].nonzero().min())] = rest[1, 0] = False
         places = {"all": real, "all-but-first": rest, "prompt": real, "last": last, "generated": nowhere}
+        places |= {"scenario": rest & OWN, "template": rest & ~OWN}
         expected = places[positions]
         assert torch.equal((steered != plain).all(dim=-1), expected)
         assert torch.equal((steered != plain).any(dim=-1), expected)
@@ -100,7 +103,8 @@ def test_the_same_tokens_with_and_without_cache(positions: str, prompt: int) -> 
     def full(found: Any, n: int) -> torch.Tensor:
         return found if isinstance(found, torch.Tensor) else torch.full((2, n), found)
 
-    whole, cached = Place(positions, mask), Place(positions, mask)
+    own = torch.tensor([[False, True, True, False], [True, True, False, False]])[:, :prompt]
+    whole, cached = Place(positions, mask, own), Place(positions, mask, own)
     parts = [full(cached.select(2, prompt), prompt)]
     assert torch.equal(full(whole.select(2, prompt), prompt), parts[0])
     for step in range(1, 4):
@@ -111,6 +115,9 @@ def test_the_same_tokens_with_and_without_cache(positions: str, prompt: int) -> 
         expected[:, :prompt] = mask
     if positions == "all-but-first":
         expected[0, min(prompt - 1, 1)] = expected[1, 0] = False
+    if positions in ("scenario", "template"):
+        rest = mask & (mask.cumsum(dim=1) > 1)
+        expected[:, :prompt] = rest & (own if positions == "scenario" else ~own)
     if positions in ("all", "all-but-first", "generated"):
         expected[:, prompt:] = True
     if positions == "last":
@@ -141,6 +148,26 @@ def test_calls_that_do_not_fit_the_mask_are_errors(tiny: Any) -> None:
             steer(tiny, Steering(direction, 1, positions=positions)),
         ):
             tiny(IDS)
+
+
+def test_which_tokens_are_the_scenarios_has_to_be_known(tiny: Any) -> None:
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    for positions in ("scenario", "template"):
+        steering = Steering(random_direction(D, 1, 0), 1.0, positions=positions)
+        with pytest.raises(ValueError, match=rf"positions='{positions}' needs to know the prompts: pass mask="):
+            steering_hooks(tiny, steering, own=OWN)
+        message = rf"positions='{positions}' needs to know which tokens of the prompts are the scenarios': pass own="
+        with pytest.raises(ValueError, match=message):
+            steering_hooks(tiny, steering, mask=mask)
+        with pytest.raises(ValueError, match=message), steer(tiny, steering) as start:
+            start(mask)
+            tiny(IDS)
+        with steer(tiny, steering) as start:
+            start(mask, OWN)
+            steered = residual(tiny, [], layer=1)
+        changed = (steered != residual(tiny, [], layer=1)).any(dim=-1)
+        inside = OWN if positions == "scenario" else ~OWN
+        assert torch.equal(changed, inside & (torch.arange(6) > 0))
 
 
 def test_matched_direction_has_the_edits_norm_at_every_token(tiny: Any) -> None:
