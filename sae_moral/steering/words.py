@@ -57,11 +57,12 @@ CHINESE: tuple[Pair, ...] = (
     ("正确", "错误"),
     ("道德", "不道德"),
     ("善", "恶"),
-    ("善良", "残忍"),
+    ("善良", "残酷"),
+    ("可以", "不可以"),
+    ("合法", "非法"),
     ("公平", "不公平"),
     ("合理", "不合理"),
-    ("可以", "不可以"),
-    ("应该", "不应该"),
+    ("优秀", "糟糕"),
 )
 USES = ("chosen", "held_out", "unused")
 
@@ -121,11 +122,12 @@ class Wording:
 MORALLY = Wording("morally", "{text} is morally")
 WORDINGS = (
     MORALLY,
-    Wording("opinion", "{text}. Most people would say that this is"),
-    Wording("chat", "chat: {text}. What do you think of this?", answer="I think this is"),
+    Wording("opinion", "People think that {text} is"),
+    Wording("chat", "chat: How would you judge this? {text}", answer="I think that is"),
     Wording("answer", "Question: how would you judge this? {text}.\nAnswer: It is", held_out=True),
     Wording("Chinese", "{text}。从道德上说，这是", CHINESE, "Chinese"),
 )
+"""docs/design/steering.md has the probability of their words."""
 
 
 def pair_tokens(model: HookedModel, pairs: Sequence[Pair]) -> tuple[tuple[int, int], ...]:

@@ -269,5 +269,5 @@ def test_the_wordings_offered() -> None:
     assert sum(one.language == "English" for one in WORDINGS) >= 4
     for pairs in (ENGLISH, CHINESE):
         words = [word for pair in pairs for word in pair]
-        assert len(words) == len(set(words)) == 20
+        assert len(words) == len(set(words)) >= 20
     assert all(word.startswith(" ") for pair in ENGLISH for word in pair)
