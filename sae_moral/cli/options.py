@@ -28,7 +28,7 @@ CHOICES = {
     "settings": "surgery.settings:SETTINGS",
     "rule": "sae.moral_latents:RULES",
     "units": "steering.steering:UNITS",
-    "positions": "steering.steering:POSITIONS",
+    "positions": "steering.steering:OF_PROMPTS",
 }
 """Where the values of a parameter are written down."""
 _SWITCH = argparse.BooleanOptionalAction

@@ -33,11 +33,12 @@ from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
-POSITIONS = ("all-but-first", "all", "prompt", "last", "generated", "scenario", "template")
+OF_PROMPTS = ("all-but-first", "all", "prompt", "last", "generated")
 WITHOUT_MASK = ("all-but-first", "all")
 """Positions that are known without a mask of the prompts."""
 OF_SCENARIOS = ("scenario", "template")
 """Positions that are known only of scenarios in a template."""
+POSITIONS = (*OF_PROMPTS, *OF_SCENARIOS)
 Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]
 """From vectors of the residual stream to what is added to them at α = 1, in the SAE's dtype."""
 
@@ -100,6 +101,9 @@ class Matched:
 class Steering:
     """One addition to the residual stream after one block.
 
+    Of scenarios in a template (`measure`) there are two more `positions`: the tokens of the `scenario`, and those of
+    the `template`. Both leave the first token out, so that together they are `all-but-first`.
+
     Attributes:
         what: an `Operation`, a `Direction`, a direction `Matched` to an operation's norm, or (paper's form only) an SAE
             that was not operated on.
@@ -108,9 +112,7 @@ class Steering:
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
         form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
         positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where an edit is a
-            hundred times larger), `all`, the `prompt`, its `last` token, the `generated` ones, or of a scenario in a
-            template (`measure`) the tokens of the `scenario` or those of the `template`: these two, without the first
-            token, make up `all-but-first`.
+            hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
 
     Raises:
         ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.

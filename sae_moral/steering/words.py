@@ -119,7 +119,8 @@ class Wording:
         return prompts_of(model, [without_stop(one) for one in text], **self.template_for(model.tokenizer))
 
 
-MORALLY = Wording("morally", "{text} is morally")
+TEMPLATE = "{text} is morally"
+MORALLY = Wording("morally", TEMPLATE)
 WORDINGS = (
     MORALLY,
     Wording("opinion", "People think that {text} is"),

@@ -54,8 +54,10 @@ def operated(sae: LoadedSae, latents: torch.Tensor = LATENTS, *, seed: int = 1, 
 KNOWS, SAYS, STEADY = torch.eye(D)[:3]
 """Directions of the planted model: along the first a verb's token is virtuous or vicious, along the second it moves the
 margin, the third is the same for all verbs."""
-SAID = 2 * np.random.default_rng(4).standard_normal(len(VERBS))
+SAID: dict[str, float] = dict(zip(VERBS, 2 * np.random.default_rng(4).standard_normal(len(VERBS)), strict=True))
 """How far along `SAYS` each verb lies, whatever its pole is."""
+VIRTUE: dict[str, float] = {verb: (1.0, -1.0)[i % 2] for i, verb in enumerate(VERBS)}
+"""How far along `KNOWS`: 1 virtuous, −1 vicious."""
 SPOKEN = {"helping": 0.6, "hitting": -0.6, "is": 0.4, "the": -0.4, "team": 0.1, "old": -0.1}
 """Words whose logits read `SAYS`, and how strongly; `is` and `the` are far likelier than the others."""
 
@@ -68,15 +70,17 @@ def planted_model(folder: Path) -> Any:
     from sae_moral.capture import load_model
 
     save_tiny_model(folder)
-    model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model: Any = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         for block in model.model.layers:
             block.self_attn.o_proj.weight.zero_()
             block.mlp.down_proj.weight.zero_()
         vectors, words = model.model.embed_tokens.weight, model.lm_head.weight
         words[:, :3] = 0.0
-        for verb, said in zip(VERBS, SAID, strict=True):
-            vectors[tokenizer.convert_tokens_to_ids(verb)] = virtue(verb) * KNOWS + float(said) * SAYS + 3 * STEADY
+        for verb in VERBS:
+            known, said = VIRTUE[verb] * KNOWS, float(SAID[verb]) * SAYS
+            vectors[tokenizer.convert_tokens_to_ids(verb)] = known + said + 3 * STEADY
         for word, weight in SPOKEN.items():
             likely = 1.0 if word in ("is", "the") else -1.0
             words[tokenizer.convert_tokens_to_ids(word)] = weight * SAYS + likely * STEADY
@@ -84,17 +88,12 @@ def planted_model(folder: Path) -> Any:
     return load_model(folder, device="cpu")
 
 
-def virtue(verb: str) -> float:
-    """1: virtuous, −1: vicious."""
-    return 1.0 if VERBS.index(verb) % 2 == 0 else -1.0
-
-
 def planted_scenarios() -> MoralData:
     """Every verb after every noun."""
     records = []
     for i, (noun, verb) in enumerate((noun, verb) for noun in NOUNS for verb in VERBS):
         vector = np.zeros(10)
-        vector[0 if virtue(verb) > 0 else 1] = 1.0
+        vector[0 if VIRTUE[verb] > 0 else 1] = 1.0
         records.append((f"s{i}", f"{noun} is {verb} .", vector, 0))
     return from_records(records, {"source": "planted"}).regrouped("equal")
 

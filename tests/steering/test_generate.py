@@ -17,7 +17,7 @@ from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import DataError, SaeMoralWarning
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
 from sae_moral.steering.generate import cache_works, choose, last_logits
-from sae_moral.steering.steering import POSITIONS
+from sae_moral.steering.steering import OF_PROMPTS
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
 
@@ -35,7 +35,7 @@ def steerings(positions: str = "all") -> list[Steering]:
     ]
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("positions", OF_PROMPTS)
 def test_batch_and_cache_change_nothing(tiny: Any, positions: str) -> None:
     options = {"steerings": steerings(positions), "max_new_tokens": 10, "stop_at_eos": False}
     alone = [generate(tiny, [prompt], use_cache=False, **options)[0] for prompt in PROMPTS]
@@ -66,7 +66,7 @@ def logits(
     return torch.stack(out, dim=1)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("positions", OF_PROMPTS)
 def test_logits_agree(tiny: Any, positions: str) -> None:
     rows, new = prompt_ids(tiny, PROMPTS), [[5, 9, 14], [3, 20, 7], [11, 11, 4], [30, 6, 8]]
     batched = logits(tiny, positions, rows, True, new)

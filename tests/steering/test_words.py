@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from sae_moral import foundations
 from sae_moral.controls.draws import resamples
 from sae_moral.errors import SaeMoralWarning
-from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.io import jsonable
 from sae_moral.steering import Direction, NotFiniteError, Steering, margin_effect
 from sae_moral.steering.words import (
@@ -29,13 +29,13 @@ from tests.steering.planted import (
     SAID,
     SAYS,
     SPOKEN,
+    VIRTUE,
     D,
     planted_model,
     planted_operation,
     planted_scenarios,
-    virtue,
 )
-from tests.tiny import VERBS, scenarios
+from tests.tiny import scenarios
 
 DATA = planted_scenarios()
 VERB = [text.split()[-2] for text in DATA.text]
@@ -57,8 +57,7 @@ def margins_by_hand(along: np.ndarray) -> np.ndarray:
     return weights[:, None] * (along / length)
 
 
-SAID_OF = SAID[[VERBS.index(verb) for verb in VERB]]
-LABEL = np.array([virtue(verb) for verb in VERB])
+SAID_OF, LABEL = (np.array([of[verb] for verb in VERB]) for of in (SAID, VIRTUE))
 
 
 def test_margins_are_those_of_the_planted_direction(planted: Any) -> None:
@@ -147,7 +146,7 @@ def test_mass_and_auroc_are_those_of_the_model(planted: Any) -> None:
             with torch.inference_mode():
                 masses.append(float(planted(tokens)[0, -1].softmax(dim=-1)[ids].sum()))
         assert score.mass == pytest.approx(np.mean(masses), rel=1e-4)
-        assert score.auroc == pytest.approx(roc_auc_score(DATA.pole == VIRTUE, margin))
+        assert score.auroc == pytest.approx(roc_auc_score(DATA.pole == foundations.VIRTUE, margin))
     assert jsonable(found)["scores"][0]["pair"] == ["helping", "hitting"]
 
 
@@ -245,7 +244,7 @@ def test_bad_input_is_refused(planted: Any) -> None:
     with pytest.raises(ValueError, match="each is 0; expected 1 or more"):
         choose_words(planted, DATA, [FIRST], each=0)
     with pytest.raises(ValueError, match="0 virtuous and 36 vicious scenarios"):
-        choose_words(planted, DATA.subset(DATA.pole == VICE), [FIRST])
+        choose_words(planted, DATA.subset(DATA.pole == foundations.VICE), [FIRST])
     found = choose_words(planted, DATA, [FIRST], each=1)
     with pytest.raises(ValueError, match="unknown wording 'frist'; did you mean 'first'"):
         found.pairs("frist", "chosen")
