@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_moral.data.rows import read_blocks
+from sae_moral.data.lines import read_blocks
 from sae_moral.errors import DataError
 from sae_moral.io import (
     OFFLINE_VARIABLES,

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_moral.data.cells import NOTHING, foundations, parse_number
-from sae_moral.data.rows import Line, read_blocks, read_lines
+from sae_moral.data.lines import Line, read_blocks, read_lines
 from sae_moral.errors import DataError, nearest
 
 Malformed = Literal["refuse", "drop"]

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sae_moral.data import load_data
-from sae_moral.data.rows import SUFFIXES, read_lines, read_rows
+from sae_moral.data.rows import SUFFIXES, read_rows
 from sae_moral.data.table import read_table
 from sae_moral.errors import DataError
 
@@ -92,33 +92,6 @@ def test_no_bytes_crash_a_reader(
         assert len(load_data(path)) > 0
     except DataError as error:
         assert error.file == path.name
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 40])
-def test_where_the_blocks_are_cut_does_not_matter(size: int) -> None:
-    content = 'a\tb\r\n1\t"x ""y"" z"\r\n\nsplit\t"open\n2\té\n3\t"so" it\tgoes\nlast\tone'.encode()
-    whole = list(read_lines([content], "t.tsv"))
-    blocks = [content[i : i + size] for i in range(0, len(content), size)]
-    assert list(read_lines(blocks, "t.tsv")) == whole
-    assert [line.number for line in whole] == [1, 2, 3, 4, 5, 6, 7]
-    assert whole[1].fields == ["1", 'x "y" z']
-    assert [line.problem is None for line in whole] == [True, True, False, False, True, False, True]
-
-
-def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., None]) -> None:
-    monkeypatch.setattr("sae_moral.data.rows.BLOCK", 100)
-    blocks = [b"a\tb\n", *[b"x" * 30] * 5]
-    word = "no line end in the first 120 bytes of row 2"
-    refused(lambda: list(read_lines(blocks, "t.tsv")), word, file="t.tsv", row=2)
-
-
-def test_a_quoted_field_spans_lines_only_in_a_user_s_table(tmp_path: Path) -> None:
-    content = b'text,harm\n"two\nlines",1\nthird,0\n'
-    spanning = list(read_lines([content], "t.csv", delimiter=",", spanning=True))
-    assert [(line.number, line.fields[0]) for line in spanning] == [(1, "text"), (2, "two\nlines"), (4, "third")]
-    single = list(read_lines([content], "t.csv", delimiter=","))
-    assert [line.problem is None for line in single] == [True, False, True, True]
-    assert single[3].fields == ["third", "0"]
 
 
 def test_a_nul_byte_is_refused_with_its_line(tmp_path: Path, refused: Callable[..., None]) -> None:

@@ -319,7 +319,7 @@ def test_the_name_means_the_stratified_sample(tmp_path: Path, same_data: Callabl
 def test_a_table_larger_than_a_block_is_cut_at_line_ends(tmp_path: Path, monkeypatch: Any) -> None:
     table = write_table(tmp_path / "table.tsv", 500)
     whole = load_social_chem(table)
-    monkeypatch.setattr("sae_moral.data.rows.BLOCK", 1000)
+    monkeypatch.setattr("sae_moral.data.lines.BLOCK", 1000)
     assert load_social_chem(table).sha256 == whole.sha256
     assert load_social_chem(table).provenance == whole.provenance
 
