@@ -287,9 +287,14 @@ class Words:
         return {one.name: self.pairs(one.name, "held_out") for one in self.wordings}
 
     def rows(self, wording: str, use: str) -> list[int]:
-        """Where those pairs stand among the margins that `measure` gives of `self.wordings`."""
+        """Where those pairs stand among the margins that `measure` gives of `self.wordings`.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        wanted = self.pairs(wording, use)
         (own,) = (one for one in self.wordings if one.name == wording)
-        return [own.pairs.index(pair) for pair in self.pairs(wording, use) if pair in own.pairs]
+        return [i for i, pair in enumerate(own.pairs) if pair in wanted]
 
 
 def usable(model: HookedModel, wordings: Sequence[Wording]) -> tuple[tuple[Wording, ...], dict[str, str]]:

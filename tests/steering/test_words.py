@@ -247,7 +247,7 @@ def test_bad_input_is_refused(planted: Any) -> None:
         choose_words(planted, DATA.subset(DATA.pole == foundations.VICE), [FIRST])
     found = choose_words(planted, DATA, [FIRST], each=1)
     with pytest.raises(ValueError, match="unknown wording 'frist'; did you mean 'first'"):
-        found.pairs("frist", "chosen")
+        found.rows("frist", "chosen")
     with pytest.raises(ValueError, match="unknown use of a pair 'choosen'; did you mean 'chosen'"):
         found.rows("first", "choosen")
 
