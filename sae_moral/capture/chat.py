@@ -46,7 +46,7 @@ def chat_prompt(tokenizer: Any, message: str = "{text}") -> str:
     how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     try:
         written = str(tokenizer.apply_chat_template(messages, **how))
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         raise ValueError(f"the chat template of {tokenizer.name_or_path} refuses a user's message ({error})") from error
     if (n := written.count(_PLACE)) != 1:
         raise ValueError(

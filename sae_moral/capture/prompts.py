@@ -122,10 +122,21 @@ class Prompts:
         return Tokens(ids.to(device), real.to(device), own.to(device))
 
 
+def tokenizer_of(model: HookedModel) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if model.tokenizer is None:
+        raise ValueError(f"this {type(model).__name__} has no tokenizer; give it one: model.set_tokenizer(tokenizer)")
+    return model.tokenizer
+
+
 def prompts_of(model: HookedModel, text: Sequence[str], *, template: str = "{text}", bos: str = "prepend") -> Prompts:
     """`build_prompts` for a model: its tokenizer, its context, its embedding."""
     cfg = model.cfg
-    return build_prompts(text, model.tokenizer, template=template, bos=bos, n_ctx=cfg.n_ctx, n_vocab=cfg.d_vocab)
+    return build_prompts(text, tokenizer_of(model), template=template, bos=bos, n_ctx=cfg.n_ctx, n_vocab=cfg.d_vocab)
 
 
 def build_prompts(
@@ -341,12 +352,12 @@ def prompt_ids(
         raise ValueError(f"chat is {chat!r}; expected True, False or 'auto'")
     if bos not in BOS_MODES:
         raise unknown("bos", bos, BOS_MODES)
-    found = []
+    found, tokenizer = [], tokenizer_of(model)
     for row, prompt in enumerate(prompts, start=1):
         try:
-            ids = _ids_of(model.tokenizer, prompt, chat, thinking, bos)
+            ids = _ids_of(tokenizer, prompt, chat, thinking, bos)
         except TemplateError as error:
-            why = f"prompt {row}: the chat template of {model.tokenizer.name_or_path} refuses it ({error})"
+            why = f"prompt {row}: the chat template of {tokenizer.name_or_path} refuses it ({error})"
             raise ValueError(f"{why}; change the messages, e.g. put what the system says into the first one") from error
         _check_length(ids, row, new_tokens, model.cfg.n_ctx)
         if max(ids) >= model.cfg.d_vocab:

@@ -120,7 +120,7 @@ class CommunityRelease:
         ids: its SAEs; `load_sae((release, id))`.
         model: the model they were trained on, as the list says.
         repo_id: where they are on the hub.
-        kind: residual, mlp, attention, transcoder or other, by its name. Only `residual` ones can be measured here.
+        kind: residual, mlp, attention, transcoder or other, by its name. `residual` ones read the stream after a block.
         chat: whether that model is a chat model.
         same_variant: False where it is the base model and the one asked for the chat model, or the other way round.
     """
@@ -161,5 +161,5 @@ def community_saes(model: HookedModel | nn.Module | str, *, kind: str | None = "
 
 def _kind(release: str, first_id: str) -> str:
     by_name = next((kind for kind, pattern in _KINDS.items() if re.search(pattern, release)), "other")
-    # Not every residual stream can be measured: only the one between two blocks.
+    # The stream between attention and MLP can be measured, and not operated on.
     return "other" if "resid_mid" in first_id else by_name

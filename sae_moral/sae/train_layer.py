@@ -6,13 +6,14 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from tqdm.auto import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from sae_moral.errors import SaeMoralWarning
@@ -22,7 +23,7 @@ from sae_moral.sae.evaluate import Look, LossRecovered, Side, reconstruction
 from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
 from sae_moral.sae.train_config import SAELensConfig, TargetL0, TrainSettings
 from sae_moral.sae.train_input import Batches, InputMap, decoder_from_data, new_sae, within
-from sae_moral.sae.train_logging import Log
+from sae_moral.sae.train_logging import Log, in_trainer
 from sae_moral.sae.train_state import load_state, save_state
 
 RECORD = "sae_moral.json"
@@ -257,21 +258,13 @@ def _parts(
     return kept["train"], kept["held_out"], {name: len(rows[name]) - len(kept[name]) for name in rows}
 
 
-@contextmanager
-def progress_bar(title: str, progress: bool | None) -> Iterator[None]:
+def progress_bar(title: str, progress: bool | None) -> AbstractContextManager[None]:
     """SAELens' trainer always draws its progress bar; here it says which layer it is, on a terminal or when asked."""
-    from sae_lens.training import sae_trainer
-
-    original: Any = sae_trainer.tqdm
 
     def bar(*args: Any, **options: Any) -> Any:
-        return original(*args, **{**options, "desc": title, "disable": None if progress is None else not progress})
+        return tqdm(*args, **{**options, "desc": title, "disable": None if progress is None else not progress})
 
-    sae_trainer.tqdm = bar  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        sae_trainer.tqdm = original  # pyright: ignore[reportAttributeAccessIssue]
+    return in_trainer("tqdm", bar)
 
 
 def read_trained(folder: Path) -> TrainedSae:

@@ -113,8 +113,6 @@ def logged_run(log: LogSettings | None, name: str, key: str, about: Mapping[str,
     if log is None:
         yield lambda values, step: None
         return
-    from sae_lens.training import sae_trainer
-
     module = log.backend()
     options = {"project": log.project, "config": dict(about), "resume": "allow"}
     of_wandb = {"name": name, "id": key[:32], "entity": log.entity}
@@ -125,15 +123,26 @@ def logged_run(log: LogSettings | None, name: str, key: str, about: Mapping[str,
         hint = "log in with `wandb login`, or set WANDB_MODE=offline" if log.to == "wandb" else "see trackio.init"
         raise RuntimeError(f"{log.to} does not start a run: {in_one_line(error)}; {hint}") from error
     names = _Names(module)
-    original: Any = sae_trainer.wandb
-    sae_trainer.wandb = names  # pyright: ignore[reportAttributeAccessIssue]
     end: dict[str, int] = {"exit_code": 1} if log.to == "wandb" else {}
     try:
-        yield lambda values, step: names.log(values, step=step)
+        with in_trainer("wandb", names):
+            yield lambda values, step: names.log(values, step=step)
         end = {}
     finally:
-        sae_trainer.wandb = original  # pyright: ignore[reportAttributeAccessIssue]
         module.finish(**end)
+
+
+@contextmanager
+def in_trainer(name: str, thing: Any) -> Iterator[None]:
+    """Within the context, something else goes by a name of the module of SAELens' trainer."""
+    from sae_lens.training import sae_trainer
+
+    before = getattr(sae_trainer, name)
+    setattr(sae_trainer, name, thing)
+    try:
+        yield
+    finally:
+        setattr(sae_trainer, name, before)
 
 
 class _Names:

@@ -58,6 +58,9 @@ def test_templates_that_cannot_be_used(tiny: Any) -> None:
     tiny.tokenizer.chat_template = "{{ raise_exception('not today') }}"
     with pytest.raises(ValueError, match=r"refuses a user's message .not today"):
         chat_prompt(tiny.tokenizer)
+    tiny.tokenizer.chat_template = "{{ 1 + 'a' }}"
+    with pytest.raises(ValueError, match=r"refuses a user's message .unsupported operand"):
+        chat_prompt(tiny.tokenizer)
     for template, n in (("nothing", 0), ("{{ messages[0].content }} or {{ messages[0].content }}", 2)):
         tiny.tokenizer.chat_template = template
         with pytest.raises(ValueError, match=f"message {n} times"):

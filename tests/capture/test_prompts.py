@@ -200,3 +200,10 @@ def test_a_token_without_a_row_is_refused(tiny: Any) -> None:
         prompt_ids(tiny, ["quokka"])
     with pytest.raises(DataError, match="row 1: token 100000 has no row"):
         prompt_ids(tiny, [[1, 100_000]])
+
+
+def test_a_model_without_a_tokenizer(tiny: Any) -> None:
+    tiny.tokenizer = None
+    for read in (prompts_of, prompt_ids):
+        with pytest.raises(ValueError, match=r"this TransformerBridge has no tokenizer; give it one"):
+            read(tiny, ["hitting the team"])
