@@ -1,6 +1,7 @@
 """Steering through hook functions: the edit of an operation, dense baselines, generation, and what it breaks."""
 
 from sae_moral.capture.prompts import prompt_ids
+from sae_moral.steering.edits import Reader, Write, edit, full_edit, low_rank_edit, permuted, rotated, written
 from sae_moral.steering.effects import (
     Diversity,
     Effects,
@@ -19,9 +20,6 @@ from sae_moral.steering.steering import (
     Matched,
     Steering,
     difference_in_means,
-    edit,
-    full_edit,
-    low_rank_edit,
     random_direction,
 )
 from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
@@ -38,10 +36,12 @@ __all__ = [
     "MeasureSettings",
     "NotFiniteError",
     "PairScore",
+    "Reader",
     "SideEffects",
     "Steering",
     "Wording",
     "Words",
+    "Write",
     "acceptability",
     "choose_words",
     "difference_in_means",
@@ -53,10 +53,13 @@ __all__ = [
     "margin_effect",
     "measure",
     "neutral_texts",
+    "permuted",
     "prompt_ids",
     "random_direction",
+    "rotated",
     "side_effects",
     "steer",
     "steering_hooks",
     "usable",
+    "written",
 ]

@@ -20,6 +20,7 @@ from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
 from sae_moral.sae.load import need_stream
+from sae_moral.steering.edits import Reader, Write
 from sae_moral.steering.steering import OF_SCENARIOS, WITHOUT_MASK, Direction, Matched, Steering
 
 _IN_PROMPT = ("prompt", "last", *OF_SCENARIOS)
@@ -199,14 +200,16 @@ def check_steering(steering: Steering, model: HookedModel, any_model: bool) -> N
         ValueError: it does not.
     """
     what = steering.what
-    direction = what.direction if isinstance(what, Matched) else what if isinstance(what, Direction) else None
-    if direction is not None and len(direction.vector) != model.cfg.d_model:
-        raise ValueError(
-            f"width: {direction.name} has {len(direction.vector)} numbers and the model {model.cfg.d_model}; expected "
-            "a direction of this model"
-        )
-    operation = what.operation if isinstance(what, Matched) else what
-    if isinstance(operation, Direction):
+    direction = what.direction if isinstance(what, Matched) else what
+    if isinstance(direction, Direction | Write):
+        width = len(direction.vector) if isinstance(direction, Direction) else direction.rows.shape[1]
+        if width != model.cfg.d_model:
+            raise ValueError(
+                f"width: {direction.name} has {width} numbers and the model {model.cfg.d_model}; expected one of this "
+                "model"
+            )
+    operation = what.operation if isinstance(what, Matched) else what.gate if isinstance(what, Write) else what
+    if isinstance(operation, Direction | Reader):
         return
     sae = operation if isinstance(operation, LoadedSae) else operation.sae
     check_fit(sae, model, any_model=any_model)

@@ -1,19 +1,12 @@
 """`Steering`: what is added to the residual stream h after one block, how strongly, and at which tokens.
 
-    edit   Dec'(Enc'(h)) − Dec(Enc(h))   Enc, Dec before and Enc', Dec' after surgery: the reconstruction error cancels
-    paper  Dec'(Enc'(h)) − h             arXiv 2603.15615: the reconstruction error is injected, too
-
-Where a latent depends on its own encoder column only (`standard`, `jumprelu` and so every saved BatchTopK, `gated`),
-the edit is computed from the k operated latents alone: the others contribute the same before and after, and so does the
-decoder's bias. Encoding is SAELens' own (its cast, normalisation and bias), of one coder that holds the k latents
-twice, before and after. In the other architectures latents compete, and both SAEs are run in full.
+The forms of an operation are in `edits`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,21 +19,18 @@ from sae_moral.capture import Representations
 from sae_moral.data import MoralData
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
-from sae_moral.sae.compatibility import ELEMENTWISE
 from sae_moral.sae.load import LoadedSae
-from sae_moral.sae.objects import assembled
 from sae_moral.shown import shown
+from sae_moral.steering.edits import Term, Write, edit, reconstruction_error, written
 from sae_moral.surgery import Operation
 
-UNITS, FORMS = ("alpha", "relative"), ("edit", "paper")
+UNITS, FORMS = ("alpha", "relative"), ("edit", "write", "paper")
 OF_PROMPTS = ("all-but-first", "all", "prompt", "last", "generated")
 WITHOUT_MASK = ("all-but-first", "all")
 """Positions that are known without a mask of the prompts."""
 OF_SCENARIOS = ("scenario", "template")
 """Positions that are known only of scenarios in a template."""
 POSITIONS = (*OF_PROMPTS, *OF_SCENARIOS)
-Term = Callable[[Float[Tensor, "*rows d"]], Float[Tensor, "*rows d"]]
-"""From vectors of the residual stream to what is added to them at α = 1, in the SAE's dtype."""
 
 
 @shown(facts=lambda direction: {"name": direction.name})
@@ -105,12 +95,13 @@ class Steering:
     the `template`. Both leave the first token out, so that together they are `all-but-first`.
 
     Attributes:
-        what: an `Operation`, a `Direction`, a direction `Matched` to an operation's norm, or (paper's form only) an SAE
-            that was not operated on.
+        what: an `Operation`, a `Write`, a `Direction`, a direction `Matched` to an operation's norm, or (paper's form
+            only) an SAE that was not operated on.
         alpha: strength; negative turns it round, 0 installs nothing.
         units: `alpha`: h + α·term, as in the paper. `relative`: h + α·‖h‖·term/‖term‖, so that |α| is the share of
             the norm injected; where the term is zero (no operated latent changed), nothing is added.
-        form: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `paper`: Dec'(Enc'(h)) − h.
+        form: of an operation: `edit`: Dec'(Enc'(h)) − Dec(Enc(h)). `write`: Dec'(Enc'(h)) − Dec(Enc'(h)), what its
+            decoder rows gained. `paper`: Dec'(Enc'(h)) − h.
         positions: the tokens that are steered: `all-but-first` (BOS carries the attention sink, where an edit is a
             hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
 
@@ -118,7 +109,7 @@ class Steering:
         ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.
     """
 
-    what: Operation | Direction | Matched | LoadedSae
+    what: Operation | Write | Direction | Matched | LoadedSae
     alpha: float
     units: str = "alpha"
     form: str = "edit"
@@ -134,10 +125,10 @@ class Steering:
                 raise unknown(kind, given, valid)
         if not math.isfinite(self.alpha):
             raise ValueError(f"alpha is {self.alpha}; expected a finite number")
-        if isinstance(self.what, LoadedSae) and self.form == "edit":
-            raise ValueError(f"{self.what.source} was not operated on, so it has no edit; use form='paper'")
-        if isinstance(self.what, Direction) and self.form == "paper":
-            raise ValueError(f"{self.what.name} is a direction: it has no reconstruction; use form='edit'")
+        if isinstance(self.what, LoadedSae) and self.form != "paper":
+            raise ValueError(f"{self.what.source} was not operated on, so it has no {self.form}; use form='paper'")
+        if isinstance(self.what, Direction | Write) and self.form == "paper":
+            raise ValueError(f"{self.what.name} has no reconstruction; use form='edit'")
 
     @property
     def name(self) -> str:
@@ -147,14 +138,16 @@ class Steering:
     def term(self, device: torch.device | str) -> Term:
         """What is added at α = 1, as a function of h."""
         what = self.what
+        if isinstance(what, Write):
+            return what.term(device)
         if isinstance(what, Direction):
             vector = what.vector.to(device, torch.float32)
             return lambda h: vector.expand(h.shape)
         if isinstance(what, Matched):
             unit = what.direction.vector.to(device, torch.float32)
-            unit, like = unit / unit.norm(), _sae_term(what.operation, self.form)
+            unit, like = unit / unit.norm(), _sae_term(what.operation, self.form, device)
             return lambda h: torch.linalg.vector_norm(like(h).float(), dim=-1, keepdim=True) * unit
-        return _sae_term(what, self.form)
+        return _sae_term(what, self.form, device)
 
     def describe(self) -> dict[str, Any]:
         """Everything that shapes what is added, names left out; JSON values. SAEs by the hash of their weights."""
@@ -164,6 +157,8 @@ class Steering:
             direction = what if isinstance(what, Direction) else what.direction
             vector = direction.vector.detach().cpu().float().contiguous()
             found["vector"] = hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+        if isinstance(what, Write):
+            found["write"] = what.describe()
         if isinstance(what, Operation | Matched):
             operation = what if isinstance(what, Operation) else what.operation
             found["sae"] = {"after": operation.sae.sha256, "before": _before(operation)}
@@ -181,64 +176,12 @@ def _before(operation: Operation) -> str:
     return digest.hexdigest()
 
 
-# Terms
-
-
-def edit(operation: Operation) -> Term:
-    """Dec'(Enc'(h)) − Dec(Enc(h)), by the cheapest exact way."""
-    return low_rank_edit(operation) if operation.sae.architecture in ELEMENTWISE else full_edit(operation)
-
-
-def full_edit(operation: Operation) -> Term:
-    """The edit by running both SAEs in full: d·d_sae multiplications per token four times. Holds a copy of the SAE."""
-    after, before = operation.sae.sae, operation.original().sae
-    return lambda h: after.decode(after.encode(h)) - before.decode(before.encode(h))
-
-
-def reconstruction_error(sae: LoadedSae) -> Term:
-    """Dec(Enc(h)) − h: the paper's form, of an operated or of a pretrained SAE."""
-    return lambda h: sae.sae.decode(sae.sae.encode(h)) - h.to(sae.sae.dtype)
-
-
-def low_rank_edit(operation: Operation) -> Term:
-    """The edit from the k operated latents: k·d multiplications per token four times.
-
-    Raises:
-        ValueError: an architecture in which latents compete.
-    """
-    sae = operation.sae
-    if sae.architecture not in ELEMENTWISE:
-        raise ValueError(f"latents of a {sae.architecture} SAE compete; expected one of {', '.join(ELEMENTWISE)}")
-    index, state = operation.latents.to(sae.sae.device), sae.sae.state_dict()
-    own = {name: value.index_select(_axis(name), index) for name, value in state.items() if name != "b_dec"}
-    was = {**own, **operation.before}
-    both = {name: torch.cat([was[name], own[name]], dim=_axis(name)) for name in own}
-    config = {**sae.sae.cfg.to_dict(), "d_sae": 2 * len(index), "metadata": {"hook_name": sae.hook_name}}
-    coder = assembled(config, {**both, "b_dec": state["b_dec"]}, sae.sae.device).requires_grad_(False)
-    decoder = torch.cat([-was["W_dec"], own["W_dec"]])
-
-    def term(h: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        return _rescaled(coder, coder.encode(h) @ decoder)
-
-    return term
-
-
-def _sae_term(what: Operation | LoadedSae, form: str) -> Term:
+def _sae_term(what: Operation | LoadedSae, form: str, device: torch.device | str) -> Term:
     if isinstance(what, LoadedSae):
         return reconstruction_error(what)
+    if form == "write":
+        return written(what).term(device)
     return edit(what) if form == "edit" else reconstruction_error(what.sae)
-
-
-def _rescaled(coder: Any, decoded: Tensor) -> Tensor:
-    """The linear part of SAELens' `run_time_activation_norm_fn_out`; the shift it adds cancels in the difference."""
-    how = coder.cfg.normalize_activations
-    if how == "layer_norm":
-        return decoded * coder.ln_std
-    return decoded / coder.x_norm_coeff if how == "constant_norm_rescale" else decoded
-
-
-def _axis(name: str) -> int:
-    return 1 if name == "W_enc" else 0
 
 
 # Dense baselines

@@ -10,8 +10,9 @@ import torch
 
 from sae_moral.capture import capture
 from sae_moral.steering import Direction, Matched, Steering, random_direction, steer, steering_hooks
+from sae_moral.steering.edits import edit, reconstruction_error
 from sae_moral.steering.hooks import Place
-from sae_moral.steering.steering import POSITIONS, edit, reconstruction_error
+from sae_moral.steering.steering import POSITIONS
 from tests.steering.planted import D, operated, random_sae
 
 IDS = torch.randint(3, 20, (2, 6), generator=torch.Generator().manual_seed(0))

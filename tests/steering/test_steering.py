@@ -13,7 +13,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from sae_moral.capture import capture
 from sae_moral.sae.compatibility import ARCHITECTURES, ELEMENTWISE
 from sae_moral.steering import Direction, Matched, Steering, difference_in_means, random_direction
-from sae_moral.steering.steering import edit, full_edit, low_rank_edit, reconstruction_error
+from sae_moral.steering.edits import edit, full_edit, low_rank_edit, reconstruction_error
 from tests.steering.planted import LATENTS, D, operated, random_sae
 from tests.tiny import scenarios
 
