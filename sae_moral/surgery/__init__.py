@@ -5,16 +5,24 @@ from sae_moral.surgery.operate import operate
 from sae_moral.surgery.operation import Operation, SurgeryRecord
 from sae_moral.surgery.push import Pushed, push
 from sae_moral.surgery.settings import DEFAULT, PAPER, SETTINGS, SurgerySettings, get_settings
+from sae_moral.surgery.terms import Batch, Term
+from sae_moral.surgery.write import WRITES, Scene, WriteTerm, along
 
 __all__ = [
     "CONTROLS",
     "DEFAULT",
     "PAPER",
     "SETTINGS",
+    "WRITES",
+    "Batch",
     "Operation",
     "Pushed",
+    "Scene",
     "SurgeryRecord",
     "SurgerySettings",
+    "Term",
+    "WriteTerm",
+    "along",
     "get_settings",
     "operate",
     "push",

@@ -6,6 +6,8 @@ them. With g = a_virtue − a_vice of a foundation:
 - `polarity_margin`: mean of g on virtuous items and −g on vicious ones, over the foundation's items. It grows with the
   activations.
 - `polarity_auroc`: probability that a virtuous item of the foundation has the larger g (ties half). It does not.
+- `reading_auroc`: the same of Σ a_virtue − Σ a_vice over all dimensions and all items with a pole: what the latents
+  together read of good and evil.
 - `ordering_accuracy`: share of the pairs of a dimension's items with different typicality that a_dimension puts in the
   right order (ties half). `spearman`: of a_dimension with typicality over the same items and the foundation's neutrals
   at 0, as in arXiv 2603.15615.
@@ -43,7 +45,7 @@ from sae_moral.results import OVERALL
 from sae_moral.sae.columns import ROWS
 from sae_moral.sae.load import LoadedSae
 from sae_moral.surgery.operation import Change, Operation
-from sae_moral.surgery.terms import contrasts, means
+from sae_moral.surgery.terms import contrast, contrasts, means
 from sae_moral.surgery.vectors import Vectors, pooled
 from sae_moral.tables import text_table
 
@@ -144,6 +146,10 @@ def _labelled(
         found["spearman", DIMENSIONS[d]] = spearman(of[d][graded][None], m[graded][None], weight[:, graded])[0]
     for name in dict.fromkeys(name for name, _ in found):
         found[name, OVERALL] = torch.stack([v for (n, _), v in found.items() if n == name]).nanmean(dim=0)
+    moral = torch.from_numpy(data.pole != NEUTRAL)
+    if of:
+        virtue = torch.from_numpy(data.pole)[moral] == VIRTUE
+        found["reading_auroc", OVERALL] = auroc(contrast(of)[moral][None], virtue[None], weight[:, moral])[0]
     return found
 
 

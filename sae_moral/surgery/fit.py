@@ -16,7 +16,7 @@ are not differentiated; SAELens' straight-through estimators train thresholds, w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +27,11 @@ from sae_moral.sae.columns import ROWS
 from sae_moral.sae.compatibility import OPERABLE
 from sae_moral.sae.load import LoadedSae
 from sae_moral.sae.train_input import within
-from sae_moral.surgery.operation import Epoch, Rows, Stopped, rows_of
+from sae_moral.surgery.operation import Epoch, Rows, Stopped, Written, rows_of
 from sae_moral.surgery.settings import SurgerySettings
-from sae_moral.surgery.terms import TERMS, Batch, Labels, means, reconstruction, term_values
+from sae_moral.surgery.terms import TERMS, Batch, Labels, Term, means, reconstruction, term_values
 from sae_moral.surgery.vectors import Vectors, pooled, ranges
+from sae_moral.surgery.write import Scene, WriteTerm, rows_gained
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ class Part:
 
     Attributes:
         start: their parameters before surgery, float32.
+        rescales: activations are in units of the decoder rows' lengths.
     """
 
     def __init__(self, sae: LoadedSae, latents: Int[Tensor, "k"]) -> None:
@@ -93,9 +95,9 @@ class Part:
         self._fixed = {name: value.detach()[self.latents].float() for name, value in fixed.items() if value is not None}
         topk = sae.architecture == "topk"
         self._k = int(sae.sae.cfg.k) if topk else 0
-        self._rescale = bool(topk and sae.sae.cfg.rescale_acts_by_decoder_norm)
+        self.rescales = bool(topk and sae.sae.cfg.rescale_acts_by_decoder_norm)
         self._decoder = sae.sae.W_dec.detach().float()
-        if self._rescale:
+        if self.rescales:
             self._decoder = self._decoder / self._decoder.norm(dim=1, keepdim=True)
 
     @torch.no_grad()
@@ -114,7 +116,7 @@ class Part:
             undo = 1 / sae.x_norm_coeff.float()
         rival, index = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
         if self._k:
-            pre = (inside @ sae.W_enc + sae.b_enc) * (sae.W_dec.norm(dim=1) if self._rescale else 1.0)
+            pre = (inside @ sae.W_enc + sae.b_enc) * (sae.W_dec.norm(dim=1) if self.rescales else 1.0)
             pre[:, self.latents] = -torch.inf
             rival, index = (found.contiguous() for found in pre.topk(min(self._k, pre.shape[1] - len(self.latents))))
             frozen = torch.zeros_like(pre).scatter_(1, index, rival.relu())
@@ -129,7 +131,7 @@ class Part:
         drive, pre, on = self._encode(rows, frozen)
         activation = torch.where(on, pre.relu(), 0.0)
         silent = leak * (activation == 0) * (drive - drive.detach())
-        if self._rescale:
+        if self.rescales:
             decoder = decoder / decoder.norm(dim=1, keepdim=True)
         made = activation @ decoder
         if self._k:
@@ -147,7 +149,7 @@ class Part:
             return pre, pre, pre > self._fixed["threshold"]
         if not self._k:
             return pre, pre, torch.ones_like(pre, dtype=torch.bool)
-        if self._rescale:
+        if self.rescales:
             pre = pre * rows["W_dec"].norm(dim=1)
         return pre, pre, self._chosen(pre, frozen)[:, : pre.shape[1]]
 
@@ -184,6 +186,7 @@ class Fit:
         scale: each latent's size, in which `relative` counts activations: the 95th percentile of its activation over
             the training prompts on which it fires, before surgery.
         unit: the reconstruction error of the training vectors before surgery.
+        spread: one over each input dimension's standard deviation over the training vectors; 0 where it does not vary.
     """
 
     def __init__(
@@ -194,14 +197,21 @@ class Fit:
         parts: Mapping[str, Int[Tensor, "_"]],
         columns: Mapping[int, Int[Tensor, "_"]],
         settings: SurgerySettings,
+        own: Sequence[Term] = (),
+        writes: Sequence[WriteTerm] = (),
     ) -> None:
         """Args:
         parts: records of `train` and `validation`.
+        own: terms beside those of the settings.
+        writes: what is written when training is over.
 
         Raises:
             ValueError: a latent that never fires on the training texts.
         """
         self.part, self.vectors, self.labels, self.columns, self.settings = part, vectors, labels, columns, settings
+        self.weights = {name: getattr(settings, name) for name in TERMS} | {term.name: term.weight for term in own}
+        self._terms = {**TERMS, **{term.name: term for term in own}}
+        self.writes = tuple(writes)
         self.records = dict(parts)
         self.prompts = {name: torch.unique(vectors.row[rows]) for name, rows in parts.items()}
         found = {name: vectors.of(prompts) for name, prompts in self.prompts.items()}
@@ -214,6 +224,8 @@ class Fit:
         kept = self.inlier["train"]
         error = reconstruction(self.frozen["train"].target[kept], moved.made[kept])
         self.unit = float(error) if settings.relative else 1.0
+        deviation = self.frozen["train"].x[kept].std(dim=0)
+        self.spread = torch.where(deviation > 0, 1 / deviation.where(deviation > 0, 1.0), 0.0)
 
     def _inliers(self, index: Int[Tensor, "r"], train: Int[Tensor, "q"]) -> Bool[Tensor, "r"]:
         x = self.vectors.x.numpy()
@@ -258,11 +270,11 @@ class Fit:
             polarity_margin=self.settings.polarity_margin,
             prototype_margin=self.settings.prototype_margin,
         )
-        return term_values(batch, self.columns)
+        return term_values(batch, self.columns, self._terms)
 
     def total(self, terms: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """The weighted sum."""
-        return torch.stack([getattr(self.settings, name) * value for name, value in terms.items()]).sum()
+        return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
     def run(self, seed: int) -> tuple[Rows, list[Epoch], Stopped]:
         """Train; the kept rows, the history by epoch, and when and why it stopped.
@@ -277,6 +289,7 @@ class Fit:
         optimiser = torch.optim.Adam(list(moving.step.values()), lr=settings.lr)
         generator = torch.Generator().manual_seed(seed)
         best, kept, epoch, reason = float("inf"), 0, 0, "epochs"
+        limit = self._limit(settings.read_share if self.writes else 1.0)
         rows, history = moving.rows(), list[Epoch]()
         for epoch in range(settings.epochs + 1):
             seen: list[dict[str, Tensor]] = []
@@ -292,8 +305,7 @@ class Fit:
                 now = self._values([self.terms(moving.rows(), "validation")])
             assert now is not None
             history.append(Epoch(epoch=epoch, train=self._values(seen), validation=now))
-            limit = (1 + (settings.tolerance or 0)) * history[0]["validation"]["reconstruction"]
-            within_limit = settings.tolerance is None or now["reconstruction"] <= limit
+            within_limit = now["reconstruction"] <= limit * history[0]["validation"]["reconstruction"]
             if not settings.early_stop or (now["total"] < best and within_limit):
                 best, kept, rows = now["total"], epoch, {n: v.detach().clone() for n, v in moving.rows().items()}
             elif epoch - kept >= settings.patience:
@@ -301,15 +313,85 @@ class Fit:
                 break
         return rows, history, Stopped(kept_epoch=kept, epochs=epoch, reason=reason)
 
+    def _limit(self, share: float = 1.0) -> float:
+        """The reconstruction error that is tolerated, as a multiple of the one before surgery."""
+        return float("inf") if self.settings.tolerance is None else 1 + share * self.settings.tolerance
+
+    @torch.no_grad()
+    def written(self, rows: Rows) -> tuple[Rows, Written]:
+        """The trained rows with what the writes add to the decoder's, as large as it may be (see `write`).
+
+        Raises:
+            ValueError: nothing to write, or no size within the limits.
+        """
+        gained = rows_gained(self.writes, self._scene(rows), self.scale)
+        before, after = self.part.start["W_dec"].norm(dim=1), rows["W_dec"]
+
+        def with_write(size: float) -> Rows:
+            made = after + size * gained
+            if self.part.rescales:  # there a row's length decides which latents are active, and stays
+                made = made * (after.norm(dim=1) / made.norm(dim=1))[:, None]
+            return {**rows, "W_dec": made}
+
+        def fits(size: float) -> bool:
+            within_cap = ((after + size * gained).norm(dim=1) <= self.settings.row_cap * before).all()
+            return bool(within_cap) and self._error(with_write(size), "validation") <= limit
+
+        limit = self._limit() * self._error(self.part.start, "validation")
+        size = largest(fits, start=float(before.max() / gained.norm(dim=1).max()))
+        if not size:
+            raise ValueError(
+                "no size of the write stays within the tolerance of the reconstruction error and the cap of the rows' "
+                "lengths; allow more (tolerance, row_cap), or train the readers less (read_share)"
+            )
+        made = with_write(size)
+        change = made["W_dec"] - after
+        return made, Written(
+            writes={term.name: term.weight for term in self.writes},
+            size=size,
+            longest=float((made["W_dec"].norm(dim=1) / before).max()),
+            gained=change.norm(dim=1).tolist(),
+            rank=int(torch.linalg.matrix_rank(gained)),
+        )
+
+    def _scene(self, rows: Rows) -> Scene:
+        """The training records, read by these rows."""
+        index, count = self.vectors.of(self.prompts["train"])
+        at = torch.searchsorted(self.prompts["train"], self.vectors.row[self.records["train"]])
+        mean = pooled(self.vectors.x[index].float(), count).to(self.scale.device)
+        read = pooled(self.part(rows, self.frozen["train"]).activation, self.count["train"]) / self.scale
+        return Scene(read[at], mean[at], self.labels.at(self.records["train"]), self.columns)
+
+    def _error(self, rows: Rows, name: str) -> float:
+        kept, moved = self.inlier[name], self.part(rows, self.frozen[name])
+        return float(reconstruction(self.frozen[name].target[kept], moved.made[kept]))
+
     def _values(self, seen: list[dict[str, Tensor]]) -> dict[str, float] | None:
         """Means over batches; None for no batch."""
         if not seen:
             return None
-        values = {name: float(torch.stack([terms[name].detach() for terms in seen]).mean()) for name in TERMS}
-        values["total"] = sum(getattr(self.settings, name) * value for name, value in values.items())
+        values = {name: float(torch.stack([terms[name].detach() for terms in seen]).mean()) for name in self._terms}
+        values["total"] = sum(self.weights[name] * value for name, value in values.items())
         if not all(math.isfinite(value) for value in values.values()):
             raise RuntimeError(f"a loss is not finite: {values}; try a smaller lr")
         return values
+
+
+def largest(fits: Callable[[float], bool], start: float, steps: int = 12) -> float:
+    """The largest size that fits, to 0.1 %, where every smaller one fits, too; 0 if none down to start · 2^−steps does,
+    and at most start · 2^steps."""
+    low = start
+    while not fits(low):
+        low /= 2
+        if low < start * 2.0**-steps:
+            return 0.0
+    high = 2 * low
+    while fits(high) and high < start * 2.0**steps:
+        low, high = high, 2 * high
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 class _Moving:
@@ -319,9 +401,11 @@ class _Moving:
         start, relative = fit.part.start, fit.settings.relative
         self._keep = start["W_dec"].norm(dim=1, keepdim=True) if fit.settings.keep_norm else None
         self._start = start
-        root = {"W_enc": start["W_enc"].square().mean(dim=0).sqrt(),
+        # A step of an encoder's weight moves activations by that share of their size, whatever the input's dimension
+        # varies by: the few dimensions that carry most of the variance would otherwise be all that moves.
+        unit = {"W_enc": fit.scale * fit.spread[:, None],
                 "W_dec": start["W_dec"].square().mean(dim=1, keepdim=True).sqrt()}  # fmt: skip
-        self._unit = {name: root.get(name, fit.scale) if relative else torch.ones_like(value[:1, ...])
+        self._unit = {name: unit.get(name, fit.scale) if relative else torch.ones_like(value[:1, ...])
                       for name, value in start.items()}  # fmt: skip
         self.step = {name: torch.zeros_like(value).requires_grad_() for name, value in start.items()}
 

@@ -30,12 +30,25 @@ from sae_moral.sae.load import LoadedSae, SaeLike, load_sae, need_stream
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.evaluate import CONTROLS, firing_rates, random_latents, shuffled, table
 from sae_moral.surgery.fit import Fit, Part
-from sae_moral.surgery.operation import Hashes, Operation, SurgeryRecord, Weights, digests, rows_of, with_rows
+from sae_moral.surgery.operation import (
+    Epoch,
+    Hashes,
+    Operation,
+    Rows,
+    SurgeryRecord,
+    Weights,
+    digests,
+    rows_of,
+    with_rows,
+)
 from sae_moral.surgery.settings import SurgerySettings, get_settings
-from sae_moral.surgery.terms import Labels, by_columns, contrasts
-from sae_moral.surgery.vectors import Vectors, latents_of, vectors_of
+from sae_moral.surgery.terms import TERMS, Labels, Term, by_columns, contrasts
+from sae_moral.surgery.vectors import latents_of, vectors_of
+from sae_moral.surgery.write import Writes, get_writes
 
-Latents = MoralLatents | Mapping[str, Sequence[int]]
+NO_DIMENSION = ""
+"""Under which latents stand that belong to no dimension."""
+Latents = MoralLatents | Mapping[str, Sequence[int]] | Sequence[int]
 
 
 def operate(
@@ -45,6 +58,8 @@ def operate(
     data: MoralData,
     *,
     settings: str | SurgerySettings = "default",
+    write: Writes | None = None,
+    terms: Sequence[Term] = (),
     control: str = "none",
     seed: int = 0,
     split: Split | None = None,
@@ -59,10 +74,13 @@ def operate(
     Args:
         sae: what `load_sae` takes; it is not changed.
         latents: `find_moral_latents`' result (selected on the training part), {dimension: latents}, or None to find
-            them.
+            them. A plain list of latents belongs to no dimension: then only your own `terms` say what they learn.
         representations: `Representations` of the data, or the model they are of.
         data: the labelled scenarios.
         settings: `default`, `paper`, or a `SurgerySettings`.
+        write: what decoder rows gain when readers are trained: names of `WRITES`, `along(vector)`, or `WriteTerm`s of
+            your own; None: nothing.
+        terms: of the loss, beside those of the settings.
         control: `none`, `shuffled`, `random` or `no-surgery`; see `evaluate`.
         seed: of the batches, the control and the intervals.
         split: records of train, validation and test; by default `group_split(data)`.
@@ -73,9 +91,9 @@ def operate(
         changes: fields of `SurgerySettings`, e.g. `polarity=0.5`.
 
     Raises:
-        ValueError: an unknown name; latents of another SAE, of other data or selected on texts of another part; vectors
-            of another width or layer or not finite; a dimension with latents and without items in a part; an
-            architecture that is not in `compatibility.OPERABLE`.
+        ValueError: an unknown name; nothing to write within the limits; latents of another SAE, of other data or
+            selected on texts of another part; vectors of another width or layer or not finite; a dimension with
+            latents and without items in a part; an architecture that is not in `compatibility.OPERABLE`.
         RuntimeError: a loss that is not finite.
 
     Warns:
@@ -93,6 +111,7 @@ def operate(
     split = _checked(split or group_split(data), data)
     if isinstance(latents, MoralLatents):
         _check_found(latents, loaded, data, split)
+    writes, own = get_writes(write), _own_terms(terms)
     given = None if latents is None else _by_dimension(latents, loaded, chosen)
     vectors = vectors_of(representations, data.text, loaded, granularity=granularity, store=store, progress=progress)
     if given is None:
@@ -103,80 +122,78 @@ def operate(
         given = random_latents(given, rates, _moral(latents, given), seed)
     _check_items(given, data, split)
     labels = shuffled(data, split, vectors.length, seed) if control == "shuffled" else data
-    return _operated(loaded, given, vectors, data, labels, split, chosen, control, seed, started, _found(latents))
-
-
-def _operated(
-    sae: LoadedSae,
-    by_dimension: dict[str, list[int]],
-    vectors: Vectors,
-    data: MoralData,
-    labels: MoralData,
-    split: Split,
-    settings: SurgerySettings,
-    control: str,
-    seed: int,
-    started: float,
-    found: dict[str, Any],
-) -> Operation:
-    index = torch.tensor(sorted({latent for members in by_dimension.values() for latent in members}))
-    columns, part = by_columns(index, by_dimension), Part(sae, index)
-    records = {name: torch.from_numpy(rows) for name, rows in split.items()}
-    fit = Fit(
-        part, vectors, Labels.of(labels, part.latents.device),
-        {name: records[name] for name in PARTS[:2]}, columns, settings,
-    )  # fmt: skip
-    name = f"{sae.source}, operated" + ("" if control == "none" else f" ({control})")
-    about = {"control": control, "settings": settings.name, "latents": len(index), "sha256_before": sae.sha256}
-    before = rows_of(sae, index)
-    rows, history, stopped = (before, [], None) if control == "no-surgery" else fit.run(seed)
-    operated = with_rows(sae, index, part.rows(rows), name, surgery=about)
-    evaluated = table(sae, operated, vectors, data, records["test"], index, columns, fit.scale, seed=seed)
-    changed = _changed(sae, operated)
-    total = sum(value.numel() for value in sae.sae.state_dict().values())
+    members = {latent for own in given.values() for latent in own}
+    index, by_dimension = torch.tensor(sorted(members)), {name: given[name] for name in DIMENSIONS if name in given}
+    columns, part = by_columns(index, by_dimension), Part(loaded, index)
+    if writes and not columns:
+        raise ValueError("a write needs latents of moral dimensions; expected {dimension: latents}, or no write")
+    records = {name: torch.from_numpy(split[name]) for name in PARTS[:2]}
+    fit = Fit(part, vectors, Labels.of(labels, part.latents.device), records, columns, chosen, own, writes)
+    before = rows_of(loaded, index)
+    rows, history, stopped, written = before, list[Epoch](), None, None
+    if control != "no-surgery":
+        rows, history, stopped = fit.run(seed)
+        rows, written = fit.written(rows) if writes else (rows, None)
+    name = f"{loaded.source}, operated" + ("" if control == "none" else f" ({control})")
+    about = {"control": control, "settings": chosen.name, "latents": len(index), "sha256_before": loaded.sha256}
+    operated = with_rows(loaded, index, part.rows(rows), name, surgery=about)
+    test = torch.from_numpy(split["test"])
     record = SurgeryRecord(
-        source=sae.source,
-        sha256=Hashes(before=sae.sha256, after=operated.sha256),
+        source=loaded.source,
+        sha256=Hashes(before=loaded.sha256, after=operated.sha256),
         control=control,
-        settings=settings.to_dict(),
+        settings=chosen.to_dict() | {"terms": {term.name: term.weight for term in own}} if own else chosen.to_dict(),
         seed=seed,
-        weights=Weights(
-            total=total,
-            trainable=sum(value.numel() for value in before.values()),
-            changed=changed,
-            share_changed=changed / total,
-        ),
+        weights=_weights(loaded, operated, before),
         contrasted=[DIMENSIONS[2 * f] + "-" + DIMENSIONS[2 * f + 1] for f in contrasts(columns)],
         scale=fit.scale.tolist(),
-        latents_found=jsonable(found),
+        latents_found=jsonable(_found(latents)),
         parts={name: len(rows) for name, rows in split.items()},
         learnt_from=digests(data.text[i] for name in PARTS[:2] for i in split[name]),
         stopped=stopped,
+        written=written,
         history=history,
-        table=evaluated,
+        table=table(loaded, operated, vectors, data, test, index, columns, fit.scale, seed=seed),
         data=jsonable({**data.provenance, "n": len(data), "sha256": data.sha256}),
         capture=jsonable(vectors.provenance),
-        sae=jsonable(sae.describe()),
+        sae=jsonable(loaded.describe()),
         versions=versions(),
         seconds=round(time.perf_counter() - started, 1),
     )
     return Operation(operated, index, before, by_dimension, record)
 
 
+def _own_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
+    names = [term.name for term in terms]
+    if taken := [name for name in names if name in TERMS or name == "total" or names.count(name) > 1]:
+        raise ValueError(
+            f"terms named {taken}; expected names of their own, not twice and not {', '.join(TERMS)}, total"
+        )
+    return tuple(terms)
+
+
+def _weights(before: LoadedSae, after: LoadedSae, rows: Rows) -> Weights:
+    total, changed = sum(value.numel() for value in before.sae.state_dict().values()), _changed(before, after)
+    trainable = sum(value.numel() for value in rows.values())
+    return Weights(total=total, trainable=trainable, changed=changed, share_changed=changed / total)
+
+
 def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -> dict[str, list[int]]:
     if isinstance(latents, MoralLatents):
         given = latents.by_dimension(rule=settings.rule, limit=settings.per_dimension)
+    elif not isinstance(latents, Mapping):
+        given = {NO_DIMENSION: [int(latent) for latent in latents]}
     else:
         given = {name: [int(latent) for latent in members] for name, members in latents.items()}
     for name, members in given.items():
-        if name not in DIMENSIONS:
+        if name not in (*DIMENSIONS, NO_DIMENSION):
             raise unknown("dimension", name, DIMENSIONS)
         outside = [latent for latent in members if not 0 <= latent < sae.d_sae]
         if outside or len(set(members)) < len(members):
             raise ValueError(
                 f"latents of {name}: {outside or members}; expected distinct numbers from 0 to {sae.d_sae - 1}"
             )
-    found = {name: sorted(given[name]) for name in DIMENSIONS if given.get(name)}
+    found = {name: sorted(given[name]) for name in (*DIMENSIONS, NO_DIMENSION) if given.get(name)}
     if not found:
         raise ValueError(
             f"no moral latent of {sae.source} by the rule {settings.rule!r}; nothing to operate on: pass rule='paper', "
@@ -215,7 +232,7 @@ def _checked(split: Split, data: MoralData) -> Split:
 
 
 def _check_items(by_dimension: Mapping[str, list[int]], data: MoralData, split: Split) -> None:
-    for name in by_dimension:
+    for name in by_dimension.keys() - {NO_DIMENSION}:
         own = data.items(*divmod(DIMENSIONS.index(name), 2))
         for part, rows in split.items():
             if not own[rows].any():

@@ -71,6 +71,17 @@ class Stopped(TypedDict):
     reason: str
 
 
+class Written(TypedDict):
+    """What was added to decoder rows: the weights of the writes, the size s (see `write`), the longest row as a
+    multiple of its length before surgery, the length that each row gained, and the rank of it all."""
+
+    writes: dict[str, float]
+    size: float
+    longest: float
+    gained: list[float]
+    rank: int
+
+
 class Weights(TypedDict):
     """How many weights the SAE has, how many could change, and how many did."""
 
@@ -104,6 +115,7 @@ class SurgeryRecord:
         parts: scenarios by part.
         learnt_from: `digests` of the texts it was trained on or stopped by.
         stopped, history: of the training; None and empty without one.
+        written: what decoder rows gained after it; None where nothing was written.
         table: before, after, and the change, on the third part.
         data, capture, sae, versions, seconds: provenance.
     """
@@ -120,6 +132,7 @@ class SurgeryRecord:
     parts: dict[str, int] = field(default_factory=dict)
     learnt_from: list[str] = field(default_factory=list)
     stopped: Stopped | None = None
+    written: Written | None = None
     history: list[Epoch] = field(default_factory=list)
     table: list[Change] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ class SurgerySettings:
 
     Attributes:
         name: what the record calls them.
-        reconstruction, sparsity, alignment, polarity, prototype, monosemantic: weights of the `TERMS`.
+        reconstruction, sparsity, alignment, polarity, prototype, monosemantic, reading: weights of the `TERMS`.
         polarity_margin, prototype_margin: in the units of the activations.
         form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
             surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
@@ -35,6 +35,8 @@ class SurgerySettings:
         patience: epochs without a lower validation loss before training stops.
         tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
             before surgery; None: any.
+        read_share: share of the tolerance that readers may use up where something is written afterwards.
+        row_cap: no decoder row grows beyond so many times its length before surgery.
         early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control
             that is to train exactly as long as what it is compared with.
     """
@@ -46,6 +48,7 @@ class SurgerySettings:
     polarity: float = TERMS["polarity"].weight
     prototype: float = TERMS["prototype"].weight
     monosemantic: float = TERMS["monosemantic"].weight
+    reading: float = TERMS["reading"].weight
     polarity_margin: float = 0.5
     prototype_margin: float = 1.0
     form: str = "relative"
@@ -54,11 +57,13 @@ class SurgerySettings:
     rule: str = "audited"
     per_dimension: int | None = 8
     outliers: float | None = 10.0
-    lr: float = 0.02
+    lr: float = 0.002
     batch: int = 256
     epochs: int = 50
     patience: int = 5
     tolerance: float | None = 0.02
+    read_share: float = 0.75
+    row_cap: float = 2.0
     early_stop: bool = True
 
     def __post_init__(self) -> None:
@@ -72,6 +77,10 @@ class SurgerySettings:
         for name in (*TERMS, "polarity_margin", "prototype_margin", "leak", "epochs"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
+        if not 0 <= self.read_share < 1 or not self.row_cap > 0:
+            raise ValueError(
+                f"read_share {self.read_share} and row_cap {self.row_cap}; expected 0 ≤ share < 1, cap > 0"
+            )
         for name in ("lr", "batch", "patience"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")

@@ -7,6 +7,9 @@ forms that cannot be satisfied: a sigmoid of non-negative activations is at leas
 of reach (`alignment` regresses on them directly); and a product with the difference of typicalities asks for a margin
 of tied pairs, too, which no activations can give (`prototype` leaves ties out, and asks for more where more differs).
 
+`reading` is ours: all dimensions together are to read the human judgement as a dense reader of the stream does. Items
+of one foundation are few; what foundations share is read from all.
+
 A mean over no item is 0, with no gradient.
 """
 
@@ -24,6 +27,8 @@ from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 
 Scalar = Float[Tensor, ""]
+_SIGN = torch.tensor([1.0, -1.0]).repeat(len(FOUNDATIONS))
+"""Of the ten dimensions: virtues and vices take turns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,27 +114,28 @@ class Term:
 
     Attributes:
         name: of its weight in `SurgerySettings`, too.
-        weight, paper: its weight in the settings `default` and `paper`.
-        over: what it is a mean over, and what it needs: `vectors` needs no labels; `foundation` is computed for each
-            foundation with latents of both poles, `dimension` for each dimension with latents.
-        loss: from a batch and the number of the foundation or dimension (0 for vectors) to the loss.
+        weight: its weight in the settings `default`, or beside them where it is a term of yours.
+        over: what it is computed for, and a mean over: the whole `batch`, each `foundation` with latents of both poles,
+            or each `dimension` with latents.
+        loss: from a batch and the number of the foundation or dimension (0 for the batch) to the loss.
+        paper: its weight in the settings `paper`.
     """
 
     name: str
     weight: float
-    paper: float
-    over: Literal["vectors", "foundation", "dimension"]
+    over: Literal["batch", "foundation", "dimension"]
     loss: Callable[[Batch, int], Scalar]
+    paper: float = 0.0
 
 
-def term_values(batch: Batch, columns: Mapping[int, Int[Tensor, "_"]]) -> dict[str, Scalar]:
+def term_values(batch: Batch, columns: Mapping[int, Int[Tensor, "_"]], terms: Mapping[str, Term]) -> dict[str, Scalar]:
     """Every term, unweighted: a mean over the dimensions (or foundations) that have latents."""
-    found: dict[str, list[Scalar]] = {name: [] for name in TERMS}
-    over = {"vectors": [0], "foundation": contrasts(columns), "dimension": list(columns)}
+    found: dict[str, list[Scalar]] = {name: [] for name in terms}
+    over = {"batch": [0], "foundation": contrasts(columns), "dimension": list(columns)}
     # In this order, one dimension after another: gradients are summed in it, and the last digits depend on it.
     for what, numbers in over.items():
         for number in numbers:
-            for name, term in TERMS.items():
+            for name, term in terms.items():
                 if term.over == what:
                     found[name].append(term.loss(batch, number))
     nothing = batch.activation.sum() * 0
@@ -188,6 +194,34 @@ def monosemantic(activation: Float[Tensor, "n j"], other: Bool[Tensor, "n"]) -> 
     return _mean(activation.mean(dim=1), other)
 
 
+def reading(contrast: Float[Tensor, "n"], valence: Float[Tensor, "n"]) -> Scalar:
+    """1 − r²: the share of the signed typicality's variance that no multiple of the contrast explains; 1 where either
+    does not vary. Least squares with a free size, so that readers need not grow to read.
+
+    Args:
+        contrast, valence: see `contrast` and `signed_typicality`.
+    """
+    a, v = contrast - contrast.mean(), valence - valence.mean()
+    explained, most = (a @ v).square(), a.square().sum() * v.square().sum()
+    return 1 - torch.where(most > 0, explained / most.where(most > 0, 1.0), 0.0)
+
+
+def signed_typicality(vector: Float[Tensor, "n 10"]) -> Float[Tensor, "n"]:
+    """Typicality, negative for vices; 0 for neutral items."""
+    return vector @ _SIGN.to(vector)
+
+
+def contrast(of: Mapping[int, Float[Tensor, "n"]]) -> Float[Tensor, "n"]:
+    """Activations of virtue dimensions less those of vice dimensions."""
+    return torch.stack([_SIGN[d] * activation for d, activation in of.items()]).sum(dim=0)
+
+
+def _reading(batch: Batch, _: int) -> Scalar:
+    if not batch.of:
+        return batch.activation.sum() * 0
+    return reading(contrast(batch.of), signed_typicality(batch.labels.vector))
+
+
 def _polarity(batch: Batch, f: int) -> Scalar:
     items = batch.labels.foundation == f if batch.relative else torch.ones_like(batch.labels.pole, dtype=torch.bool)
     virtue, vice = batch.of[2 * f + VIRTUE][items], batch.of[2 * f + VICE][items]
@@ -221,12 +255,13 @@ def _mean(x: Float[Tensor, "n"], counted: Bool[Tensor, "n"]) -> Scalar:
 TERMS = {
     term.name: term
     for term in (
-        Term("reconstruction", 5.0, 1.0, "vectors", lambda b, _: reconstruction(b.target, b.made, b.unit)),
-        Term("sparsity", 1e-4, 1e-4, "vectors", lambda b, _: sparsity(b.activation)),
-        Term("alignment", 1.0, 0.5, "dimension", _alignment),
-        Term("polarity", 1.0, 0.3, "foundation", _polarity),
-        Term("prototype", 1.0, 0.2, "dimension", _prototype),
-        Term("monosemantic", 0.1, 0.1, "dimension", _monosemantic),
+        Term("reconstruction", 5.0, "batch", lambda b, _: reconstruction(b.target, b.made, b.unit), paper=1.0),
+        Term("sparsity", 1e-4, "batch", lambda b, _: sparsity(b.activation), paper=1e-4),
+        Term("alignment", 1.0, "dimension", _alignment, paper=0.5),
+        Term("polarity", 1.0, "foundation", _polarity, paper=0.3),
+        Term("prototype", 1.0, "dimension", _prototype, paper=0.2),
+        Term("monosemantic", 0.1, "dimension", _monosemantic, paper=0.1),
+        Term("reading", 5.0, "batch", _reading),
     )
 }
 """Why these weights: docs/design/surgery.md."""

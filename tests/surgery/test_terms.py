@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 
 from sae_moral.surgery import PAPER, terms
 from sae_moral.surgery.terms import TERMS
@@ -60,6 +61,23 @@ def test_monosemantic_charges_firing_on_items_of_another_dimension() -> None:
     assert float(terms.monosemantic(activation, torch.tensor([True, True, False]))) == pytest.approx((2 + 0.25) / 2)
 
 
+def test_reading_is_what_least_squares_leave_unexplained() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, y = torch.randn(50, generator=g), torch.randn(50, generator=g)
+    expected = LinearRegression().fit(a[:, None].numpy(), y.numpy()).score(a[:, None].numpy(), y.numpy())
+    assert float(terms.reading(a, y)) == pytest.approx(1 - expected, abs=1e-5)
+    assert float(terms.reading(5 - 3 * y, y)) == pytest.approx(0, abs=1e-5)  # of either sign and any size
+    constant = torch.ones(50, requires_grad=True)
+    terms.reading(constant, y).backward()
+    assert terms.reading(constant, y) == 1 and constant.grad is not None and not constant.grad.any()
+
+
+def test_the_contrast_adds_virtues_and_subtracts_vices() -> None:
+    vector = torch.tensor([[0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0.25, 0, 0, 0, 0, 0, 0], [0.0] * 10])
+    assert terms.signed_typicality(vector).tolist() == [0.5, -0.25, 0]
+    assert terms.contrast({0: t(1.0, 2.0), 3: t(0.5, 0.0), 8: t(0.0, 1.0)}).tolist() == [0.5, 3.0]
+
+
 def test_terms_of_no_items_are_zero_and_have_no_gradient() -> None:
     a = torch.rand(3, requires_grad=True)
     nothing = torch.tensor([2, 2, 2])
@@ -71,7 +89,7 @@ def test_terms_of_no_items_are_zero_and_have_no_gradient() -> None:
 
 def test_the_preset_has_the_papers_weights_and_margins() -> None:
     published = {"reconstruction": 1.0, "sparsity": 1e-4, "alignment": 0.5, "polarity": 0.3, "prototype": 0.2,
-                 "monosemantic": 0.1}  # fmt: skip
+                 "monosemantic": 0.1, "reading": 0.0}  # fmt: skip
     assert {name: getattr(PAPER, name) for name in TERMS} == published
     assert (PAPER.polarity_margin, PAPER.prototype_margin, PAPER.per_dimension) == (0.5, 0.1, 20)
     assert not PAPER.relative and PAPER.rule == "paper"
