@@ -195,15 +195,15 @@ def monosemantic(activation: Float[Tensor, "n j"], other: Bool[Tensor, "n"]) -> 
 
 
 def reading(contrast: Float[Tensor, "n"], valence: Float[Tensor, "n"]) -> Scalar:
-    """1 − r²: the share of the signed typicality's variance that no multiple of the contrast explains; 1 where either
-    does not vary. Least squares with a free size, so that readers need not grow to read.
+    """1 − r, r the Pearson correlation of the contrast with the signed typicality; 1 where either does not vary.
+    Readers need not grow to read, as they would have to for an error in typicality's own units.
 
     Args:
         contrast, valence: see `contrast` and `signed_typicality`.
     """
     a, v = contrast - contrast.mean(), valence - valence.mean()
-    explained, most = (a @ v).square(), a.square().sum() * v.square().sum()
-    return 1 - torch.where(most > 0, explained / most.where(most > 0, 1.0), 0.0)
+    size = (a.square().sum() * v.square().sum()).clamp(min=0)
+    return 1 - torch.where(size > 0, (a @ v) / size.where(size > 0, 1.0).sqrt(), 0.0)
 
 
 def signed_typicality(vector: Float[Tensor, "n 10"]) -> Float[Tensor, "n"]:

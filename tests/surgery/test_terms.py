@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
+from scipy.stats import pearsonr
 
 from sae_moral.surgery import PAPER, terms
 from sae_moral.surgery.terms import TERMS
@@ -61,12 +61,12 @@ def test_monosemantic_charges_firing_on_items_of_another_dimension() -> None:
     assert float(terms.monosemantic(activation, torch.tensor([True, True, False]))) == pytest.approx((2 + 0.25) / 2)
 
 
-def test_reading_is_what_least_squares_leave_unexplained() -> None:
+def test_reading_is_one_less_the_correlation() -> None:
     g = torch.Generator().manual_seed(0)
     a, y = torch.randn(50, generator=g), torch.randn(50, generator=g)
-    expected = LinearRegression().fit(a[:, None].numpy(), y.numpy()).score(a[:, None].numpy(), y.numpy())
-    assert float(terms.reading(a, y)) == pytest.approx(1 - expected, abs=1e-5)
-    assert float(terms.reading(5 - 3 * y, y)) == pytest.approx(0, abs=1e-5)  # of either sign and any size
+    assert float(terms.reading(a, y)) == pytest.approx(1 - pearsonr(a.numpy(), y.numpy()).statistic, abs=1e-5)
+    assert float(terms.reading(5 + 3 * y, y)) == pytest.approx(0, abs=1e-5)  # of any size
+    assert float(terms.reading(5 - 3 * y, y)) == pytest.approx(2, abs=1e-5)  # and of the right sign
     constant = torch.ones(50, requires_grad=True)
     terms.reading(constant, y).backward()
     assert terms.reading(constant, y) == 1 and constant.grad is not None and not constant.grad.any()

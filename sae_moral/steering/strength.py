@@ -1,0 +1,77 @@
+"""How strong a steering is by what it breaks: α for a given KL on neutral text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from sae_moral.provenance import HookedModel
+from sae_moral.steering.effects import side_effects
+from sae_moral.steering.hooks import NotFiniteError
+from sae_moral.steering.steering import Steering
+
+TOLERANCE = 0.02
+"""Of the KL that is reached, relative."""
+
+
+def at_kl(
+    model: HookedModel | nn.Module,
+    steering: Steering,
+    kl: float,
+    texts: Sequence[str] | None = None,
+    *,
+    any_model: bool = False,
+) -> Steering:
+    """The steering with the α, of the sign it has, at which KL(unsteered ‖ steered) on neutral text is `kl`.
+
+    KL grows as α² while α is small: a few steps by that rule come near, and Brent's method closes in.
+
+    Args:
+        kl: nats per token.
+        texts: as for `side_effects`.
+
+    Raises:
+        ValueError: a KL that is not above 0, α = 0, or a steering that does not change the model.
+        RuntimeError: no α found, where KL does not grow with it.
+
+    Example:
+        steering = at_kl(model, Steering(operation, 1.0, form="write"), 0.02)
+    """
+    from scipy.optimize import root_scalar
+
+    if not 0 < kl < math.inf or not steering.alpha:
+        raise ValueError(f"kl {kl} and α {steering.alpha}; expected a KL above 0, and an α that says which way")
+
+    def with_alpha(log_alpha: float) -> Steering:
+        return dataclasses.replace(steering, alpha=math.copysign(math.exp(log_alpha), steering.alpha))
+
+    def excess(log_alpha: float) -> float:
+        try:
+            found = side_effects(model, with_alpha(log_alpha), texts, any_model=any_model).kl
+        except NotFiniteError:
+            found = math.inf
+        if not math.isfinite(found):
+            return 10.0  # far too strong
+        if found <= 0:
+            raise ValueError(f"{steering.name} does not change the model's predictions; expected one that does")
+        return math.log(found / kl)
+
+    log_alpha = math.log(abs(steering.alpha))
+    first = excess(log_alpha)
+    if abs(first) <= TOLERANCE:
+        return steering
+    for _ in range(12):  # brought near by KL ∝ α², then closed in on
+        second = log_alpha - max(-5.0, min(5.0, first / 2))
+        value = excess(second)
+        if abs(value) <= TOLERANCE:
+            return with_alpha(second)
+        if (value > 0) != (first > 0):
+            break
+        log_alpha, first = second, value
+    else:
+        raise RuntimeError(f"no α found at which {steering.name} has a KL of {kl}; expected one that grows with α")
+    found = root_scalar(excess, bracket=sorted((log_alpha, second)), method="brentq", rtol=1e-4, xtol=TOLERANCE / 8)
+    return with_alpha(found.root)

@@ -1,0 +1,134 @@
+"""Twins of an operation's write: all of it kept but one ingredient, so that a cause can be told from a coincidence.
+
+    shuffled    the same surgery on shuffled labels: another gate (`operate(..., control="shuffled")`)
+    random      the same surgery on latents that are not moral (`operate(..., control="random")`)
+    rotated     the same gates; rows turned by a random rotation, norms and Gram matrix kept (`edits.rotated`)
+    permuted    the same gates and rows; each row written by another latent's gate (`edits.permuted`)
+    dense       the same way to write; the gate read from the stream itself by a ridge regression (`dense`)
+    valence     gate and write learnt from pleasant and unpleasant sentences in which nobody does right or wrong
+    constant    the difference in means at every token, without a gate (`steering.difference_in_means`)
+
+They are compared at equal damage (`strength.at_kl`), not at equal norms: an edit across the few dimensions that carry
+the norm of a stream breaks a model that one along them leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae_moral.capture import Representations, capture
+from sae_moral.capture.hooks import resolve_hooks
+from sae_moral.capture.models import hooked_model
+from sae_moral.capture.prompts import left_padded, prompts_of
+from sae_moral.controls.valence import sentences
+from sae_moral.data import MoralData
+from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
+from sae_moral.metrics.ridge import PENALTIES
+from sae_moral.protocol import AUDITED
+from sae_moral.provenance import HookedModel
+from sae_moral.steering.edits import Reader, Write, written
+from sae_moral.steering.effects import PAIRS, TEMPLATE, pair_tokens
+from sae_moral.steering.generate import last_logits
+from sae_moral.steering.hooks import steer
+from sae_moral.steering.steering import Direction
+from sae_moral.surgery import Operation
+from sae_moral.surgery.terms import signed_typicality
+
+
+def dense(operation: Operation, reader: Reader) -> Write:
+    """A gate read from the stream, writing what the operation's rows write together: the mean row of virtues less that
+    of vices."""
+    rows, row_of = written(operation).rows, {latent: i for i, latent in enumerate(operation.latents.tolist())}
+    sides: list[list[int]] = [[], []]
+    for name, members in operation.by_dimension.items():
+        sides[DIMENSIONS.index(name) % 2] += [row_of[latent] for latent in members]
+    means = [rows[own].float().mean(dim=0) if own else torch.zeros_like(rows[0], dtype=torch.float32) for own in sides]
+    return Write(operation.layer, reader, (means[VIRTUE] - means[VICE])[None], f"dense twin of {operation.name}")
+
+
+def typicality_reader(representations: Representations, data: MoralData, layer: int) -> Reader:
+    """The ridge regression of the signed typicality (negative for vices, 0 for neutral items) on mean vectors.
+
+    Raises:
+        ValueError: representations of other scenarios.
+    """
+    if len(representations) != len(data):
+        raise ValueError(f"{len(representations)} vectors for {len(data)} scenarios; expected one each")
+    y = signed_typicality(torch.from_numpy(data.vector)).numpy()
+    return _ridge("reader of typicality", representations[layer], y)
+
+
+def valence(model: HookedModel | nn.Module, layer: int) -> Write:
+    """Gate and write from pleasant and unpleasant sentences about weather, food, luck and the like
+    (`sae_moral.controls.valence`): a ridge regression, and the difference in means."""
+    known, how = sentences(), {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
+    vectors = capture(hooked_model(model), known.text, layers=[layer], progress=False, **how)[layer]
+    pleasant = torch.from_numpy(known.pleasant)
+    reader = _ridge("reader of valence", vectors, np.where(known.pleasant, 1.0, -1.0))
+    way = vectors[pleasant].mean(dim=0) - vectors[~pleasant].mean(dim=0)
+    return Write(layer, reader, way[None].float(), "valence")
+
+
+def _ridge(name: str, x: Float[Tensor, "n d"], y: Float[np.ndarray, "n"]) -> Reader:
+    """On standardised dimensions, with the penalty of the smallest leave-one-out error."""
+    from sklearn.linear_model import RidgeCV
+
+    z = x.double().cpu().numpy()
+    mean, deviation = z.mean(axis=0), z.std(axis=0)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-12 * np.abs(z).max())
+    # The mean squared singular value of n standardised rows: at most min(n, d) are not zero.
+    unit = len(z) * np.count_nonzero(scale) / max(1, min(len(z) - 1, np.count_nonzero(scale)))
+    found = RidgeCV(alphas=PENALTIES * unit).fit((z - mean) * scale, y)
+    weight = torch.from_numpy(found.coef_ * scale)
+    bias = float(found.intercept_) - float(torch.from_numpy(mean) @ weight)
+    return Reader(name, weight[:, None].float(), torch.tensor([bias]))
+
+
+def margin_gradient(
+    model: HookedModel | nn.Module,
+    data: MoralData,
+    layer: int,
+    *,
+    pairs: Sequence[tuple[str, str]] = PAIRS[:1],
+    template: str = TEMPLATE,
+    limit: int = 200,
+    batch_size: int = 16,
+) -> Direction:
+    """E[∂ margin / ∂ h]: the direction that, added after a block at every token but the first, raises the margin of the
+    approving over the disapproving words fastest; mean over scenarios.
+
+    Args:
+        data: training scenarios; at most `limit` of those with a pole are used.
+        pairs, template: as for `acceptability`; pairs and templates that are measured later do not belong here.
+
+    Raises:
+        ValueError: no scenario with a pole, or a word of several tokens.
+    """
+    model = hooked_model(model)
+    moral = data.subset(np.flatnonzero((data.pole == VIRTUE) | (data.pole == VICE)))
+    if not len(moral):
+        raise ValueError("no scenario with a pole; expected some to take a gradient over")
+    ids = prompts_of(model, moral.sample(min(limit, len(moral))).text, template=template, bos=AUDITED.bos).ids
+    good, bad = (list(side) for side in zip(*pair_tokens(model, pairs), strict=True))
+    name, held, total = resolve_hooks(model, [layer])[layer], list[Tensor](), torch.zeros(model.cfg.d_model)
+
+    def hold(hidden: Tensor, hook: object = None) -> Tensor:
+        # Cut from what is below: nothing there needs a gradient.
+        held.append(hidden.detach().requires_grad_())
+        return held[-1]
+
+    with torch.enable_grad(), steer(model, ()), model.hooks(fwd_hooks=[(name, hold)]):
+        for first in range(0, len(ids), batch_size):
+            held.clear()
+            tokens, mask = left_padded(ids[first : first + batch_size], model)
+            logits = last_logits(model, len(tokens))(tokens, mask.long())
+            margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
+            (gradient,) = torch.autograd.grad(margin, held)
+            behind_first = mask & (mask.long().cumsum(dim=1) > 1)
+            total += gradient[behind_first].float().sum(dim=0).cpu()
+    return Direction(layer, total / len(ids), "gradient of the margin")
