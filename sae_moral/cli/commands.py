@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sae_moral.provenance import HookedModel
     from sae_moral.surgery import Operation
 
+OUTPUT = "output"
+"""The write along the gradient of the margin, which needs the model."""
 CHAT = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -181,16 +183,17 @@ def compare_saes(a: argparse.Namespace) -> int:
 
 
 def operate(a: argparse.Namespace) -> int:
-    """Train the moral latents of an SAE on polarity and typicality.
+    """Train the moral latents of an SAE to read human judgements, and to write what the model acts on.
 
     Everything else is frozen; writes an ordinary SAELens folder with surgery.json and before.safetensors, and prints
     what changed on scenarios that took no part.
 
-    Example: sae-moral operate gemma-3-270m saes/blocks.9.hook_resid_post --data social-chem-101 --out operation
+    Example: sae-moral operate gemma-3-270m saes/blocks.9.hook_resid_post --data social-chem-101 --write shared
     """
     from sae_moral.data import group_split
     from sae_moral.sae import MoralLatents, load_sae
-    from sae_moral.surgery import Operation, operate, summary
+    from sae_moral.steering.twins import margin_gradient
+    from sae_moral.surgery import Operation, along, operate, summary
     from sae_moral.surgery.settings import SurgerySettings, get_settings
 
     out = out_folder(a, "operation", *(() if a.control == "none" else (a.control,)))
@@ -200,13 +203,19 @@ def operate(a: argparse.Namespace) -> int:
     if (out / "surgery.json").exists() and not a.overwrite:
         about = Operation.load(out).record
         there = {"control": about.control, "seed": about.seed, "settings": about.settings, "data": about.data["sha256"]}
+        there["write"] = list(about.written["writes"]) if about.written else []
         asked = {"control": a.control, "seed": a.seed, "settings": settings.to_dict(), "data": data.sha256}
+        asked["write"] = a.write or []
         if told := io.differences(there, asked):
             raise FolderError(f"{out} holds another operation: {told}; choose another folder, or give --overwrite")
     model = _model(a)
     sae = load_sae(a.sae, model=model, any_model=a.any_model)
-    given = _given(a, operate, "sae", "latents", "data", "settings")
-    operation = operate(sae, latents, model, data, settings=settings, split=split, **given)
+    given = _given(a, operate, "sae", "latents", "data", "settings", "write")
+    write: list[Any] = list(a.write or ())
+    if OUTPUT in write:
+        gradient = margin_gradient(model, data.subset(split["train"]), sae.layer)
+        write[write.index(OUTPUT)] = along(gradient.vector, OUTPUT)
+    operation = operate(sae, latents, model, data, settings=settings, split=split, write=write, **given)
     print(f"{summary(operation)}\n\n{operation.save(out, overwrite=a.overwrite)}")
     return 0
 
@@ -233,12 +242,16 @@ def steer(a: argparse.Namespace) -> int:
 
     Example: sae-moral steer gemma-3-270m operation --prompt "Lying to a friend is" --alpha 1,4
     """
-    from sae_moral.steering import Steering, generate
+    from sae_moral.steering import Steering, at_kl, generate
 
     model = _model(a)
     operations = _operations(a.operation, model)
     options = {**_given(a, generate, "model"), "chat": CHAT[a.chat]}
     how = _given(a, Steering, "alpha")
+    if a.kl is not None and len(operations) > 1:
+        raise ValueError(f"--kl with {len(operations)} operations; expected one, whose strength it says")
+    if a.kl is not None:
+        a.alpha = [at_kl(model, Steering(operations[0], 1.0, **how), a.kl, any_model=a.any_model).alpha]
     chosen = {alpha: [Steering(one, alpha, **how) for one in operations] for alpha in a.alpha}
     plain = generate(model, a.prompt, **options)
     steered = {alpha: generate(model, a.prompt, steerings=given, **options) for alpha, given in chosen.items()}

@@ -46,6 +46,11 @@ def _forms(text: str) -> list[str]:
     return [read(one) for one in text.split(",")]
 
 
+def _writes(text: str) -> list[str]:
+    read = one_of("write", (*named("WRITES", "surgery.write"), run.OUTPUT))
+    return [read(one) for one in text.split(",")]
+
+
 def _json(text: str) -> dict[str, Any]:
     try:
         found = parse_json(text)
@@ -87,6 +92,7 @@ NEUTRAL = "neutral texts, one a line (default: our own)"
 FOLDERS = "folders of sae-moral operate"
 QUANTISED = 'quantise while loading, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}'
 STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
+WRITE = "what decoder rows gain: representation, shared (differences in means), output (gradient of a margin)"
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
 PAIRS = listed(_pair, "words in twos, e.g. ' right/ wrong, good/ bad'")
 
@@ -197,6 +203,7 @@ COMMANDS = {
         *data,
         own("sae", metavar="SAE", help="a folder, or release/id"),
         own("--latents", type=Path, metavar="DIR", help="moral latents found before (default: find them)"),
+        of(OPERATE, "write", type=_writes, metavar="A,B", help=WRITE),
         of(OPERATE, "control", help="a control in place of the surgery"),
         of(OPERATE, "settings", help="values of all that follows, where it is not given"),
         all_of(SURGERY, "name", "form", default=UNKNOWN),
@@ -219,6 +226,7 @@ COMMANDS = {
         own("operation", metavar="OPERATION", type=Path, nargs="+", help=FOLDERS),
         own("--prompt", action="append", required=True, metavar="TEXT", help="may be given several times"),
         of(STEERING, "alpha", type=STRENGTHS, default=[1], metavar="A,B", help="strengths, one after the other"),
+        own("--kl", type=float, metavar="NATS", help="strength by damage: KL per token on neutral text"),
         of(STEERING, "form", choices="steering.steering:FORMS"),
         *(of(STEERING, "units"), of(STEERING, "positions")),
         of(GENERATE, "max_new_tokens", "--tokens", metavar="N", help="new tokens at most"),

@@ -23,6 +23,8 @@ from sae_moral.steering.steering import (
     random_direction,
 )
 from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
+from sae_moral.steering.strength import at_kl
+from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
 
 __all__ = [
     "WORDINGS",
@@ -44,6 +46,8 @@ __all__ = [
     "Write",
     "acceptability",
     "choose_words",
+    "at_kl",
+    "dense",
     "difference_in_means",
     "diversity",
     "edit",
@@ -52,6 +56,7 @@ __all__ = [
     "low_rank_edit",
     "margin_effect",
     "measure",
+    "margin_gradient",
     "neutral_texts",
     "permuted",
     "prompt_ids",
@@ -61,5 +66,7 @@ __all__ = [
     "steer",
     "steering_hooks",
     "usable",
+    "typicality_reader",
+    "valence",
     "written",
 ]

@@ -118,7 +118,7 @@ def _difference(mean: Tensor, items: Tensor, others: Tensor) -> Float[Tensor, "d
 
 
 REPRESENTATION, SHARED = WriteTerm("representation", 1.0, representation), WriteTerm("shared", 1.0, shared)
-WRITES = {term.name: term for term in (REPRESENTATION, SHARED)}
+WRITES = {"representation": REPRESENTATION, "shared": SHARED}
 Writes = str | WriteTerm | Sequence[str | WriteTerm]
 
 
