@@ -22,9 +22,9 @@ from sae_moral.steering.steering import (
     difference_in_means,
     random_direction,
 )
-from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
 from sae_moral.steering.strength import at_kl
 from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
+from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
 
 __all__ = [
     "WORDINGS",
@@ -45,8 +45,8 @@ __all__ = [
     "Words",
     "Write",
     "acceptability",
-    "choose_words",
     "at_kl",
+    "choose_words",
     "dense",
     "difference_in_means",
     "diversity",
@@ -55,8 +55,8 @@ __all__ = [
     "generate",
     "low_rank_edit",
     "margin_effect",
-    "measure",
     "margin_gradient",
+    "measure",
     "neutral_texts",
     "permuted",
     "prompt_ids",
@@ -65,8 +65,8 @@ __all__ = [
     "side_effects",
     "steer",
     "steering_hooks",
-    "usable",
     "typicality_reader",
+    "usable",
     "valence",
     "written",
 ]

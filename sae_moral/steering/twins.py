@@ -15,6 +15,7 @@ the norm of a stream breaks a model that one along them leaves alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from sae_moral.capture import Representations, capture
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.capture.models import hooked_model
-from sae_moral.capture.prompts import left_padded, prompts_of
 from sae_moral.controls.valence import sentences
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
@@ -32,12 +32,15 @@ from sae_moral.metrics.ridge import PENALTIES
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.steering.edits import Reader, Write, written
-from sae_moral.steering.effects import PAIRS, TEMPLATE, pair_tokens
 from sae_moral.steering.generate import last_logits
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Direction
+from sae_moral.steering.words import ENGLISH, MORALLY, Wording, pair_tokens
 from sae_moral.surgery import Operation
 from sae_moral.surgery.terms import signed_typicality
+
+RIGHT_OR_WRONG = replace(MORALLY, pairs=ENGLISH[:1])
+"""What `margin_gradient` is of, unless told otherwise."""
 
 
 def dense(operation: Operation, reader: Reader) -> Write:
@@ -93,29 +96,33 @@ def margin_gradient(
     model: HookedModel | nn.Module,
     data: MoralData,
     layer: int,
+    wordings: Sequence[Wording] = (RIGHT_OR_WRONG,),
     *,
-    pairs: Sequence[tuple[str, str]] = PAIRS[:1],
-    template: str = TEMPLATE,
     limit: int = 200,
     batch_size: int = 16,
 ) -> Direction:
-    """E[∂ margin / ∂ h]: the direction that, added after a block at every token but the first, raises the margin of the
-    approving over the disapproving words fastest; mean over scenarios.
+    """E[∂ margin / ∂ h]: the direction that, added after a block at every token but the first, raises the margins of
+    approving over disapproving words fastest; mean over scenarios, pairs and wordings.
 
     Args:
         data: training scenarios; at most `limit` of those with a pole are used.
-        pairs, template: as for `acceptability`; pairs and templates that are measured later do not belong here.
+        wordings: what is measured later, pairs and wordings that are held out, does not belong here.
 
     Raises:
-        ValueError: no scenario with a pole, or a word of several tokens.
+        ValueError: no scenario with a pole, no wording, or as `measure`.
+
+    Example:
+        words = choose_words(model, training)
+        learnt = [one for one in words.wordings if not one.held_out]
+        learnt = [dataclasses.replace(one, pairs=words.chosen[one.name]) for one in learnt]
+        operate(sae, None, model, data, write=along(margin_gradient(model, training, 9, learnt).vector, "output"))
     """
     model = hooked_model(model)
     moral = data.subset(np.flatnonzero((data.pole == VIRTUE) | (data.pole == VICE)))
-    if not len(moral):
-        raise ValueError("no scenario with a pole; expected some to take a gradient over")
-    ids = prompts_of(model, moral.sample(min(limit, len(moral))).text, template=template, bos=AUDITED.bos).ids
-    good, bad = (list(side) for side in zip(*pair_tokens(model, pairs), strict=True))
-    name, held, total = resolve_hooks(model, [layer])[layer], list[Tensor](), torch.zeros(model.cfg.d_model)
+    if not len(moral) or not wordings:
+        raise ValueError(f"{len(moral)} scenarios with a pole and {len(wordings)} wordings; expected some of both")
+    moral, name = moral.sample(min(limit, len(moral))), resolve_hooks(model, [layer])[layer]
+    total, held = torch.zeros(model.cfg.d_model), list[Tensor]()
 
     def hold(hidden: Tensor, hook: object = None) -> Tensor:
         # Cut from what is below: nothing there needs a gradient.
@@ -123,12 +130,16 @@ def margin_gradient(
         return held[-1]
 
     with torch.enable_grad(), steer(model, ()), model.hooks(fwd_hooks=[(name, hold)]):
-        for first in range(0, len(ids), batch_size):
-            held.clear()
-            tokens, mask = left_padded(ids[first : first + batch_size], model)
-            logits = last_logits(model, len(tokens))(tokens, mask.long())
-            margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
-            (gradient,) = torch.autograd.grad(margin, held)
-            behind_first = mask & (mask.long().cumsum(dim=1) > 1)
-            total += gradient[behind_first].float().sum(dim=0).cpu()
-    return Direction(layer, total / len(ids), "gradient of the margin")
+        for wording in wordings:
+            prompts = wording.prompts(model, moral.text)
+            good, bad = (list(side) for side in zip(*pair_tokens(model, wording.pairs), strict=True))
+            for first in range(0, len(prompts.ids), batch_size):
+                held.clear()
+                last = min(first + batch_size, len(prompts.ids))
+                batch = prompts.tokens(first, last, model.cfg.device or "cpu", left=True)
+                logits = last_logits(model, last - first)(batch.ids, batch.real.long())
+                margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
+                (gradient,) = torch.autograd.grad(margin, held)
+                behind_first = batch.real & (batch.real.long().cumsum(dim=1) > 1)
+                total += gradient[behind_first].float().sum(dim=0).cpu() / len(prompts.ids)
+    return Direction(layer, total / len(wordings), "gradient of the margin")

@@ -18,7 +18,7 @@ from sae_moral.foundations import VICE, VIRTUE
 from sae_moral.metrics.ridge import PENALTIES
 from sae_moral.protocol import AUDITED
 from sae_moral.sae.load import LoadedSae
-from sae_moral.steering import Direction, Steering, acceptability, permuted, rotated, written
+from sae_moral.steering import Direction, Steering, Wording, measure, permuted, rotated, written
 from sae_moral.steering.strength import at_kl
 from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
 from sae_moral.surgery import Operation, along, operate
@@ -26,16 +26,16 @@ from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
 DATA = scenarios(120)
-PAIRS = (("helping", "hitting"),)
+WORDING = Wording("tiny", "{text} is morally", (("helping", "hitting"),))
 HOW: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
 
 
 def test_the_gradient_is_what_a_small_step_does(tiny: Any) -> None:
     moral = DATA.subset(np.flatnonzero(DATA.pole != 2))
-    found = margin_gradient(tiny, DATA, 1, pairs=PAIRS, limit=len(moral), batch_size=7)
+    found = margin_gradient(tiny, DATA, 1, [WORDING], limit=len(moral), batch_size=7)
     step = torch.randn(D, generator=torch.Generator().manual_seed(0))
     plus, minus = (
-        acceptability(tiny, moral, Steering(Direction(1, sign * 1e-2 * step, "step"), 1.0), pairs=PAIRS).margin
+        measure(tiny, moral, Steering(Direction(1, sign * 1e-2 * step, "step"), 1.0), [WORDING])["tiny"][0]
         for sign in (1, -1)
     )
     distinct = np.unique(np.array(moral.text), return_index=True)[1]  # each text once, as the gradient has it
@@ -96,7 +96,7 @@ def planted(tiny: Any) -> Planted:
         for name, parameter in hf.named_parameters():
             if "layers.2." in name and "norm" not in name:
                 parameter.mul_(0.05)  # what is after block 1 changes little
-        words = tiny.tokenizer.convert_tokens_to_ids([*PAIRS[0]])
+        words = tiny.tokenizer.convert_tokens_to_ids([*WORDING.pairs[0]])
         head = hf.get_output_embeddings().weight
         for word, sign in zip(words, (1, -1), strict=True):
             head[word] = sign * 2 * direction
@@ -116,7 +116,7 @@ def planted(tiny: Any) -> Planted:
 
 def auroc(planted: Planted, data: MoralData, steering: Steering | None) -> float:
     moral = data.subset(np.flatnonzero(data.pole != 2))
-    margin = acceptability(planted.model, moral, steering or (), pairs=PAIRS, draws=1).margin
+    margin = measure(planted.model, moral, steering or (), [WORDING])["tiny"][0]
     return float(roc_auc_score(moral.pole == VIRTUE, margin))
 
 
@@ -124,7 +124,7 @@ def test_surgery_finds_gate_and_write_and_twins_do_not(planted: Planted) -> None
     data, split = planted.data, group_split(planted.data)
     train, test = data.subset(split["train"]), data.subset(split["test"])
     assert {VIRTUE, VICE} <= set(test.pole.tolist())
-    gradient = margin_gradient(planted.model, train, 1, pairs=PAIRS)
+    gradient = margin_gradient(planted.model, train, 1, [WORDING])
     assert torch.cosine_similarity(gradient.vector, planted.direction, dim=0) > 0.8
     latents = {"care": [0, 5, 9, 14, 22], "harm": [1, 7, 12, 30, 33]}
     how: dict[str, Any] = {"split": split, "any_model": True, "tolerance": 0.5, "lr": 0.02, "progress": False}

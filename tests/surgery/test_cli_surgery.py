@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_moral.cli import main
-from sae_moral.steering import margin_gradient
+from sae_moral.steering import Wording, margin_gradient
 from sae_moral.surgery import Operation
 from tests.surgery.worlds import sae
 from tests.tiny import scenarios
@@ -59,7 +59,9 @@ def test_bad_input_says_what_would_be_right_and_writes_nothing(
 def test_writes_are_named_and_another_write_is_another_operation(
     folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = partial(margin_gradient, pairs=[("helping", "hitting")])  # the tiny model has no " right" and " wrong"
+    known = partial(
+        margin_gradient, wordings=[Wording("tiny", "{text} is morally", (("helping", "hitting"),))]
+    )  # the tiny model has no " right" and " wrong"
     monkeypatch.setattr("sae_moral.steering.twins.margin_gradient", known)
     command = ["operate", str(tiny_folder), str(folder / "sae"), "--data", str(folder / "table.jsonl")]
     command += "--rule paper --epochs 2 --shares 0.6,0.2,0.2 --device cpu".split()
