@@ -233,6 +233,19 @@ def paper_classes(r: Float[np.ndarray, "s 10"]) -> Int[np.ndarray, "s"]:
     return np.select([np.abs(r).max(axis=1) < 0.05, single], [0, 1], 2).astype(np.int64)
 
 
+def released_pairs(r: Float[np.ndarray, "s 10"], most: int = 50) -> Bool[np.ndarray, "s 10"]:
+    """Moral latents of the code released with arXiv 2603.15615, which its text does not have: a latent belongs to the
+    dimension of its largest |r| where that is above 0.1 and above 1.5 times the second; and beside these the latents
+    with the 50 largest |r| of each dimension."""
+    size = np.abs(r)
+    second, first = np.sort(size, axis=1)[:, -2:].T
+    chosen = (size == first[:, None]) & ((first > 0.1) & (first > 1.5 * second))[:, None]
+    top = np.argsort(-size, axis=0, kind="stable")[:most]
+    among = np.zeros_like(chosen)
+    np.put_along_axis(among, top, True, axis=0)
+    return chosen | (among & (size > 0))
+
+
 def audit(
     r: Float[np.ndarray, "s 10"],
     q: Float[np.ndarray, "s 10"],

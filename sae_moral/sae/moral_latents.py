@@ -18,13 +18,14 @@ from sae_moral.io import check_files, differences, locked, read_typed, record, w
 from sae_moral.sae.association import (
     AUDITED_CLASSES,
     PAPER_CLASSES,
+    released_pairs,
 )  # fmt: skip
 from sae_moral.shown import at, shown
 from sae_moral.tables import Table
 
 SCHEMA_VERSION = 2
 RECORD, ARRAYS = "moral_latents.json", "moral_latents.safetensors"
-RULES = ("audited", "paper")
+RULES = ("audited", "paper", "released")
 
 
 class TopScenario(TypedDict):
@@ -122,15 +123,17 @@ class MoralLatents:
         return tuple(self.provenance["measured"])
 
     def pairs(self, rule: str = "audited") -> Bool[np.ndarray, "s 10"]:
-        """Which latent is moral for which dimension. Under `paper` the sign does not count.
+        """Which latent is moral for which dimension. Under `paper` and `released` the sign does not count.
 
         Raises:
-            ValueError: a rule other than audited, paper.
+            ValueError: a rule other than audited, paper, released.
         """
         if rule not in RULES:
             raise unknown("rule", rule, RULES)
         if rule == "audited":
             return self.arrays["passes"]
+        if rule == "released":
+            return released_pairs(self.arrays["paper_r"])
         single = self.arrays["paper_class"] == PAPER_CLASSES.index("monosemantic")
         return (np.abs(self.arrays["paper_r"]) > 0.1) & single[:, None]
 
@@ -139,7 +142,7 @@ class MoralLatents:
 
         Args:
             dimension: only those of one dimension.
-            rule: `audited`, or `paper` (its monosemantic latents).
+            rule: `audited`, `paper` (its monosemantic latents), or `released` (see `released_pairs`).
             limit: at most so many.
 
         Raises:
@@ -158,7 +161,9 @@ class MoralLatents:
         return {name: self.latents(name, rule=rule, limit=limit) for name in DIMENSIONS}
 
     def classes(self, rule: str = "audited") -> dict[str, int]:
-        """How many latents are in each class of a rule."""
+        """How many latents are in each class of a rule: `audited` or `paper`."""
+        if rule not in (classed := ("audited", "paper")):
+            raise unknown("rule with classes", rule, classed)
         names = AUDITED_CLASSES if rule == "audited" else PAPER_CLASSES
         counts = np.bincount(self.arrays[f"{rule}_class"], minlength=len(names))
         return dict(zip(names, counts.tolist(), strict=True))

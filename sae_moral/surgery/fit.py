@@ -269,6 +269,7 @@ class Fit:
             relative=self.settings.relative,
             polarity_margin=self.settings.polarity_margin,
             prototype_margin=self.settings.prototype_margin,
+            released=self.settings.form == "released",
         )
         return term_values(batch, self.columns, self._terms)
 
@@ -287,19 +288,27 @@ class Fit:
         """
         moving, settings = _Moving(self), self.settings
         optimiser = torch.optim.Adam(list(moving.step.values()), lr=settings.lr)
-        generator = torch.Generator().manual_seed(seed)
+        generator, schedule = torch.Generator().manual_seed(seed), None
+        if settings.schedule == "one-cycle" and settings.epochs:
+            steps = settings.epochs * math.ceil(len(self.prompts["train"]) / settings.batch)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps)
         best, kept, epoch, reason = float("inf"), 0, 0, "epochs"
         limit = self._limit(settings.read_share if self.writes else 1.0)
         rows, history = moving.rows(), list[Epoch]()
         for epoch in range(settings.epochs + 1):
             seen: list[dict[str, Tensor]] = []
-            for chosen in torch.randperm(len(self.prompts["train"]), generator=generator).split(settings.batch):
+            for chosen in self.batches(generator):
                 if not epoch:
                     break
                 optimiser.zero_grad()
                 seen.append(self.terms(moving.rows(), "train", chosen))
                 self.total(seen[-1]).backward()
+                if settings.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(moving.step.values(), settings.clip)
+                moving.decay(settings.weight_decay * optimiser.param_groups[0]["lr"])
                 optimiser.step()
+                if schedule is not None:
+                    schedule.step()
                 moving.project()
             with torch.no_grad():
                 now = self._values([self.terms(moving.rows(), "validation")])
@@ -312,6 +321,19 @@ class Fit:
                 reason = "no lower validation loss within the tolerance"
                 break
         return rows, history, Stopped(kept_epoch=kept, epochs=epoch, reason=reason)
+
+    def batches(self, generator: torch.Generator) -> Sequence[Int[Tensor, "t"]]:
+        """Positions of the training prompts, a batch each."""
+        n = len(self.prompts["train"])
+        if not self.settings.by_typicality:
+            return torch.randperm(n, generator=generator).split(self.settings.batch)
+        records = self.records["train"]
+        at = torch.searchsorted(self.prompts["train"], self.vectors.row[records])
+        m = self.labels.at(records).vector.amax(dim=1).cpu()
+        share = torch.zeros(n).scatter_reduce(0, at, m, "amax") + 0.1
+        drawn = torch.multinomial(share, n, replacement=True, generator=generator)
+        # A prompt counts once in a batch.
+        return [torch.unique(batch) for batch in drawn.split(self.settings.batch)]
 
     def _limit(self, share: float = 1.0) -> float:
         """The reconstruction error that is tolerated, as a multiple of the one before surgery."""
@@ -411,6 +433,14 @@ class _Moving:
 
     def rows(self) -> Rows:
         return {name: value + self._unit[name] * self.step[name] for name, value in self._start.items()}
+
+    @torch.no_grad()
+    def decay(self, share: float) -> None:
+        """Take that share of all weights away."""
+        if share:
+            for name, value in self.rows().items():
+                unit = self._unit[name].expand_as(value)
+                self.step[name].sub_(torch.where(unit > 0, share * value / unit.where(unit > 0, 1.0), 0.0))
 
     @torch.no_grad()
     def project(self) -> None:

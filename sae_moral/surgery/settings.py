@@ -1,4 +1,5 @@
-"""Everything that shapes a surgery, under two names: `default`, and `paper` (arXiv 2603.15615)."""
+"""Everything that shapes a surgery, under three names: `default`, `paper` (the text of arXiv 2603.15615), and
+`released` (where the code published with it does otherwise)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from sae_moral.errors import unknown
 from sae_moral.sae.moral_latents import RULES
 from sae_moral.surgery.terms import TERMS
 
-FORMS = ("relative", "paper")
+FORMS, SCHEDULES = ("relative", "paper", "released"), ("constant", "one-cycle")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class SurgerySettings:
         reconstruction, sparsity, alignment, polarity, prototype, monosemantic, reading: weights of the `TERMS`.
         polarity_margin, prototype_margin: in the units of the activations.
         form: `relative` (activations in units of each latent's size, reconstruction in units of the error before
-            surgery, polarity on the foundation's own items) or `paper` (all of it absolute, polarity on all items).
+            surgery, polarity on the foundation's own items), `paper` (all of it absolute, polarity on all items) or
+            `released` (as `paper`; alignment of items with a typicality above 0, polarity of those above 0.3,
+            monosemantic activations squared).
         leak: share of a gradient that reaches a latent where it is silent; 0: none, as of a ReLU. It changes no value.
         keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
             its row as much, and margins would be met without a change to what is written back.
@@ -30,6 +33,11 @@ class SurgerySettings:
         outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as in
             the SAE's training (`sae.train_input.within`); None: all count.
         lr: Adam's step; under `relative` in units of each parameter's own size.
+        schedule: of the step: `constant`, or `one-cycle` (Smith & Topin 2018) over all epochs.
+        weight_decay: of the trained weights, decoupled (Loshchilov & Hutter 2019).
+        clip: largest norm of the gradient; None: any.
+        by_typicality: prompts are drawn with replacement, by their typicality and a tenth, so that neutral ones come,
+            too; otherwise each once per epoch.
         batch: distinct prompts per step.
         epochs: at most so many passes over the training prompts.
         patience: epochs without a lower validation loss before training stops.
@@ -58,6 +66,10 @@ class SurgerySettings:
     per_dimension: int | None = 8
     outliers: float | None = 10.0
     lr: float = 0.002
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    clip: float | None = None
+    by_typicality: bool = False
     batch: int = 256
     epochs: int = 50
     patience: int = 5
@@ -72,9 +84,13 @@ class SurgerySettings:
         """
         if self.form not in FORMS:
             raise unknown("form", self.form, FORMS)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}; expected a number above 0, or None")
         if self.rule not in RULES:
             raise unknown("rule", self.rule, RULES)
-        for name in (*TERMS, "polarity_margin", "prototype_margin", "leak", "epochs"):
+        for name in (*TERMS, "polarity_margin", "prototype_margin", "leak", "epochs", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
         if not 0 <= self.read_share < 1 or not self.row_cap > 0:
@@ -111,7 +127,22 @@ PAPER = dataclasses.replace(
     tolerance=None,
 )
 """Its weights and margins, and its SAE's optimiser; what it does not state (epochs, patience) is as in `DEFAULT`."""
-SETTINGS = {"default": DEFAULT, "paper": PAPER}
+RELEASED = dataclasses.replace(
+    PAPER,
+    name="released",
+    form="released",
+    rule="released",
+    per_dimension=None,
+    batch=512,
+    schedule="one-cycle",
+    weight_decay=0.01,
+    clip=1.0,
+    by_typicality=True,
+    epochs=50,
+    patience=10,
+)
+"""Where the released code says otherwise than the text. How it weighs neutral items is not known."""
+SETTINGS = {"default": DEFAULT, "paper": PAPER, "released": RELEASED}
 
 
 def get_settings(settings: str | SurgerySettings, **changes: Any) -> SurgerySettings:

@@ -27,6 +27,8 @@ from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
 
 Scalar = Float[Tensor, ""]
+_RELEASED_POLARITY = 0.3
+"""Typicality above which the released code contrasts poles."""
 _SIGN = torch.tensor([1.0, -1.0]).repeat(len(FOUNDATIONS))
 """Of the ten dimensions: virtues and vices take turns."""
 
@@ -91,6 +93,8 @@ class Batch:
         labels: of the records.
         relative: the form of the settings is `relative`.
         polarity_margin, prototype_margin: of the settings.
+        released: items count as in the released code: alignment of those with a typicality, polarity of those above
+            0.3; monosemantic activations are squared.
     """
 
     target: Float[Tensor, "v d"]
@@ -102,6 +106,7 @@ class Batch:
     relative: bool
     polarity_margin: float
     prototype_margin: float
+    released: bool = False
 
     def items(self, dimension: int) -> Bool[Tensor, "n"]:
         """The records of a dimension."""
@@ -224,12 +229,17 @@ def _reading(batch: Batch, _: int) -> Scalar:
 
 def _polarity(batch: Batch, f: int) -> Scalar:
     items = batch.labels.foundation == f if batch.relative else torch.ones_like(batch.labels.pole, dtype=torch.bool)
+    if batch.released:
+        items = items & (batch.labels.vector.amax(dim=1) > _RELEASED_POLARITY)
     virtue, vice = batch.of[2 * f + VIRTUE][items], batch.of[2 * f + VICE][items]
     return polarity(virtue, vice, batch.labels.pole[items], batch.polarity_margin)
 
 
 def _alignment(batch: Batch, d: int) -> Scalar:
-    return (alignment if batch.relative else alignment_sigmoid)(batch.of[d], batch.labels.vector[:, d])
+    activation, m = batch.of[d], batch.labels.vector[:, d]
+    if batch.released:
+        activation, m = activation[m > 0], m[m > 0]
+    return (alignment if batch.relative else alignment_sigmoid)(activation, m)
 
 
 def _prototype(batch: Batch, d: int) -> Scalar:
@@ -239,8 +249,9 @@ def _prototype(batch: Batch, d: int) -> Scalar:
 
 
 def _monosemantic(batch: Batch, d: int) -> Scalar:
-    labels = batch.labels
-    return monosemantic(batch.of[d][:, None], (labels.pole != NEUTRAL) & (labels.vector[:, d] == 0))
+    labels, activation = batch.labels, batch.of[d][:, None]
+    activation = activation.square() if batch.released else activation
+    return monosemantic(activation, (labels.pole != NEUTRAL) & (labels.vector[:, d] == 0))
 
 
 def _differences(x: Float[Tensor, "n"]) -> Float[Tensor, "p"]:

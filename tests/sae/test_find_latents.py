@@ -30,6 +30,7 @@ from sae_moral.sae.association import (
     nuisance_basis,
     paper_classes,
     q_values,
+    released_pairs,
 )
 from sae_moral.sae.columns import SparseColumns, columns_of
 from sae_moral.sae.find_latents import find_moral_latents, find_moral_latents_by_layer, fractions_by_layer
@@ -487,3 +488,16 @@ def test_any_model_on_the_way_to_every_measurement(tiny: Any, tmp_path: Path) ->
             measured()
         with pytest.warns(SaeMoralWarning, match="was trained on gpt2"):
             measured(any_model=True)
+
+
+def test_the_released_rule_takes_clear_latents_and_the_top_of_each_dimension() -> None:
+    r = np.zeros((6, 10))
+    r[0, 2], r[0, 3] = -0.3, 0.19  # 1.58 times the second
+    r[1, 4], r[1, 5] = 0.3, 0.21  # 1.43 times
+    r[2, 6] = 0.09  # below 0.1
+    r[3, 4] = 0.5
+    clear = released_pairs(r, most=0)
+    assert np.argwhere(clear).tolist() == [[0, 2], [3, 4]]
+    top = released_pairs(r, most=1)
+    # Of each dimension the largest, where there is any: 0.19 of dimension 3, 0.21 of dimension 5, 0.09 of dimension 6.
+    assert np.argwhere(top).tolist() == [[0, 2], [0, 3], [1, 5], [2, 6], [3, 4]]

@@ -13,9 +13,9 @@ import torch
 from sae_moral.data.splits import group_split
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae import LatentSettings, find_moral_latents
-from sae_moral.surgery import Operation, get_settings, operate
+from sae_moral.surgery import Operation, Term, get_settings, operate
 from sae_moral.surgery.fit import Fit, Part
-from sae_moral.surgery.operation import digests
+from sae_moral.surgery.operation import digests, rows_of
 from sae_moral.surgery.terms import TERMS, Labels, by_columns
 from sae_moral.surgery.vectors import Vectors, vectors_of
 from tests.surgery.worlds import BY_DIMENSION, S, data, representations, sae
@@ -24,10 +24,10 @@ QUICK: dict[str, Any] = {"epochs": 10, "batch": 200, "lr": 0.1}
 SHARES = (0.6, 0.15, 0.25)
 
 
-def run(architecture: str = "standard", *, n: int = 1000, **options: Any) -> Operation:
+def run(architecture: str = "standard", *, n: int = 1000, latents: Any = BY_DIMENSION, **options: Any) -> Operation:
     of = data(n)
     options = {**QUICK, "split": group_split(of, shares=SHARES), **options}
-    return operate(sae(architecture), BY_DIMENSION, representations(of), of, **options)
+    return operate(sae(architecture), latents, representations(of), of, **options)
 
 
 def overall(operation: Operation) -> dict[str, dict[str, Any]]:
@@ -120,6 +120,49 @@ def test_the_papers_settings_run_and_a_field_can_be_changed() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run("standard", n=50, **change)
+
+
+def test_the_released_settings_run_their_schedule() -> None:
+    operation = run(n=300, settings="released", epochs=4, batch=64, early_stop=False)
+    assert operation.record.settings["schedule"] == "one-cycle" and operation.record.stopped is not None
+    assert operation.record.stopped["epochs"] == 4
+    plain = run(n=300, settings="paper", epochs=4, batch=64, early_stop=False)
+    assert operation.sae.sha256 != plain.sae.sha256
+    for change, message in (
+        ({"schedule": "cosine"}, "unknown schedule"),
+        ({"clip": 0.0}, "clip is 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("standard", n=50, **change)
+
+
+def test_weights_decay_towards_zero_and_prompts_come_by_their_typicality() -> None:
+    zero = {name: 0.0 for name in TERMS}
+    decayed = run(n=300, epochs=3, batch=1000, early_stop=False, keep_norm=False, weight_decay=0.5, lr=0.2, **zero)
+    kept = (1 - 0.5 * 0.2) ** 3
+    for name, value in decayed.before.items():
+        now = rows_of(decayed.sae, decayed.latents)[name]
+        torch.testing.assert_close(now, kept * value, atol=1e-6, rtol=1e-5)
+    fit, _ = fit_of("default", by_typicality=True, batch=50)
+    m = fit.labels.at(fit.records["train"]).vector.amax(dim=1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([torch.cat(list(fit.batches(generator))) for _ in range(30)])
+    rate = torch.bincount(drawn, minlength=len(m)).float()
+    assert rate[m == 1].mean() > 2 * rate[m == 0.25].mean() > 2 * rate[m == 0].mean() > 0
+
+
+def test_latents_without_a_dimension_learn_what_a_term_of_ones_own_says() -> None:
+    quiet = Term("quiet", 50.0, "batch", lambda batch, _: batch.activation.mean())
+    operation = run(n=300, latents=[3, 20], terms=[quiet], epochs=20, lr=0.01, tolerance=None)
+    assert operation.by_dimension == {} and operation.latents.tolist() == [3, 20]
+    history = [epoch["validation"]["quiet"] for epoch in operation.record.history]
+    assert min(history) < 0.8 * history[0]
+    assert operation.record.settings["terms"] == {"quiet": 50.0}
+    assert {row["statistic"] for row in operation.record.table} >= {"explained_variance", "l0"}
+    for bad in ([Term("polarity", 1.0, "batch", quiet.loss)], [quiet, quiet]):
+        with pytest.raises(ValueError, match="expected names of their own, not twice"):
+            run(n=300, latents=[3, 20], terms=bad)
 
 
 def test_training_stops_when_nothing_gets_better_and_the_start_is_kept() -> None:

@@ -78,6 +78,34 @@ def test_the_contrast_adds_virtues_and_subtracts_vices() -> None:
     assert terms.contrast({0: t(1.0, 2.0), 3: t(0.5, 0.0), 8: t(0.0, 1.0)}).tolist() == [0.5, 3.0]
 
 
+def batch(released: bool) -> terms.Batch:
+    vector = torch.zeros(4, 10)
+    vector[0, 0], vector[1, 0], vector[2, 1] = 1.0, 0.25, 0.5
+    labels = terms.Labels(torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 2]), vector)
+    of = {0: t(0.2, 0.4, 3.0, 0.5), 1: t(0.1, 0.0, 0.3, 0.0)}
+    nothing = torch.zeros(1, 1)
+    return terms.Batch(nothing, nothing, 1.0, nothing, of, labels, False, 0.5, 0.1, released)
+
+
+def test_the_released_code_counts_other_items_than_the_text() -> None:
+    def value(name: str, number: int, released: bool) -> float:
+        return float(TERMS[name].loss(batch(released), number))
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    # Alignment of care: all four records, or the two with a typicality.
+    errors = [(sigmoid(a) - m) ** 2 for a, m in ((0.2, 1.0), (0.4, 0.25), (3.0, 0.0), (0.5, 0.0))]
+    assert value("alignment", 0, released=False) == pytest.approx(sum(errors) / 4)
+    assert value("alignment", 0, released=True) == pytest.approx(sum(errors[:2]) / 2)
+    # Polarity: 0.5 − 0.2 + 0.1 and 0.5 − 0.4 + 0, vice 0.5 − 0.3 + 3; without the virtuous one of 0.25.
+    assert value("polarity", 0, released=False) == pytest.approx((0.4 + 0.1 + 3.2) / 3)
+    assert value("polarity", 0, released=True) == pytest.approx((0.4 + 3.2) / 2)
+    # Care's latents on the item of harm.
+    assert value("monosemantic", 0, released=False) == pytest.approx(3.0)
+    assert value("monosemantic", 0, released=True) == pytest.approx(9.0)
+
+
 def test_terms_of_no_items_are_zero_and_have_no_gradient() -> None:
     a = torch.rand(3, requires_grad=True)
     nothing = torch.tensor([2, 2, 2])
