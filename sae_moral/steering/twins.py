@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def typicality_reader(representations: Representations, data: MoralData, layer: 
 def valence(model: HookedModel | nn.Module, layer: int) -> Write:
     """Gate and write from pleasant and unpleasant sentences about weather, food, luck and the like
     (`sae_moral.controls.valence`): a ridge regression, and the difference in means."""
-    known, how = sentences(), {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
+    known = sentences()
+    how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
     vectors = capture(hooked_model(model), known.text, layers=[layer], progress=False, **how)[layer]
     pleasant = torch.from_numpy(known.pleasant)
     reader = _ridge("reader of valence", vectors, np.where(known.pleasant, 1.0, -1.0))

@@ -138,7 +138,7 @@ def test_the_released_settings_run_their_schedule() -> None:
 
 
 def test_weights_decay_towards_zero_and_prompts_come_by_their_typicality() -> None:
-    zero = {name: 0.0 for name in TERMS}
+    zero: dict[str, Any] = {name: 0.0 for name in TERMS}
     decayed = run(n=300, epochs=3, batch=1000, early_stop=False, keep_norm=False, weight_decay=0.5, lr=0.2, **zero)
     kept = (1 - 0.5 * 0.2) ** 3
     for name, value in decayed.before.items():

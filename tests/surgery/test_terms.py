@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr
 
 from sae_moral.surgery import PAPER, terms
 from sae_moral.surgery.terms import TERMS
@@ -64,7 +64,7 @@ def test_monosemantic_charges_firing_on_items_of_another_dimension() -> None:
 def test_reading_is_one_less_the_correlation() -> None:
     g = torch.Generator().manual_seed(0)
     a, y = torch.randn(50, generator=g), torch.randn(50, generator=g)
-    assert float(terms.reading(a, y)) == pytest.approx(1 - pearsonr(a.numpy(), y.numpy()).statistic, abs=1e-5)
+    assert float(terms.reading(a, y)) == pytest.approx(1 - np.corrcoef(a, y)[0, 1], abs=1e-5)
     assert float(terms.reading(5 + 3 * y, y)) == pytest.approx(0, abs=1e-5)  # of any size
     assert float(terms.reading(5 - 3 * y, y)) == pytest.approx(2, abs=1e-5)  # and of the right sign
     constant = torch.ones(50, requires_grad=True)
