@@ -23,7 +23,7 @@ from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.surgery import get_settings
 from sae_moral.surgery.fit import Fit, Part
 from sae_moral.surgery.operation import Rows
-from sae_moral.surgery.terms import Batch, Labels, by_columns, means, term_values
+from sae_moral.surgery.terms import TERMS, Batch, Labels, by_columns, means, term_values
 from sae_moral.surgery.vectors import Vectors
 
 
@@ -76,7 +76,7 @@ def through_all(fit: Fit, sae: LoadedSae) -> Tensor:
     settings, of = fit.settings, means(chosen, fit.columns)
     margins = settings.polarity_margin, settings.prototype_margin
     whole = Batch(x, sae.sae.decode(latents), 1.0, chosen, of, fit.labels.at(records), settings.relative, *margins)
-    fit.total(term_values(whole, fit.columns)).backward()
+    fit.total(term_values(whole, fit.columns, TERMS)).backward()
     return sae.sae.W_enc.grad[:, fit.part.latents]
 
 
