@@ -142,7 +142,8 @@ def margin_effect(margin: Margins, plain: Margins, data: MoralData, weights: Flo
     """All statistics of steered margins against those of the model without the steering.
 
     Args:
-        margin, plain: of the same pairs and scenarios; a part of the pairs for what is said of that part.
+        margin: steered; of a part of the pairs for what is said of that part.
+        plain: without the steering, of the same pairs and scenarios.
         weights: as for `auroc`.
 
     Raises:

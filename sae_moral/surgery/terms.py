@@ -204,7 +204,8 @@ def reading(contrast: Float[Tensor, "n"], valence: Float[Tensor, "n"]) -> Scalar
     Readers need not grow to read, as they would have to for an error in typicality's own units.
 
     Args:
-        contrast, valence: see `contrast` and `signed_typicality`.
+        contrast: see the function of that name.
+        valence: see `signed_typicality`.
     """
     a, v = contrast - contrast.mean(), valence - valence.mean()
     size = (a.square().sum() * v.square().sum()).clamp(min=0)
