@@ -361,8 +361,8 @@ def choose_words(
     Example:
         words = choose_words(model, training)
         margins = measure(model, held_out, steering, words.wordings)
-        rows = words.rows("answer", "held_out")
-        auroc(margins["answer"][rows], held_out, resamples(held_out, 1000))
+        answer, rows = margins["answer"], words.rows("answer", "held_out")
+        auroc(answer[rows], held_out, resamples(held_out, 1000))
     """
     if each < 1:
         raise ValueError(f"each is {each}; expected 1 or more")
