@@ -21,8 +21,9 @@ from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS
 from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.surgery import get_settings
-from sae_moral.surgery.fit import Fit, Part
+from sae_moral.surgery.fit import Fit
 from sae_moral.surgery.operation import Rows
+from sae_moral.surgery.part import Part
 from sae_moral.surgery.terms import TERMS, Batch, Labels, by_columns, means, term_values
 from sae_moral.surgery.vectors import Vectors
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from sae_moral.controls.nuisance import standardised
 from sae_moral.data import MoralData
 from sae_moral.data.text import words as split_words
 from sae_moral.foundations import VICE, VIRTUE
-from sae_moral.metrics.ridge import PENALTIES
+from sae_moral.metrics.ridge import leave_one_out
 from sae_moral.results import ValenceFacts
 
 if TYPE_CHECKING:
@@ -155,28 +155,15 @@ def _read_layer(
     factor = _common_scale(x, other)
     z = (other.double() * factor).cpu().numpy()
     sets = list(known.sets.values())
-    readers = [valence_reader(z[own], known.pleasant[own]) for own in [*sets, np.ones(len(z), dtype=bool)]]
-    weights = torch.from_numpy(np.stack([coefficients for coefficients, _ in readers], axis=1)).to(factor)
+    y = np.where(known.pleasant, 1.0, -1.0)
+    readers = [leave_one_out(z[own], y[own]) for own in [*sets, np.ones(len(z), dtype=bool)]]
+    weights = torch.from_numpy(np.stack([coefficients for coefficients, _, _ in readers], axis=1)).to(factor)
     scores = torch.cat([part.double() @ (factor[:, None] * weights) for part in x.split(_ROWS)]).cpu()
     held_out = []
     for own in sets:
-        coefficients, _ = valence_reader(z[~own], known.pleasant[~own])
+        coefficients, _, _ = leave_one_out(z[~own], y[~own])
         held_out.append(_auroc(known.pleasant[own], z[own] @ coefficients))
     return scores, float(np.mean([value for value in held_out if value is not None]))
-
-
-def valence_reader(z: Float[np.ndarray, "m d"], pleasant: Bool[np.ndarray, "m"]) -> tuple[np.ndarray, float]:
-    """Coefficients [d] of the ridge regression of pleasant (1) against unpleasant (−1), and its penalty: of
-    `PENALTIES` (multiples of the mean squared singular value) the one with the smallest leave-one-out error."""
-    from sklearn.linear_model import RidgeCV
-
-    centred = z - z.mean(axis=0)
-    squares = (centred**2).sum(axis=0)
-    mean = float(squares.sum()) / max(1, min(len(z) - 1, np.count_nonzero(squares)))
-    if mean <= 1e-24 * max(1.0, float((z**2).sum())):  # nothing varies: there is nothing to read
-        return np.zeros(z.shape[1]), float(PENALTIES[0])
-    fitted = RidgeCV(alphas=PENALTIES * mean).fit(z, np.where(pleasant, 1.0, -1.0))
-    return np.asarray(fitted.coef_, dtype=np.float64), cast(float, fitted.alpha_) / mean
 
 
 def _common_scale(x: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, "d"]:

@@ -7,6 +7,7 @@ predictions hold none of them but the mean of the target (Frisch & Waugh 1933; `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -142,6 +143,22 @@ def refitted(ridge: NestedRidge, y: Float[Tensor, "n k"], fit: RidgeFit, weight:
 def nested_ridge(x: Float[Tensor, "n d"], y: Float[np.ndarray, "n k"], fold: Int[np.ndarray, "n"]) -> RidgeFit:
     """`NestedRidge` of one set of targets."""
     return NestedRidge.of(x, fold).fit(torch.from_numpy(y))
+
+
+def leave_one_out(
+    x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m"]
+) -> tuple[Float[np.ndarray, "d"], float, float]:
+    """Coefficients, intercept and penalty of a ridge regression of few items: of `PENALTIES` (multiples of the mean
+    squared singular value) the one with the smallest leave-one-out error."""
+    from sklearn.linear_model import RidgeCV
+
+    centred = x - x.mean(axis=0)
+    squares = (centred**2).sum(axis=0)
+    mean = float(squares.sum()) / max(1, min(len(x) - 1, np.count_nonzero(squares)))
+    if mean <= 1e-24 * max(1.0, float((x**2).sum())):  # nothing varies: there is nothing to read
+        return np.zeros(x.shape[1]), float(y.mean()), float(PENALTIES[0])
+    fitted = RidgeCV(alphas=PENALTIES * mean).fit(x, y)
+    return np.asarray(fitted.coef_, dtype=np.float64), float(fitted.intercept_), cast(float, fitted.alpha_) / mean
 
 
 @dataclass(frozen=True)

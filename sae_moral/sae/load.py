@@ -8,7 +8,6 @@ key of the configuration does stands in `config_keys.KEYS`; where an SAE comes f
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from sae_moral.provenance import HookedModel
 from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
 from sae_moral.sae.config_keys import check_keys, flat, hook_of, place_of
 from sae_moral.sae.files import read_sae
-from sae_moral.sae.objects import FOLDED, assembled, centred, for_inference
+from sae_moral.sae.objects import FOLDED, assembled, centred, for_inference, tensor_hash
 from sae_moral.shown import shown
 
 
@@ -93,11 +92,7 @@ class LoadedSae:
     @cached_property
     def sha256(self) -> str:
         """Hash of the weights as loaded (in their dtype) and of every setting that shapes an encoding."""
-        digest = hashlib.sha256(repr(sorted(self._settings().items())).encode())
-        for name, value in sorted(self.sae.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return tensor_hash(self.sae.state_dict(), sorted(self._settings().items()))
 
     def _settings(self) -> dict[str, Any]:
         found = {key: value for key, value in self.sae.cfg.to_dict().items() if key not in ("metadata", "device")}

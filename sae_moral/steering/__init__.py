@@ -22,7 +22,7 @@ from sae_moral.steering.steering import (
     difference_in_means,
     random_direction,
 )
-from sae_moral.steering.strength import at_kl
+from sae_moral.steering.strength import NoStrengthError, at_kl
 from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
 from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
 
@@ -36,6 +36,7 @@ __all__ = [
     "MarginEffect",
     "Matched",
     "MeasureSettings",
+    "NoStrengthError",
     "NotFiniteError",
     "PairScore",
     "Reader",

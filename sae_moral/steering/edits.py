@@ -15,19 +15,18 @@ compete, and SAEs are run in full.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.sae.compatibility import ELEMENTWISE
 from sae_moral.sae.load import LoadedSae
-from sae_moral.sae.objects import assembled
+from sae_moral.sae.objects import assembled, tensor_hash
 from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 
@@ -150,9 +149,10 @@ class Write:
 
     def describe(self) -> dict[str, Any]:
         """Hashes of all that shapes it; JSON values."""
+        rows = tensor_hash({"rows": self.rows})
         if isinstance(self.gate, Operation):
-            return {"gate": [self.gate.sae.sha256, self.gate.latents.tolist()], "rows": digest(self.rows)}
-        return {"gate": digest(self.gate.weight, self.gate.bias), "rows": digest(self.rows)}
+            return {"gate": [self.gate.sae.sha256, self.gate.latents.tolist()], "rows": rows}
+        return {"gate": tensor_hash({"weight": self.gate.weight, "bias": self.gate.bias}), "rows": rows}
 
 
 def written(operation: Operation) -> Write:
@@ -195,16 +195,6 @@ def permuted(write: Write, seed: int) -> Write:
     rows = write.rows.clone()
     rows[order] = write.rows[order.roll(1)]
     return replace(write, rows=rows, name=f"{write.name}, permuted {seed}")
-
-
-def digest(*values: Float[Tensor, "..."] | Int[Tensor, "..."]) -> str:
-    """One hash of tensors."""
-    found = hashlib.sha256()
-    for value in values:
-        value = value.detach().cpu().contiguous()
-        found.update(f"{tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _dense(latents: Tensor) -> Tensor:

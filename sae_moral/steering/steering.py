@@ -5,7 +5,6 @@ The forms of an operation are in `edits`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from sae_moral.data import MoralData
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 from sae_moral.sae.load import LoadedSae
+from sae_moral.sae.objects import tensor_hash
 from sae_moral.shown import shown
 from sae_moral.steering.edits import Term, Write, edit, reconstruction_error, written
 from sae_moral.surgery import Operation
@@ -106,7 +106,8 @@ class Steering:
             hundred times larger), `all`, the `prompt`, its `last` token, or the `generated` ones.
 
     Raises:
-        ValueError: an unknown name, an α that is not finite, or a form that `what` does not have.
+        ValueError: an unknown name, an α that is not finite, or a form that `what` does not have: the write of an
+            operation whose rows gained nothing.
     """
 
     what: Operation | Write | Direction | Matched | LoadedSae
@@ -127,6 +128,8 @@ class Steering:
             raise ValueError(f"alpha is {self.alpha}; expected a finite number")
         if isinstance(self.what, LoadedSae) and self.form != "paper":
             raise ValueError(f"{self.what.source} was not operated on, so it has no {self.form}; use form='paper'")
+        if isinstance(self.what, Operation) and self.form == "write":
+            written(self.what)  # refuses an operation that writes nothing
         if isinstance(self.what, Direction | Write) and self.form == "paper":
             raise ValueError(f"{self.what.name} has no reconstruction; use form='edit'")
 
@@ -155,25 +158,17 @@ class Steering:
         found |= {"form": self.form, "positions": self.positions}
         if isinstance(what, Direction | Matched):
             direction = what if isinstance(what, Direction) else what.direction
-            vector = direction.vector.detach().cpu().float().contiguous()
-            found["vector"] = hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+            found["vector"] = tensor_hash({"vector": direction.vector.float()})
         if isinstance(what, Write):
             found["write"] = what.describe()
         if isinstance(what, Operation | Matched):
             operation = what if isinstance(what, Operation) else what.operation
-            found["sae"] = {"after": operation.sae.sha256, "before": _before(operation)}
+            # With the operated SAE, what its latents were is all that the original is made of.
+            before = tensor_hash(operation.before, operation.latents.tolist())
+            found["sae"] = {"after": operation.sae.sha256, "before": before}
         if isinstance(what, LoadedSae):
             found["sae"] = what.sha256
         return found
-
-
-def _before(operation: Operation) -> str:
-    """Hash of what the operated latents were: with the operated SAE, all that the original is made of."""
-    digest = hashlib.sha256(repr(operation.latents.tolist()).encode())
-    for name, value in sorted(operation.before.items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _sae_term(what: Operation | LoadedSae, form: str, device: torch.device | str) -> Term:

@@ -13,8 +13,12 @@ from sae_moral.steering.effects import side_effects
 from sae_moral.steering.hooks import NotFiniteError
 from sae_moral.steering.steering import Steering
 
-TOLERANCE = 0.02
-"""Of the KL that is reached, relative."""
+TOLERANCE, FAR = 0.02, (1e-5, 1e5)
+"""Of the KL that is reached, relative; and how far off it may be and still say by how much."""
+
+
+class NoStrengthError(RuntimeError):
+    """No α has the damage that was asked for."""
 
 
 def at_kl(
@@ -34,8 +38,8 @@ def at_kl(
         texts: as for `side_effects`.
 
     Raises:
-        ValueError: a KL that is not above 0, α = 0, or a steering that does not change the model.
-        RuntimeError: no α found, where KL does not grow with it.
+        ValueError: a KL that is not above 0, or α = 0.
+        NoStrengthError: no α found, where KL does not grow with it.
 
     Example:
         steering = at_kl(model, Steering(operation, 1.0, form="write"), 0.02)
@@ -52,19 +56,18 @@ def at_kl(
         try:
             found = side_effects(model, with_alpha(log_alpha), texts, any_model=any_model).kl
         except NotFiniteError:
-            found = math.inf
-        if not math.isfinite(found):
-            return 10.0  # far too strong
-        if found <= 0:
-            raise ValueError(f"{steering.name} does not change the model's predictions; expected one that does")
+            found = math.nan
+        found = math.inf if math.isnan(found) else found
+        if not FAR[0] < found / kl < FAR[1]:  # not finite, or rounded to 0: only the way to go is known
+            return math.copysign(math.log(FAR[1]), found - kl)
         return math.log(found / kl)
 
     log_alpha = math.log(abs(steering.alpha))
     first = excess(log_alpha)
     if abs(first) <= TOLERANCE:
         return steering
-    for _ in range(12):  # brought near by KL ∝ α², then closed in on
-        second = log_alpha - max(-5.0, min(5.0, first / 2))
+    for i in range(12):  # brought near by KL ∝ α², by ever longer steps where it hardly moves, then closed in on
+        second = log_alpha - math.copysign(max(min(5.0, abs(first) / 2), i), first)
         value = excess(second)
         if abs(value) <= TOLERANCE:
             return with_alpha(second)
@@ -72,6 +75,6 @@ def at_kl(
             break
         log_alpha, first = second, value
     else:
-        raise RuntimeError(f"no α found at which {steering.name} has a KL of {kl}; expected one that grows with α")
+        raise NoStrengthError(f"no α found at which {steering.name} has a KL of {kl}; expected one that grows with α")
     found = root_scalar(excess, bracket=sorted((log_alpha, second)), method="brentq", rtol=1e-4, xtol=TOLERANCE / 8)
     return with_alpha(found.root)

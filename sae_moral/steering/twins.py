@@ -29,7 +29,7 @@ from sae_moral.capture.models import hooked_model
 from sae_moral.controls.valence import sentences
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
-from sae_moral.metrics.ridge import PENALTIES
+from sae_moral.metrics.ridge import leave_one_out
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.steering.edits import Reader, Write, written
@@ -81,17 +81,12 @@ def valence(model: HookedModel | nn.Module, layer: int) -> Write:
 
 def _ridge(name: str, x: Float[Tensor, "n d"], y: Float[np.ndarray, "n"]) -> Reader:
     """On standardised dimensions, with the penalty of the smallest leave-one-out error."""
-    from sklearn.linear_model import RidgeCV
-
     z = x.double().cpu().numpy()
     mean, deviation = z.mean(axis=0), z.std(axis=0)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-12 * np.abs(z).max())
-    # The mean squared singular value of n standardised rows: at most min(n, d) are not zero.
-    unit = len(z) * np.count_nonzero(scale) / max(1, min(len(z) - 1, np.count_nonzero(scale)))
-    found = RidgeCV(alphas=PENALTIES * unit).fit((z - mean) * scale, y)
-    weight = torch.from_numpy(found.coef_ * scale)
-    bias = float(found.intercept_) - float(torch.from_numpy(mean) @ weight)
-    return Reader(name, weight[:, None].float(), torch.tensor([bias]))
+    coefficients, intercept, _ = leave_one_out((z - mean) * scale, y)
+    weight = coefficients * scale
+    return Reader(name, torch.from_numpy(weight)[:, None].float(), torch.tensor([intercept - float(mean @ weight)]))
 
 
 def margin_gradient(

@@ -78,6 +78,7 @@ def of_operation(sae_id: str, operation: Operation, config: Mapping[str, Any]) -
         "the SAE before": f"{record.source} (sha256 {record.sha256['before'][:16]}…)",
         "control": record.control if record.control != "none" else None,
         "weights changed": f"{record.weights['share_changed']:.2%}",
+        "decoder rows gained": ", ".join(record.written["writes"]) if record.written else None,
         **{f"latents of {name}": of for name, of in latents.items()},
         **_prompts(config, record.capture),
         "seed": record.seed,

@@ -238,6 +238,8 @@ def summary(operation: Operation) -> str:
         f"{operation.name}: {len(operation.latents)} latents, {record.weights['share_changed']:.2%} of the weights "
         f"changed, {record.parts['test']} test scenarios"
     )
+    if record.written:
+        about += f"; written: {', '.join(record.written['writes'])}"
     rows = [["statistic", "before", "after", "change", "95 % interval"]]
     for row in record.table:
         if row["group"] == OVERALL:

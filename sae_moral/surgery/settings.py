@@ -32,7 +32,8 @@ class SurgerySettings:
         rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension.
         outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as in
             the SAE's training (`sae.train_input.within`); None: all count.
-        lr: Adam's step; under `relative` in units of each parameter's own size.
+        lr: Adam's step; under `relative` in units of each latent's size, for a weight of its encoder over the standard
+            deviation of the input dimension, for one of its decoder of the row's root mean square.
         schedule: of the step: `constant`, or `one-cycle` (Smith & Topin 2018) over all epochs.
         weight_decay: of the trained weights, decoupled (Loshchilov & Hutter 2019).
         clip: largest norm of the gradient; None: any.

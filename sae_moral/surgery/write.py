@@ -32,12 +32,14 @@ from torch import Tensor
 
 from sae_moral.errors import unknown
 from sae_moral.foundations import VICE, VIRTUE
+from sae_moral.shown import shown
 from sae_moral.surgery.terms import Labels, signed_typicality
 
 PENALTY = 0.1
 """Of the sizes, as a multiple of the mean squared activation (docs/design/surgery.md)."""
 
 
+@shown()
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What a write is made from: the training records, read by the trained latents.
@@ -63,6 +65,7 @@ class Scene:
         return found.sign()
 
 
+@shown()
 @dataclass(frozen=True)
 class WriteTerm:
     """One write; several add up, each with its weight.

@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from sae_moral.capture.vectors import Representations
-from sae_moral.controls.valence import sentences, valence_reader, valence_scores, valence_words
+from sae_moral.controls.valence import sentences, valence_scores, valence_words
 from sae_moral.data import MoralData
 from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import NEUTRAL
-from sae_moral.metrics.ridge import PENALTIES
 from tests.tiny import scenarios
 
 MORAL = (
@@ -68,27 +64,6 @@ def test_valence_words_by_hand() -> None:
     rows[:, 2] = np.round(rows[:, 2] / np.sqrt(rows[:, 2] ** 2 + 15), 4)
     expected = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     np.testing.assert_allclose(valence_words(data).numpy(), expected, atol=1e-9)
-
-
-def test_a_reader_is_scikit_learns_ridge_with_the_penalty_of_leave_one_out() -> None:
-    rng = np.random.default_rng(0)
-    for d in (5, 90):
-        z, pleasant = rng.standard_normal((40, d)), rng.random(40) < 0.5
-        z[:, 0] += 1.5 * pleasant
-        y = np.where(pleasant, 1.0, -1.0)
-        scale = np.sum((z - z.mean(axis=0)) ** 2) / min(39, d)
-        errors = [
-            np.square(y - cross_val_predict(Ridge(alpha=penalty * scale), z, y, cv=LeaveOneOut())).sum()
-            for penalty in PENALTIES
-        ]
-        best = PENALTIES[int(np.argmin(errors))]
-        coefficients, penalty = valence_reader(z, pleasant)
-        assert penalty == pytest.approx(best)
-        np.testing.assert_allclose(coefficients, Ridge(alpha=best * scale).fit(z, y).coef_, atol=1e-9)
-
-
-def test_what_does_not_vary_is_not_read() -> None:
-    assert valence_reader(np.ones((10, 3)), np.arange(10) < 5)[0].tolist() == [0, 0, 0]
 
 
 def _world(seed: int = 0, d: int = 8) -> tuple[MoralData, Representations, dict[int, torch.Tensor]]:

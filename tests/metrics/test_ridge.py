@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from torch import Tensor
 
-from sae_moral.metrics.ridge import PENALTIES, NestedRidge, RidgeFit, nested_ridge, refitted
+from sae_moral.metrics.ridge import PENALTIES, NestedRidge, RidgeFit, leave_one_out, nested_ridge, refitted
 from tests.metrics.worlds import rotation
 
 
@@ -210,3 +211,26 @@ def test_refitted_predictions_are_those_of_weighed_fits_to_first_order(n: int, d
     # What moves the predictions moves the squared error.
     change = -2 * ((target - fit.predicted) * torch.from_numpy(got[0])).sum(dim=0)
     np.testing.assert_allclose(change, torch.from_numpy(direction[0]) @ cast(Tensor, fit.influence), rtol=1e-9)
+
+
+def test_few_items_are_read_with_the_penalty_of_leave_one_out() -> None:
+    rng = np.random.default_rng(0)
+    for d in (5, 90):
+        x = rng.standard_normal((40, d)) + 3
+        y = np.sign(x[:, 0] - 3 + rng.standard_normal(40))
+        scale = np.sum((x - x.mean(axis=0)) ** 2) / min(39, d)
+        errors = [
+            np.square(y - cross_val_predict(Ridge(alpha=penalty * scale), x, y, cv=LeaveOneOut())).sum()
+            for penalty in PENALTIES
+        ]
+        best = PENALTIES[int(np.argmin(errors))]
+        coefficients, intercept, penalty = leave_one_out(x, y)
+        assert penalty == pytest.approx(best)
+        fitted = Ridge(alpha=best * scale).fit(x, y)
+        np.testing.assert_allclose(coefficients, fitted.coef_, atol=1e-9)
+        assert intercept == pytest.approx(fitted.intercept_, abs=1e-8)
+
+
+def test_what_does_not_vary_is_not_read() -> None:
+    coefficients, intercept, _ = leave_one_out(np.ones((10, 3)), np.r_[np.ones(4), -np.ones(6)])
+    assert coefficients.tolist() == [0, 0, 0] and intercept == pytest.approx(-0.2)

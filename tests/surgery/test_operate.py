@@ -14,8 +14,9 @@ from sae_moral.data.splits import group_split
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.sae import LatentSettings, find_moral_latents
 from sae_moral.surgery import Operation, Term, get_settings, operate
-from sae_moral.surgery.fit import Fit, Part
+from sae_moral.surgery.fit import Fit
 from sae_moral.surgery.operation import digests, rows_of
+from sae_moral.surgery.part import Part
 from sae_moral.surgery.terms import TERMS, Labels, by_columns
 from sae_moral.surgery.vectors import Vectors, vectors_of
 from tests.surgery.worlds import BY_DIMENSION, S, data, representations, sae

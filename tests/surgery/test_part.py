@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sae_moral.surgery.fit import Part
 from sae_moral.surgery.operation import with_rows
+from sae_moral.surgery.part import Part
 from tests.surgery.worlds import D, sae
 
 LATENTS = torch.tensor([3, 7, 11, 30, 41])
