@@ -1,0 +1,132 @@
+"""Is an arm beyond its twins? What steered margins say of operations and of every kind of twin at the same damage.
+
+Per wording and use of its pairs (chosen, held out), and over all wordings of a language together (`TOGETHER`), the
+AUROC of the margin, virtuous against vicious held-out scenarios:
+
+    difference   mean over the operations (seeds of surgery) − mean over the twins of one kind
+    interval     95 %, bootstrap over texts and over seeds: each draw takes texts, operations and twins with
+                 replacement, the same texts on both sides; a single operation or twin is always taken
+    p            rank of the operations' mean among the twins, (1 + twins that reach it) / (1 + twins): are they more
+                 than one more of them? Where there are at least `FEWEST`
+    p_corrected  Holm's, over the layers at one strength
+
+The interval asks whether the difference holds for other texts and seeds, p whether a twin could have done it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sae_moral.controls.inference import holm
+from sae_moral.shown import shown
+from sae_moral.steering.margins import Drawn, estimate
+
+TOGETHER = "together"
+"""All wordings of a language: the mean of their AUROC."""
+FEWEST = 5
+Place = tuple[int, str, float | None]
+"""Layer, form, and the KL that was asked for (None: strengths given as α)."""
+
+
+@shown()
+@dataclass(frozen=True)
+class Beyond:
+    """Operations against one kind of twin.
+
+    Attributes:
+        layer, form, kl: where, and the damage that was asked for.
+        wording, use: of the words.
+        twin: the kind.
+        operations, twins: how many of each.
+        difference, low, high, p, p_corrected: see the module; None where there are too few.
+    """
+
+    layer: int
+    form: str
+    kl: float | None
+    wording: str
+    use: str
+    twin: str
+    operations: int
+    twins: int
+    difference: float
+    low: float
+    high: float
+    p: float | None = None
+    p_corrected: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """The difference holds for other texts and seeds, and no more than one twin in twenty could have done it."""
+        p = self.p if self.p_corrected is None else self.p_corrected
+        return bool(self.low > 0 and (p is None or p <= 0.05))
+
+
+def compare(
+    arms: Mapping[Place, Mapping[str, Mapping[tuple[str, str], Sequence[Drawn]]]], *, operated: str, seed: int = 0
+) -> list[Beyond]:
+    """Every kind of twin at every place, for every wording and use.
+
+    Args:
+        arms: {place: {arm: {(wording, use): AUROCs as `margins.drawn` gives them, one for each operation or twin}}};
+            all of the same scenarios and draws.
+        operated: the arm that the others are twins of.
+        seed: of the draws of operations and twins.
+    """
+    found = []
+    for (layer, form, kl), given in arms.items():
+        for words, own in given.get(operated, {}).items():
+            for twin, others in given.items():
+                if twin != operated and words in others:
+                    how = (layer, form, kl, *words, twin)
+                    found.append(_against(how, own, others[words], np.random.default_rng(seed)))
+    return _corrected(found)
+
+
+def _against(
+    how: tuple[int, str, float | None, str, str, str],
+    own: Sequence[Drawn],
+    others: Sequence[Drawn],
+    rng: np.random.Generator,
+) -> Beyond:
+    difference = estimate(_mean(own, rng) - _mean(others, rng))
+    reached = sum(float(one[0]) >= np.mean([of[0] for of in own]) for one in others)
+    p = (1 + reached) / (1 + len(others)) if len(others) >= FEWEST else None
+    return Beyond(*how, len(own), len(others), *difference, p=p)
+
+
+def _mean(arm: Sequence[Drawn], rng: np.random.Generator) -> Drawn:
+    """Mean over the members as they are, then over members drawn with replacement."""
+    values = np.stack(arm)
+    chosen = rng.integers(len(arm), size=(len(arm), values.shape[1]))
+    chosen[:, 0] = np.arange(len(arm))
+    return np.take_along_axis(values, chosen, axis=0).mean(axis=0)
+
+
+def _corrected(found: Sequence[Beyond]) -> list[Beyond]:
+    """With p-values corrected for the number of layers."""
+    families: dict[tuple[object, ...], list[int]] = {}
+    for i, one in enumerate(found):
+        families.setdefault((one.form, one.kl, one.wording, one.use, one.twin), []).append(i)
+    corrected = list(found)
+    for members in families.values():
+        for i, p in zip(members, holm([found[i].p for i in members]), strict=True):
+            corrected[i] = replace(found[i], p_corrected=p)
+    return corrected
+
+
+def sentence(found: Sequence[Beyond], place: Place, use: str) -> str:
+    """What may be quoted of one place: which twins the operations are beyond, and which not."""
+    own = [one for one in found if (one.layer, one.form, one.kl) == place and (one.wording, one.use) == (TOGETHER, use)]
+    said = {True: [one for one in own if one.holds], False: [one for one in own if not one.holds]}
+    parts = [
+        f"{word} {', '.join(f'{one.twin} ({one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}])' for one in ones)}"
+        for word, ones in (("beyond", said[True]), ("not shown to be beyond", said[False]))
+        if ones
+    ]
+    layer, form, kl = place
+    at = "" if kl is None else f" at KL {kl:g}"
+    return f"layer {layer}, {form}{at}, {use.replace('_', '-')} words: {'; '.join(parts) or 'no twin was measured'}"

@@ -1,0 +1,76 @@
+"""Operations against twins: differences by hand, intervals over texts and seeds that cover, ranks as p-values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from sae_moral.studies.beyond import TOGETHER, Beyond, compare, sentence
+
+WORDS = ("morally", "held_out")
+
+
+def arms(own: list[float], twins: list[float], *, layer: int = 9, draws: int = 400, seed: int = 0) -> dict[Any, Any]:
+    """AUROCs whose draws share the texts' noise."""
+    rng = np.random.default_rng(seed)
+    texts = rng.normal(scale=0.02, size=draws)
+    one, other = ([np.r_[v, v + texts + rng.normal(scale=1e-3, size=draws)] for v in values] for values in (own, twins))
+    return {(layer, "write", 0.02): {"operated": {WORDS: one}, "rotated": {WORDS: other}}}
+
+
+def test_the_difference_is_of_means_and_texts_are_paired() -> None:
+    (found,) = compare(arms([0.75, 0.77], [0.6, 0.7, 0.65]), operated="operated")
+    assert found.difference == pytest.approx(0.76 - 0.65)
+    assert (found.operations, found.twins, found.p) == (2, 3, None)
+    # The texts' noise of 0.02 is on both sides and cancels; what is left is the spread of seeds and twins.
+    spread = np.hypot(np.std([0.75, 0.77]) / 2**0.5, np.std([0.6, 0.7, 0.65]) / 3**0.5)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert found.holds
+
+
+def test_a_single_operation_has_the_texts_interval() -> None:
+    given = arms([0.75], [0.7])
+    (found,) = compare(given, operated="operated")
+    own, other = (given[9, "write", 0.02][arm][WORDS][0] for arm in ("operated", "rotated"))
+    low, high = np.percentile((own - other)[1:], [2.5, 97.5])
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_p_is_the_rank_among_twins_and_corrected_over_layers() -> None:
+    twins = list(np.linspace(0.5, 0.68, 19))
+    given = {}
+    for layer, value in ((9, 0.7), (12, 0.675), (15, 0.6)):
+        given |= arms([value], twins, layer=layer)
+    found = {one.layer: one for one in compare(given, operated="operated")}
+    raw = [found[layer].p for layer in (9, 12, 15)]
+    assert raw == [1 / 20, 2 / 20, (1 + sum(t >= 0.6 for t in twins)) / 20]
+    assert [found[layer].p_corrected for layer in (9, 12, 15)] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert not found[9].holds  # 0.15 over three layers: more twins are needed
+
+
+def test_intervals_over_texts_and_seeds_cover_the_difference() -> None:
+    rng, covered, n = np.random.default_rng(1), 0, 300
+    for i in range(n):
+        own, twins = 0.7 + rng.normal(scale=0.02, size=8), 0.65 + rng.normal(scale=0.02, size=19)
+        texts = rng.normal(scale=0.01)
+        given = arms(list(own + texts), list(twins + texts), seed=i, draws=200)
+        (found,) = compare(given, operated="operated")
+        covered += found.low <= 0.05 <= found.high
+    assert 0.88 <= covered / n <= 0.98  # eight seeds: percentiles are a little short
+
+
+def test_the_sentence_says_what_holds_and_what_does_not() -> None:
+    how = (20, "write", 0.02, TOGETHER, "held_out")
+    found = [
+        Beyond(*how, "rotated", 5, 119, 0.08, 0.05, 0.11, 0.0083, 0.033),
+        Beyond(*how, "dense", 5, 1, 0.01, -0.02, 0.03),
+        Beyond(*how[:4], "chosen", "valence", 5, 1, 0.2, 0.1, 0.3),
+    ]
+    assert sentence(found, how[:3], "held_out") == (
+        "layer 20, write at KL 0.02, held-out words: beyond rotated (+0.080 [+0.050, +0.110]); not shown to be beyond "
+        "dense (+0.010 [-0.020, +0.030])"
+    )
+    assert sentence(found, (3, "write", 0.02), "chosen").endswith("no twin was measured")
