@@ -264,30 +264,31 @@ def steer(a: argparse.Namespace) -> int:
 
 
 def sweep(a: argparse.Namespace) -> int:
-    """Effect and damage of operations over strengths, beside directions of the same norm.
+    """What operations do to a model, beside their twins at the same damage.
 
-    Measures operations at every strength beside dense and random directions; writes sweep.html and sweep.json.
-    Run again after a crash, it goes on where it was.
+    Measures operations, operations on shuffled labels or random latents, rotated and permuted writes, gates of the
+    stream, valence and difference in means at equal KL on neutral text; writes sweep.html and sweep.json. Run again
+    after a crash, it goes on where it was.
 
-    Example: sae-moral sweep gemma-3-270m operation --data social-chem-101 --alphas 0.5,1,2 --out sweep
+    Example: sae-moral sweep gemma-3-270m operation --shuffled control --data social-chem-101 --kls 0.005,0.02
     """
     from sae_moral.data import group_split
-    from sae_moral.steering import MeasureSettings
+    from sae_moral.steering import MeasureSettings, Wording
     from sae_moral.studies import Sweep, sweep
 
     out, given = out_folder(a, "sweep"), _given(a, MeasureSettings)
     if "neutral" in given:
         given["neutral"] = tuple(line for line in io.read_text(a.neutral).splitlines() if line.strip())
-    if "pairs" in given:
-        given["pairs"] = tuple(a.pairs)
+    if "wordings" in given:
+        given["wordings"] = io.typed(io.read_json(a.wordings), tuple[Wording, ...], file=a.wordings)
     data = _scenarios(a, limit=False)
-    options = _given(a, sweep, "model", "operations", "data", "out", "shuffled")
-    options |= {"random_seeds": range(a.random), "settings": MeasureSettings(**given)}
-    options |= {"split": group_split(data, shares=tuple(a.shares))}
+    options = _given(a, sweep, "model", "operations", "data", "out", "shuffled", "random_latents")
+    options |= {"rotations": range(a.rotations), "permutations": range(a.permutations)}
+    options |= {"settings": MeasureSettings(**given), "split": group_split(data, shares=tuple(a.shares))}
     check_folder(a, out, "sweep", Sweep.FILES)
     model = _model(a)
-    operations, shuffled = _operations(a.operations, model), _operations(a.shuffled, model)
-    found = sweep(model, operations, data, out=out, shuffled=shuffled, **options)
+    operations, shuffled, random = (_operations(a, model) for a in (a.operations, a.shuffled, a.random_latents))
+    found = sweep(model, operations, data, out=out, shuffled=shuffled, random_latents=random, **options)
     print(f"{found.summary()}\n\n{found.save(out)}")
     return 0
 

@@ -36,11 +36,6 @@ class Command:
         self.run, self.options, self.actions = run, options, actions
 
 
-def _pair(text: str) -> tuple[str, str]:
-    good, bad = text.split("/")
-    return good, bad
-
-
 def _forms(text: str) -> list[str]:
     read = one_of("form", named("FORMS", "steering.steering"))
     return [read(one) for one in text.split(",")]
@@ -87,14 +82,13 @@ GROUPS = (
 )
 PROMPT = "chat, 'chat: Is this right? {text}' or '{text} is morally' (default: the protocol's)"
 PARTS = "shares of train, validation and test scenarios"
-NEXT_WORDS = "approving/disapproving next words, spaces and all (default: ' right/ wrong, good/ bad, …')"
+WORDINGS = "JSON list of {name, template, pairs: [[approving, disapproving], …]}: how judgements are asked for"
 NEUTRAL = "neutral texts, one a line (default: our own)"
 FOLDERS = "folders of sae-moral operate"
 QUANTISED = 'quantise while loading, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}'
 STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
 WRITE = "what decoder rows gain: representation, shared (differences in means), output (gradient of a margin)"
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
-PAIRS = listed(_pair, "words in twos, e.g. ' right/ wrong, good/ bad'")
 
 
 def _out(folder: str) -> tuple[Option, ...]:
@@ -240,14 +234,16 @@ COMMANDS = {
         *data,
         own("operations", metavar="OPERATION", type=Path, nargs="+", help=FOLDERS),
         own("--shuffled", type=Path, nargs="*", default=[], metavar="OPERATION", help=f"{FOLDERS} --control shuffled"),
-        of(SWEEP, "alphas", type=STRENGTHS, required=True, metavar="A,B", help="strengths, e.g. 0.5,1,2,4"),
+        own("--random-latents", type=Path, nargs="*", default=[], metavar="OPERATION", help="… --control random"),
+        of(SWEEP, "kls", type=STRENGTHS, metavar="A,B", help="strengths: KL on neutral text, nats per token"),
+        of(SWEEP, "alphas", type=STRENGTHS, metavar="A,B", help="strengths of the operations alone, e.g. 0.5,1,2,4"),
         of(SWEEP, "forms", "--form", metavar="A,B", type=_forms),
-        *(of(STEERING, "units"), of(SWEEP, "positions", choices="steering.steering:WITHOUT_MASK")),
-        own("--random", type=int, default=19, metavar="N", help="random directions per strength (default: 19)"),
-        of(SWEEP, "full_measures", metavar="N"),
+        of(SWEEP, "positions", choices="steering.steering:WITHOUT_MASK"),
+        own("--rotations", type=int, default=19, metavar="N", help="rotated writes per strength (default: 19)"),
+        own("--permutations", type=int, default=3, metavar="N", help="permuted writes per strength (default: 3)"),
         *(shares, of(SWEEP, "downstream", metavar="LAYER")),
         of(MEASURES, "neutral", type=Path, metavar="FILE", default=UNKNOWN, help=NEUTRAL),
-        of(MEASURES, "pairs", type=PAIRS, metavar="A/B,C/D", default=UNKNOWN, help=NEXT_WORDS),
+        of(MEASURES, "wordings", type=Path, metavar="FILE", default=UNKNOWN, help=WORDINGS),
         *(all_of(MEASURES), of(SWEEP, "draws", metavar="N")),
         *(any_model, *machine, *_out("sweep-MODEL-SOURCE")),
     ),

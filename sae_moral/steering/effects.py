@@ -44,7 +44,7 @@ from sae_moral.steering.generate import generate
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.margins import Estimate, auroc, gap, gap_sd, poles
 from sae_moral.steering.steering import OF_SCENARIOS, WITHOUT_MASK, Steering
-from sae_moral.steering.words import ENGLISH, MORALLY, TEMPLATE, Wording, measure, pair_tokens
+from sae_moral.steering.words import MORALLY, Wording, measure, pair_tokens
 
 OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "The history of", "今天", "我认为")
 """Beginnings that a text can go on from in many ways."""
@@ -263,14 +263,15 @@ class MeasureSettings:
         neutral: texts for the side effects.
         openings: what is continued, for the diversity of generations.
         new_tokens: how far.
-        pairs, template: of the acceptability margin.
+        wordings: candidates; pairs of words are chosen, and others held out, on training texts (`choose_words`).
+        each: so many pairs of either kind, per language.
     """
 
     neutral: tuple[str, ...] = field(default_factory=lambda: tuple(neutral_texts()))
     openings: tuple[str, ...] = OPENINGS
     new_tokens: int = 32
-    pairs: tuple[tuple[str, str], ...] = ENGLISH[:3]
-    template: str = TEMPLATE
+    wordings: tuple[Wording, ...] = WORDINGS
+    each: int = 3
 
 
 @shown()
@@ -279,13 +280,13 @@ class Effects:
     """What was measured of one steering. None: not measured, or not finite.
 
     Attributes:
-        margin: of each scenario, to 10⁻⁶ nats.
+        margins: {wording: of each pair and scenario, to 10⁻⁵ nats}.
         headlines: {layer: {metric: overall headline}} of the audited protocol, behind the edit.
         kl, perplexity_ratio, top_agreement, norm_share: as in `SideEffects`.
         distinct_1, distinct_2, repetition: as in `Diversity`.
     """
 
-    margin: list[float]
+    margins: dict[str, list[list[float]]]
     headlines: dict[str, dict[str, float | None]]
     kl: float | None
     perplexity_ratio: float | None
@@ -302,6 +303,7 @@ def measure_steering(
     data: MoralData,
     layers: Sequence[int],
     settings: MeasureSettings,
+    wordings: Sequence[Wording],
     *,
     full: bool = True,
     any_model: bool = False,
@@ -309,16 +311,18 @@ def measure_steering(
     """Margins of the scenarios and side effects; with `full`, also headlines of the audited protocol at the given
     layers and the diversity of generations.
 
+    Args:
+        wordings: with the pairs whose margins are measured.
+
     Raises:
         NotFiniteError: the steering, or the margins under it, are not finite.
         ValueError, DataError: as `measure` and `side_effects`.
     """
     model = hooked_model(model)
-    wording = Wording("margin", settings.template, settings.pairs)
-    margin = measure(model, data, steerings, [wording], any_model=any_model)["margin"].mean(axis=0)
+    margins = measure(model, data, steerings, wordings, any_model=any_model)
     broken = side_effects(model, steerings, settings.neutral, any_model=any_model)
     found = Effects(
-        margin=[round(float(value), 6) for value in margin],
+        margins={name: np.round(own, 5).tolist() for name, own in margins.items()},
         headlines={},
         kl=_finite(broken.kl),
         perplexity_ratio=_finite(broken.perplexity_ratio),

@@ -40,8 +40,10 @@ class Beyond:
         layer, form, kl: where, and the damage that was asked for.
         wording, use: of the words.
         twin: the kind.
-        operations, twins: how many of each.
+        operations, twins: how many of each; None where a sweep of version 0.1 does not say.
         difference, low, high, p, p_corrected: see the module; None where there are too few.
+        statistic: what the difference is of; `gap`, in nats, in sweeps of version 0.1.
+        alpha: of sweeps of version 0.1, which were compared at equal α.
     """
 
     layer: int
@@ -51,12 +53,14 @@ class Beyond:
     use: str
     twin: str
     operations: int
-    twins: int
+    twins: int | None
     difference: float
     low: float
     high: float
     p: float | None = None
     p_corrected: float | None = None
+    statistic: str = "auroc"
+    alpha: float | None = None
 
     @property
     def holds(self) -> bool:

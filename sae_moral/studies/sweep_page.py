@@ -1,8 +1,8 @@
-"""A sweep on a page and on the terminal: where operations beat random directions, gain against damage, every arm."""
+"""A sweep on a page and on the terminal: which twins operations are beyond, effect against damage, every arm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sae_moral.report.page import (
@@ -19,206 +19,215 @@ from sae_moral.report.page import (
 )
 from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
-from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered
+from sae_moral.steering.words import USES
+from sae_moral.studies.beyond import TOGETHER, Beyond, sentence
+from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered, WordEffect
 from sae_moral.tables import Table, table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS: dict[str, str] = dict(zip(ARMS, ("#D55E00", "#CC79A7", "#0072B2", "#6b7280", "#E69F00"), strict=True))
-MARKS: dict[str, str] = dict(zip(ARMS, "os^xD", strict=True))
-PANELS = (
-    ("gain", "gap of the acceptability margin, change (nats)"),
-    ("categorical_change", "categorical (audited, downstream), change"),
-    ("gradient_change", "gradient (audited, downstream), change"),
-)
-Words = Callable[[SweepRow], str]
-PLACE: dict[str, Words] = {
+COLOURS: dict[str, str] = {
+    "operated": "#D55E00",
+    "shuffled": "#CC79A7",
+    "random latents": "#8c564b",
+    "rotated": "#6b7280",
+    "permuted": "#bcbd22",
+    "dense": "#0072B2",
+    "valence": "#009E73",
+    "constant": "#56B4E9",
+    "pretrained": "#E69F00",
+}
+MARKS: dict[str, str] = dict(zip(ARMS, "osPxv^D<*", strict=True))
+CHOSEN, HELD_OUT = USES[:2]
+ARM: dict[str, Callable[[SweepRow], str]] = {
     "layer": lambda row: str(row.layer),
     "form": lambda row: row.form,
-    "α": lambda row: f"{row.alpha:g}",
-}
-KEYS: dict[str, Words] = {
-    **PLACE,
+    "KL asked": lambda row: MISSING if row.kl_asked is None else f"{row.kl_asked:g}",
     "arm": lambda row: row.arm if row.seed is None else f"{row.arm} {row.seed}",
 }
-EFFECTS: dict[str, Words] = {
-    "gain": lambda row: _interval(row, "gain"),
-    "over random": lambda row: _interval(row, "over_random"),
-    "p random": lambda row: p_value(row.p_random),
-    "over shuffled": lambda row: _interval(row, "over_shuffled"),
-}
-HEADLINES: dict[str, Words] = {
+EFFECTS: dict[str, Callable[[SweepRow], str]] = {
+    "AUROC, held-out words": lambda row: _change(row.effect(HELD_OUT)),
+    "AUROC, chosen words": lambda row: _change(row.effect(CHOSEN)),
+    "gap (nats)": lambda row: _of(row.effect(HELD_OUT) or _first(row), "gap_change"),
+    "pushed wrong": lambda row: _of(row.effect(HELD_OUT), "pushed_wrong"),
     "categorical": lambda row: signed(row.categorical_change),
-    "p categorical": lambda row: p_value(row.p_categorical),
     "gradient": lambda row: signed(row.gradient_change),
-    "p gradient": lambda row: p_value(row.p_gradient),
-}
-DAMAGE: dict[str, Words] = {
+    "α": lambda row: number(row.alpha),
     "KL": lambda row: number(row.kl),
     "perplexity ratio": lambda row: number(row.perplexity_ratio),
     "top agreement": lambda row: number(row.top_agreement),
     "norm share": lambda row: number(row.norm_share),
-    "distinct-2": lambda row: number(row.distinct_2),
     "repetition": lambda row: number(row.repetition),
+    "error": lambda row: row.error or MISSING,
 }
-ENDS: dict[str, Words] = {
-    "front": lambda row: "yes" if row.front else MISSING,
-    "error": lambda row: "not finite" if row.error else MISSING,
+AGAINST: dict[str, Callable[[Beyond], str]] = {
+    "layer": lambda one: str(one.layer),
+    "form": lambda one: one.form,
+    "at": lambda one: f"KL {one.kl:g}" if one.kl is not None else f"α {number(one.alpha)}",
+    "words": lambda one: f"{one.wording}, {one.use.replace('_', ' ')}",
+    "twin": lambda one: f"{one.twin} ({MISSING if one.twins is None else one.twins})",
 }
-EVERYTHING = {**EFFECTS, **HEADLINES, **DAMAGE, **ENDS}
+COMPARED: dict[str, Callable[[Beyond], str]] = {
+    "operated − twin": lambda one: f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
+    "of": lambda one: one.statistic,
+    "p": lambda one: p_value(one.p),
+    "p, layers": lambda one: p_value(one.p_corrected),
+    "beyond": lambda one: "yes" if one.holds else "not shown",
+}
 MEANINGS = (
-    ("gain", "change of the gap between virtuous and vicious scenarios, in nats, with its interval over texts"),
-    ("over random", "gap above the mean of random directions that have, at every token, the operated arm's norm"),
-    ("p random", "of the arm's best strength among theirs, the number of strengths allowed for"),
-    ("over shuffled", "gap above the operation on shuffled labels at the same strength"),
-    (
-        "categorical, gradient",
-        "change of the audited headline behind the edit; p as for the gain, where measured",
-    ),
+    ("AUROC", "chance that a virtuous scenario's margin of approving over disapproving words is above a vicious one's"),
+    ("held-out words", "pairs that nothing was learnt from, all wordings of the first language together"),
+    ("operated − twin", "mean over operations less the mean over twins; 95 % interval over texts and over seeds"),
+    ("p", "rank of the operations among five or more twins; p, layers: Holm's correction over the layers"),
+    ("beyond", "the interval is above 0, and p, corrected, not above 0.05 where there is one"),
+    ("pushed wrong", "share of scenarios whose margin moved in the wrong direction"),
+    ("categorical, gradient", "change of the audited headline behind the edit"),
     ("KL, perplexity ratio, top agreement, norm share", "on neutral text, against the unsteered model"),
-    ("distinct-2, repetition", "of greedy continuations"),
-    ("front", "no other row, nor the unsteered model, has more gain and less KL"),
 )
 
 
-def sweep_page(rows: Sequence[SweepRow], base: Unsteered, about: SweepProvenance) -> str:
+def sweep_page(rows: Sequence[SweepRow], beyond: Sequence[Beyond], base: Unsteered, about: SweepProvenance) -> str:
     """The page: sentences first, then the figure, the tables, and what shaped it."""
     behind = "; ".join(
         f"{', '.join(map(str, to)) or 'none'} for edits after {layer}" for layer, to in about["downstream"].items()
     )
-    alike = f"{number(base.gap)} [{number(base.gap_low)}, {number(base.gap_high)}] nats"
-    notes = (
-        f"Intervals: 95 %, {about['draws']} draws of texts; none is corrected for the number of rows "
-        f"({len(rows)}). Of the random directions the best and the worst are shown."
-    )
     drawn = figure(
-        pareto_figure(rows),
+        damage_figure(rows),
         prefix="sweep",
-        label="Three effects against damage on neutral text, one point per arm and strength",
-        caption="Three effects against KL on neutral text; the line joins the rows that no other row dominates.",
+        label="Change of the AUROC against damage on neutral text, one point per arm and strength",
+        caption="Change of the AUROC of the margin against KL on neutral text; grey crosses: rotated writes.",
     )
-    shown = data_table(table(_without_middle(rows), KEYS, EVERYTHING), "", tall=True)
-    every = table(rows, {"operation": lambda row: row.operation, **KEYS}, EVERYTHING)
+    plain = table(base.words, {"words": lambda one: f"{one.wording}, {one.use.replace('_', ' ')}"}, _UNSTEERED)
     sections = [
         Section(
-            "Does an operation do more than a random direction?",
-            joined([bullets(verdicts(rows)), paragraph(f"Unsteered gap of the acceptability margin: {alike}.")]),
+            "Are operations beyond their twins?",
+            joined([bullets(verdicts(rows, beyond)), data_table(beyond_table(beyond), "")]),
             short="Verdicts",
         ),
         Section("Effect against damage", drawn),
+        Section("Arms and strengths", data_table(table(_without_middle(rows), ARM, EFFECTS), "", tall=True)),
         Section(
-            "Arms and strengths",
-            joined([shown, paragraph(notes, "under"), folded_table(every, "All rows", "Every arm at every strength")]),
+            "Words",
+            joined(
+                [
+                    data_table(plain, "The model without steering"),
+                    folded_table(_every_word(rows), "All arms", "Every arm, strength and wording"),
+                    folded_table(table(beyond, AGAINST, COMPARED), "All comparisons", "Every wording and use"),
+                ]
+            ),
         ),
-        Section("How to read it", pairs(MEANINGS, "meanings")),
+        Section(
+            "How to read it",
+            joined([pairs(MEANINGS, "meanings"), paragraph(f"{about['draws']} draws of texts and seeds.", "under")]),
+        ),
         Section("What shaped it", tree(about), short="Provenance"),
     ]
     facts = [
         ("scenarios", f"{about['n']} held out of {about['source']}"),
-        ("units of α", about["units"]),
         ("steered tokens", about["positions"]),
         ("audited headlines after block", behind),
     ]
     return render_page(about["model"]["name"], sections, kicker="Steering sweep", facts=facts)
 
 
-def operated_table(rows: Sequence[SweepRow]) -> Table:
-    """The operated arms at every strength."""
-    operated = [row for row in rows if row.arm == "operated"]
-    return table(operated, {"operation": lambda row: row.operation, **PLACE}, {**EFFECTS, "KL": DAMAGE["KL"], **ENDS})
+_UNSTEERED: dict[str, Callable[[WordEffect], str]] = {
+    "pairs": lambda one: str(one.pairs),
+    "AUROC": lambda one: number(one.auroc),
+    "gap (nats)": lambda one: number(one.gap),
+}
 
 
-def sweep_summary(rows: Sequence[SweepRow]) -> str:
-    """The sentences and a table of the operated arms, for the terminal."""
-    lines = [line for sentence in verdicts(rows) for line in wrapped("- ", sentence)]
-    made = operated_table(rows)
+def beyond_table(beyond: Sequence[Beyond]) -> Table:
+    """Operations against every twin: held-out words of all wordings together, or what there is."""
+    main = [one for one in beyond if (one.wording, one.use) == (TOGETHER, HELD_OUT)]
+    return table(main or beyond, AGAINST, COMPARED)
+
+
+def sweep_summary(rows: Sequence[SweepRow], beyond: Sequence[Beyond]) -> str:
+    """The sentences and the comparisons, for the terminal."""
+    lines = [line for said in verdicts(rows, beyond) for line in wrapped("- ", said)]
+    made = beyond_table(beyond)
     return "\n".join([*lines, "", text_table([made.header, *made.rows])])
 
 
-def pareto_figure(rows: Sequence[SweepRow]) -> Figure:
-    """Three effects against KL on neutral text; the front of gain and KL as a line, each operated point with its α."""
-    drawn = blank_figure(13, 4.2)
-    for axes, (effect, label) in zip(grid_of(drawn, len(PANELS), len(PANELS)), PANELS, strict=True):
+def verdicts(rows: Sequence[SweepRow], beyond: Sequence[Beyond]) -> list[str]:
+    """A sentence per layer, form and damage: the effect, and which twins it is beyond."""
+    found = []
+    for place in dict.fromkeys(row.place for row in rows if row.arm == "operated"):
+        own = [row for row in rows if row.place == place and row.arm == "operated"]
+        failed = sum(row.error is not None for row in own)
+        said = [f"{sentence(beyond, place, HELD_OUT)}"] if place[2] is not None else []
+        changes = [one.auroc_change for row in own if (one := row.effect(HELD_OUT)) and one.auroc_change is not None]
+        if changes and said:
+            said.append(f"AUROC {signed(sum(changes) / len(changes))} (mean of {len(changes)} operations)")
+        if failed:
+            said.append(f"no numbers of {failed} of {len(own)} operations")
+        found += ["; ".join(said)] if said else []
+    return found or ["operations were not compared with twins at equal damage; expected kls"]
+
+
+def damage_figure(rows: Sequence[SweepRow]) -> Figure:
+    """Change of the AUROC of chosen and of held-out words against KL on neutral text."""
+    drawn = blank_figure(10, 4.4)
+    for axes, use in zip(grid_of(drawn, 2, 2), (HELD_OUT, CHOSEN), strict=True):
         for arm, colour in COLOURS.items():
-            own = [row for row in rows if row.arm == arm and None not in (getattr(row, effect), row.kl)]
-            x, y = numbers(row.kl for row in own), numbers(getattr(row, effect) for row in own)
-            axes.scatter(x, y, s=22, color=colour, marker=MARKS[arm], label=f"{arm} ({len(rows)})")
-            if effect == "gain" and arm == "operated":
-                axes.errorbar(x, y, yerr=gain_error(own), fmt="none", ecolor=colour, linewidth=0.8)
-            for row, across, up in zip(own, x, y, strict=True) if arm == "operated" else ():
-                axes.annotate(f"L{row.layer} α {row.alpha:g}", (across, up), fontsize=6, color=INK)
-        if effect == "gain":
-            front = sorted((row.kl, row.gain) for row in rows if row.front)
-            axes.plot(*zip((0.0, 0.0), *front, strict=True), color=INK, linewidth=0.8, label="front")
+            own = [
+                (row, effect)
+                for row in rows
+                if row.arm == arm and row.kl is not None and (effect := row.effect(use)) and effect.auroc is not None
+            ]
+            x, y = numbers(row.kl for row, _ in own), numbers(effect.auroc_change for _, effect in own)
+            axes.scatter(x, y, s=24, color=colour, marker=MARKS[arm], label=f"{arm} ({len(own)})" if own else None)
+            for row, across, up in zip((row for row, _ in own), x, y, strict=True) if arm == "operated" else ():
+                axes.annotate(f"L{row.layer}", (across, up), fontsize=6, color=INK)
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_xscale("symlog", linthresh=1e-4)
         axes.set_xlim(left=0)
         axes.set_xlabel("KL(unsteered ‖ steered) on neutral text, nats per token")
-        axes.set_ylabel(label)
+        axes.set_ylabel(f"AUROC, {use.replace('_', '-')} words, change")
     drawn.axes[0].legend(fontsize=7, frameon=False)
     return drawn
 
 
-def gain_error(rows: Sequence[SweepRow]) -> list[list[float]]:
-    """How far the intervals of the gains reach below and above, of rows that have one."""
-    known = [interval for row in rows if (interval := row.interval("gain")) is not None]
-    return [[value - low for value, low, _ in known], [high - value for value, _, high in known]]
-
-
-def verdicts(rows: Iterable[SweepRow], alpha: float = 0.05) -> list[str]:
-    """One sentence per operation and form: where the operated arm beats random directions of its norm, or that it does
-    not. It does where the difference from their mean holds for other texts (`over_random`), and hardly any of them
-    gains as much at its best strength (`p_random`)."""
-    found: dict[tuple[str, int, str], list[SweepRow]] = {}
-    for row in rows:
-        if row.arm == "operated":
-            found.setdefault((row.operation, row.layer, row.form), []).append(row)
-    return [_verdict(f"{op}, layer {layer}, form {form}: ", own, alpha) for (op, layer, form), own in found.items()]
-
-
-def _verdict(what: str, own: list[SweepRow], alpha: float) -> str:
-    compared = [(row, over) for row in own if (over := row.interval("over_random")) is not None]
-    below = sum(high < 0 for _, (_, _, high) in compared)
-    beats = [(row, value) for row, (value, low, _) in compared if low > 0]
-    at = ", ".join(f"{row.alpha:g} (+{value:.3f} nats, KL {_short(row.kl)})" for row, value in beats)
-    p = next((row.p_random for row, _ in compared if row.p_random is not None), None)
-    if not compared:
-        what += "not comparable with random directions (none was measured)"
-    elif not beats:
-        what += f"beats random directions of its norm at none of the {len(compared)} strengths"
-    elif p is None or p > alpha:
-        what += f"is above the mean of random directions of its norm at α = {at}, but "
-        what += "their spread is not known" if p is None else f"as many of them gain as much that p = {_short(p)}"
-    else:
-        what += f"beats random directions of its norm (p = {_short(p)}) at α = {at}"
-    what += f"; is below their mean at {below}" if below else ""
-    failed = sum(row.error is not None for row in own)
-    return what + (f"; values were not finite at {failed} of {len(own)} strengths" if failed else "") + "."
+def _every_word(rows: Sequence[SweepRow]) -> Table:
+    every = [(row, one) for row in rows for one in row.words]
+    keys = {name: (lambda both, of=of: of(both[0])) for name, of in ARM.items()}
+    values: dict[str, Callable[[tuple[SweepRow, WordEffect]], str]] = {
+        "words": lambda both: f"{both[1].wording}, {both[1].use.replace('_', ' ')}",
+        "AUROC": lambda both: number(both[1].auroc),
+        "change": lambda both: _change(both[1]),
+        "gap (nats)": lambda both: signed(both[1].gap_change),
+        "gap / sd": lambda both: signed(both[1].gap_sd_change),
+        "pushed wrong": lambda both: number(both[1].pushed_wrong),
+    }
+    return table(every, keys, values)
 
 
 def _without_middle(rows: Sequence[SweepRow]) -> list[SweepRow]:
-    """All but the random directions in the middle of their place."""
-    gains: dict[tuple[str, str, float], list[float]] = {}
-    for row in rows:
-        if row.arm == "random" and row.gain is not None:
-            gains.setdefault((row.operation, row.form, row.alpha), []).append(row.gain)
-    ends = {place: (min(own), max(own)) for place, own in gains.items()}
+    """All but the rotated writes in the middle of their place."""
 
-    def shown(row: SweepRow) -> bool:
-        at = ends.get((row.operation, row.form, row.alpha), ())
-        return row.arm != "random" or row.gain is None or row.gain in at
+    def change(row: SweepRow) -> float | None:
+        effect = row.effect(HELD_OUT)
+        return None if effect is None else effect.auroc_change
 
-    return [row for row in rows if shown(row)]
+    ends: dict[object, set[float]] = {}
+    for place in {row.place for row in rows if row.arm == "rotated"}:
+        known = [x for row in rows if (row.place, row.arm) == (place, "rotated") and (x := change(row)) is not None]
+        ends[place] = {min(known), max(known)} if known else set()
+    return [row for row in rows if row.arm != "rotated" or change(row) is None or change(row) in ends[row.place]]
 
 
-def _interval(row: SweepRow, name: str) -> str:
-    interval = row.interval(name)
-    if interval is None:
+def _first(row: SweepRow) -> WordEffect | None:
+    return row.words[0] if row.words else None
+
+
+def _change(effect: WordEffect | None) -> str:
+    if effect is None or effect.auroc_change is None:
         return MISSING
-    value, low, high = map(signed, interval)
-    return f"{value} [{low}, {high}]"
+    return f"{signed(effect.auroc_change)} [{signed(effect.auroc_low)}, {signed(effect.auroc_high)}]"
 
 
-def _short(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.4g}"
+def _of(effect: WordEffect | None, name: str) -> str:
+    value = None if effect is None else getattr(effect, name)
+    return MISSING if value is None else signed(value) if name.endswith("change") else number(value)

@@ -1,20 +1,27 @@
-"""`sweep`: layers × strengths of operations, beside dense directions and random ones of the same norm.
+"""`sweep`: what operations do to a model, beside their twins at the same damage.
 
-Arms, for every operation, form and α:
+Arms, for every layer with operations, at every KL on neutral text that is asked for:
 
-    operated        the operation itself
-    shuffled        an operation of the same layer trained on shuffled labels, at the same α
-    dense           difference in means of virtue and vice (training part), at every token with the operated arm's norm
-    random          random directions, at every token with the operated arm's norm
-    pretrained      the SAE before surgery, paper's form: what its reconstruction error alone does
+    operated        the operations themselves, of one or several seeds of surgery
+    shuffled        operations trained on shuffled labels
+    random latents  operations on latents that are not moral
+    rotated         the write of the first operation, its rows turned by random rotations
+    permuted        the same, its rows exchanged among its latents
+    dense           the same write, its gate read from the stream itself
+    valence         gate and write learnt from pleasant and unpleasant sentences that are not moral
+    constant        the difference in means of virtue and vice, without a gate
 
-Effect and damage are measured on the held-out part and on neutral text (`sae_moral.steering.effects`).
+`rotated`, `permuted` and `dense` are twins of what is written (form `write`). With `alphas` the operations alone are
+measured at strengths that are given, and the SAE before surgery in the paper's form (`pretrained`): what its
+reconstruction error alone does.
+
+Words are chosen, and others held out, on training texts (`sae_moral.steering.words`). Effects are of held-out
+scenarios, damage of neutral text (`sae_moral.steering.effects`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,19 +45,17 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
 from sae_moral.shown import at, shown
+from sae_moral.steering.edits import Reader, Write, permuted, rotated, written
 from sae_moral.steering.effects import MeasureSettings, measure_steering
 from sae_moral.steering.hooks import NotFiniteError, check_steering
-from sae_moral.steering.steering import (
-    WITHOUT_MASK,
-    Direction,
-    Matched,
-    Steering,
-    difference_in_means,
-    random_direction,
-)
-from sae_moral.steering.words import pair_tokens
+from sae_moral.steering.steering import WITHOUT_MASK, Direction, Steering, difference_in_means
+from sae_moral.steering.strength import NoStrengthError, at_kl
+from sae_moral.steering.twins import dense, typicality_reader, valence
+from sae_moral.steering.words import Words, choose_words, usable
+from sae_moral.studies.beyond import Beyond
 from sae_moral.studies.study import Cell, Study
-from sae_moral.studies.sweep_page import operated_table, sweep_page, sweep_summary
+from sae_moral.studies.sweep_migration import migrated
+from sae_moral.studies.sweep_page import beyond_table, sweep_page, sweep_summary
 from sae_moral.studies.sweep_results import Measured, SweepProvenance, SweepRow, Trial, Unsteered, summarise
 from sae_moral.surgery import Operation
 from sae_moral.surgery.operation import digests
@@ -58,23 +63,26 @@ from sae_moral.surgery.operation import digests
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _OLD_FILES = ("sweep.md", "sweep.png", "cells.jsonl")
 """Of version 0.1."""
-METHOD = "sweep/3"
+METHOD = "sweep/4"
 """Part of every cell's key: raise its number when what is measured changes."""
-RANDOM = tuple(range(19))
-"""Seeds of the random directions: with 19, beating all of them is p = 0.05."""
-FULL_MEASURES = 3
-"""Random directions that every measure is taken of, unless told otherwise."""
+KLS = (0.02,)
+"""Nats per token."""
+ROTATIONS, PERMUTATIONS = tuple(range(19)), tuple(range(3))
+"""Seeds: with 19 rotations, being beyond all of them is p = 0.05; six layers need 119 for a corrected one."""
+WORD_TEXTS = 300
+"""Training scenarios that words are chosen on."""
 
 
-@shown(facts=lambda sweep: {"model": at(sweep.provenance, "model", "name")}, tables=lambda s: [operated_table(s.rows)])
+@shown(facts=lambda sweep: {"model": at(sweep.provenance, "model", "name")}, tables=lambda s: [beyond_table(s.beyond)])
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Rows of all arms at all strengths, the unsteered model, and what shaped them."""
+    """Rows of all arms at all strengths, operations against twins, the unsteered model, and what shaped them."""
 
     rows: list[SweepRow]
+    beyond: list[Beyond]
     unsteered: Unsteered
     provenance: SweepProvenance
 
@@ -82,20 +90,26 @@ class Sweep:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The rows as a table, one column per attribute of `SweepRow`."""
+        """One row per arm, strength, wording and use, one column per attribute of `SweepRow` and `WordEffect`."""
         import pandas as pd
 
-        columns = [field.name for field in dataclasses.fields(SweepRow)]
-        return pd.DataFrame([dataclasses.asdict(row) for row in self.rows], columns=columns)
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return pd.DataFrame([{**row, **words} for row in rows for words in row.pop("words") or [{}]])
 
     def summary(self) -> str:
-        """Where operations beat random directions, and a table of the operated arms, for the terminal."""
-        return sweep_summary(self.rows)
+        """Which twins the operations are beyond, and a table, for the terminal."""
+        return sweep_summary(self.rows, self.beyond)
 
     def save(self, folder: str | Path) -> Path:
         """Write sweep.json and sweep.html together; returns the page's path."""
-        content = {"provenance": self.provenance, "unsteered": self.unsteered, "results": self.rows}
-        written = (record("sweep", SCHEMA_VERSION, content), sweep_page(self.rows, self.unsteered, self.provenance))
+        content = {
+            "provenance": self.provenance,
+            "unsteered": self.unsteered,
+            "results": self.rows,
+            "beyond": self.beyond,
+        }
+        page = sweep_page(self.rows, self.beyond, self.unsteered, self.provenance)
+        written = (record("sweep", SCHEMA_VERSION, content), page)
         with locked(folder, wait=True):
             write_together(folder, dict(zip(self.FILES, written, strict=True)))
         return Path(folder) / "sweep.html"
@@ -110,8 +124,8 @@ class Sweep:
         """
         path = Path(path)
         path = path / cls.FILES[0] if path.is_dir() else path
-        content = read_typed(path, _Content, "sweep", SCHEMA_VERSION, checked_from=2, migrate=_migrated)
-        return cls(content.results, content.unsteered, content.provenance)
+        content = read_typed(path, _Content, "sweep", SCHEMA_VERSION, checked_from=2, migrate=migrated)
+        return cls(content.results, content.beyond, content.unsteered, content.provenance)
 
 
 @dataclass(frozen=True)
@@ -121,14 +135,7 @@ class _Content:
     provenance: SweepProvenance
     unsteered: Unsteered
     results: list[SweepRow]
-
-
-def _migrated(version: int, content: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 (sae_moral 0.1): positions were called `where`, a model's identity `weights`."""
-    old = {name: value for name, value in content["provenance"].items() if name != "version"}
-    old["positions"] = old.pop("where")
-    old["model"] = {"identity" if name == "weights" else name: value for name, value in old["model"].items()}
-    return {**content, "provenance": {**old, "migrated_from": version}}
+    beyond: list[Beyond]
 
 
 def sweep(
@@ -136,14 +143,15 @@ def sweep(
     operations: Sequence[Operation],
     data: MoralData,
     *,
-    alphas: Sequence[float],
     out: str | Path,
+    kls: Sequence[float] = KLS,
+    alphas: Sequence[float] = (),
     shuffled: Sequence[Operation] = (),
-    forms: Sequence[str] = ("edit",),
-    units: str = "alpha",
+    random_latents: Sequence[Operation] = (),
+    forms: Sequence[str] = ("write",),
     positions: str = Steering.positions,
-    random_seeds: Sequence[int] = RANDOM,
-    full_measures: int = FULL_MEASURES,
+    rotations: Sequence[int] = ROTATIONS,
+    permutations: Sequence[int] = PERMUTATIONS,
     downstream: int | None = None,
     settings: MeasureSettings | None = None,
     split: Mapping[str, Int[np.ndarray, "_"]] | None = None,
@@ -157,15 +165,15 @@ def sweep(
     processes with the same arguments and `out` share the work.
 
     Args:
-        operations: of one or several layers.
-        data: its `train` part gives the dense direction, its `test` part is measured on.
-        alphas: 0 is the unsteered model, which is measured anyway.
+        operations: of one or several layers; of a layer of one or several seeds of surgery.
+        data: words are chosen, readers trained and means taken on its `train` part; its `test` part is measured on.
         out: folder for the finished cells.
-        shuffled: operations trained on shuffled labels, matched to the others by layer.
-        forms: of `edit` and `paper`.
+        kls: strengths, as KL(unsteered ‖ steered) on neutral text in nats per token.
+        alphas: strengths of the operations alone.
+        shuffled, random_latents: operations made with these controls, for the same layers.
+        forms: of `write`, `edit` and `paper`.
         positions: `all-but-first`, or `all` as in the paper, where BOS gets an edit a hundred times larger.
-        full_measures: how many random directions audited headlines and diversity are measured of, too; with all of
-            them these get p-values.
+        rotations, permutations: seeds of these twins.
         downstream: the layer the audited headlines are taken at; halfway from the edit to the end by default.
         split: by default `group_split(data)`: equal texts are on one side.
         limit: measure on at most so many held-out scenarios.
@@ -175,8 +183,8 @@ def sweep(
         progress: progress bar; by default only on a terminal.
 
     Raises:
-        ValueError: no operation, no α, parts without one of the poles, held-out texts that an operation learnt from,
-            or what a steering refuses. Nothing was written.
+        ValueError: no operation, no strength, an operation that writes nothing (form `write`), parts without one of
+            the poles, held-out texts that an operation learnt from, or what a steering refuses. Nothing was written.
         FolderError: `out` holds other results.
         DataError: a damaged cell, or texts that do not fit into the context.
     """
@@ -184,18 +192,17 @@ def sweep(
     parts = dict(split or group_split(data))
     train, held_out = data.subset(parts["train"]), data.subset(parts["test"])
     held_out = held_out if limit is None else held_out.sample(limit)
-    strengths = [float(alpha) for alpha in dict.fromkeys(alphas) if alpha]
-    how = {"units": units, "positions": positions}
-    _check_arguments(operations, alphas, positions, settings, model)
+    _check_arguments(operations, (*kls, *alphas), positions, settings, model)
     for name, part in (("training", train), ("held-out", held_out)):
         _check_poles(name, part)
-    for one in (*operations, *shuffled):
+    for one in (*operations, *shuffled, *random_latents):
         _check_held_out(one, held_out)
         if one.sae.bos == "none" != AUDITED.bos:
             problem = "prompts without BOS, and those of a sweep begin with it"
             warnings.warn(f"{one.sae.source} was trained on {problem}", SaeMoralWarning, stacklevel=2)
         for form in forms:  # what does not fit is refused before hours of work
-            check_steering(Steering(one, 1.0, form=form, **how), model, any_model)
+            what = written(one) if form == "write" else one
+            check_steering(Steering(what, 1.0, form="edit" if form == "write" else form), model, any_model)
     at = {one.layer: _downstream(one.layer, downstream, model.cfg.n_layers) for one in operations}
     provenance = SweepProvenance(
         model=describe_model(model),
@@ -203,7 +210,6 @@ def sweep(
         n=len(held_out),
         source=held_out.provenance.get("source"),
         operations=[_facts(one) for one in operations],
-        units=units,
         positions=positions,
         downstream={str(layer): layers for layer, layers in at.items()},
         settings=jsonable(settings),
@@ -213,20 +219,23 @@ def sweep(
     others = {
         "train": train.sha256,
         "shuffled": [_facts(one) for one in shuffled],
-        "alphas": strengths,
+        "random_latents": [_facts(one) for one in random_latents],
+        "strengths": {"kl": list(kls), "alpha": list(alphas)},
         "forms": list(forms),
-        "random_seeds": list(random_seeds),
-        "full_measures": full_measures,
+        "rotations": list(rotations),
+        "permutations": list(permutations),
     }
     with locked(out, wait=True):
         claim(out, "sweep", {**provenance, **others}, files=(*Sweep.FILES, *_OLD_FILES), overwrite=overwrite)
     study = Study(out, METHOD)
-    measure = Measurement(model, provenance["model"], held_out, settings, any_model)
-    dense = _dense(model, provenance["model"], train, sorted(at), study)
-    trials = list(_trials(operations, shuffled, dense, strengths, forms, how, random_seeds, full_measures))
-    plain = measure.cell([], sorted({layer for layers in at.values() for layer in layers}))
-    wanted = [measure.cell([one.steering], at[one.layer] if one.full else [], full=one.full) for one in trials]
-    # Several operations may share a cell: their SAE before surgery, an operation on shuffled labels.
+    words = _words(model, provenance["model"], train, settings, study)
+    learnt = _learnt(model, provenance["model"], train, sorted(at), study)
+    measure = Measurement(model, provenance["model"], held_out, settings, words, any_model)
+    arms = {"operated": operations, "shuffled": shuffled, "random latents": random_latents}
+    trials = list(_trials(arms, learnt, forms, kls, alphas, rotations, permutations, positions))
+    plain = measure.cell(None, sorted({layer for layers in at.values() for layer in layers}))
+    wanted = [measure.cell(one, at[one.layer] if one.full else []) for one in trials]
+    # Several trials may share a cell: an SAE before surgery that several operations began with.
     distinct = {study.path(one): one for one in (plain, *wanted)}
     done = study.run(distinct.values(), what="sweep", progress=progress)
     found = {study.path(one.cell): typed(one.value, Measured, file=one.folder) for one in done}
@@ -234,7 +243,8 @@ def sweep(
     if unsteered.effects is None:
         raise NotFiniteError(f"the model without steering: {unsteered.error}")
     measured = [(trial, found[study.path(one)]) for trial, one in zip(trials, wanted, strict=True)]
-    return Sweep(*summarise(measured, unsteered.effects, held_out, draws=draws), provenance)
+    rows, beyond, base = summarise(measured, unsteered.effects, words, held_out, draws=draws)
+    return Sweep(rows, beyond, base, {**provenance, "words": jsonable(words)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,94 +255,152 @@ class Measurement:
     facts: ModelFacts
     data: MoralData
     settings: MeasureSettings
+    words: Words
     any_model: bool
 
-    def cell(self, steerings: Sequence[Steering], layers: Sequence[int], *, full: bool = True) -> Cell:
-        """The measurement of some steerings together, as a piece of work with its key."""
+    def cell(self, trial: Trial | None, layers: Sequence[int]) -> Cell:
+        """The measurement of a trial, or of the unsteered model, as a piece of work with its key."""
+        steering, kl, full = (trial.steering, trial.kl, trial.full) if trial else (None, None, True)
         shaped_by = {
             "model": self.facts,
             "data": self.data.sha256,
             "settings": self.settings,
+            "wordings": self.words.wordings,
             "protocol": AUDITED,
-            "steerings": [one.describe() for one in steerings],
+            "steering": steering and steering.describe(),
+            "kl": kl,
             "layers": list(layers),
             "full": full,
         }
 
         def work(folder: Path) -> Measured:
-            options = {"full": full, "any_model": self.any_model}
+            how: dict[str, Any] = {"any_model": self.any_model}
             try:
-                return Measured(measure_steering(self.model, steerings, self.data, layers, self.settings, **options))
-            except NotFiniteError as error:
-                return Measured(None, str(error))
+                given = (steering and kl and at_kl(self.model, steering, kl, self.settings.neutral, **how)) or steering
+                measured = (self.model, [given] if given else [], self.data, layers, self.settings)
+                effects = measure_steering(*measured, self.words.wordings, full=full, **how)
+                return Measured(effects, given and given.alpha)
+            except (NotFiniteError, NoStrengthError) as error:
+                return Measured(None, error=str(error))
 
-        name = " ".join(f"{one.name} {one.form} {one.alpha:g}" for one in steerings) or "unsteered"
-        return Cell(name, shaped_by, work)
+        strength = f"KL {kl:g}" if kl else f"{steering.alpha:g}" if steering else ""
+        return Cell(f"{steering.name} {steering.form} {strength}" if steering else "unsteered", shaped_by, work)
 
 
 def _facts(operation: Operation) -> dict[str, Any]:
     return {"name": operation.name, "layer": operation.layer, **Steering(operation, 1.0).describe()["sae"]}
 
 
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What is learnt of a layer on training texts: a gate of the stream, the difference in means, the valence twin."""
+
+    reader: Reader
+    constant: Direction
+    valence: Write
+
+
 def _trials(
-    operations: Sequence[Operation],
-    shuffled: Sequence[Operation],
-    dense: Mapping[int, Direction],
-    alphas: Sequence[float],
+    arms: Mapping[str, Sequence[Operation]],
+    learnt: Mapping[int, Learnt],
     forms: Sequence[str],
-    how: Mapping[str, str],
-    seeds: Sequence[int],
-    full_measures: int,
+    kls: Sequence[float],
+    alphas: Sequence[float],
+    rotations: Sequence[int],
+    permutations: Sequence[int],
+    positions: str,
 ) -> Iterator[Trial]:
-    for operation, form in itertools.product(operations, forms):
-        layer, d = operation.layer, operation.sae.d_in
-        arms: list[tuple[str, int | None, Any, str]] = [("operated", None, operation, form)]
-        arms += [("shuffled", i, other, form) for i, other in enumerate(shuffled) if other.layer == layer]
-        arms.append(("dense", None, Matched(dense[layer], operation), form))
-        arms += [("random", seed, Matched(random_direction(d, layer, seed), operation), form) for seed in seeds]
-        if form == forms[0]:  # it has only one form
-            arms.append(("pretrained", None, operation.original(), "paper"))
-        for alpha, (arm, seed, what, own) in itertools.product(alphas, arms):
-            full = arm != "random" or seed in seeds[:full_measures]
-            yield Trial(operation.name, layer, own, alpha, arm, seed, Steering(what, alpha, form=own, **how), full)
+    for layer, own in learnt.items():
+        at = {name: [one for one in given if one.layer == layer] for name, given in arms.items()}
+        first = at["operated"][0]
+        for form in forms:
+            what: list[tuple[str, int | None, Any]] = [
+                (name, i, written(one) if form == "write" else one)
+                for name, ones in at.items()
+                for i, one in enumerate(ones)
+            ]
+            if form == "write":
+                what += [("rotated", seed, rotated(written(first), seed)) for seed in rotations]
+                what += [("permuted", seed, permuted(written(first), seed)) for seed in permutations]
+                what.append(("dense", None, dense(first, own.reader)))
+            if form != "paper":
+                what += [("valence", None, own.valence), ("constant", None, own.constant)]
+            of = "edit" if form == "write" else form
+            for arm, seed, one in what:
+                full = seed in (None, 0) and arm not in ("rotated", "permuted")
+                for kl in kls:
+                    yield Trial(layer, form, arm, seed, kl, Steering(one, 1.0, form=of, positions=positions), full)
+                for alpha in alphas if arm == "operated" else ():
+                    yield Trial(layer, form, arm, seed, None, Steering(one, alpha, form=of, positions=positions), full)
+        for alpha in alphas:
+            paper = Steering(first.original(), alpha, form="paper", positions=positions)
+            yield Trial(layer, "paper", "pretrained", None, None, paper)
 
 
-def _dense(
+def _words(model: HookedModel, facts: ModelFacts, train: MoralData, settings: MeasureSettings, study: Study) -> Words:
+    """Which words are used, in a cell of its own, so that several processes choose once."""
+    some = train.sample(min(WORD_TEXTS, len(train)))
+    about = {"model": facts, "train": some.sha256, "wordings": settings.wordings, "each": settings.each}
+
+    def work(folder: Path) -> Words:
+        return choose_words(model, some, settings.wordings, each=settings.each)
+
+    (done,) = study.run([Cell("words", about, work)])
+    return typed(done.value, Words, file=done.folder)
+
+
+def _learnt(
     model: HookedModel, facts: ModelFacts, train: MoralData, layers: list[int], study: Study
-) -> dict[int, Direction]:
-    """The difference in means at each layer: a cell of its own, so that several processes capture once."""
+) -> dict[int, Learnt]:
+    """What is learnt on training texts, in one cell: several processes capture once."""
     how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
 
     def work(folder: Path) -> dict[str, Any]:
         representations = capture(model, train.text, layers=layers, store=folder / "activations", **how)
-        found = [difference_in_means(representations, train, layer) for layer in layers]
+        found = {}
+        for layer in layers:
+            reader, of_valence = typicality_reader(representations, train, layer), valence(model, layer)
+            assert isinstance(of_valence.gate, Reader)
+            found[str(layer)] = {
+                "reader": [reader.weight.tolist(), reader.bias.tolist()],
+                "constant": difference_in_means(representations, train, layer).vector.tolist(),
+                "valence": [of_valence.gate.weight.tolist(), of_valence.gate.bias.tolist(), of_valence.rows.tolist()],
+            }
         shutil.rmtree(folder / "activations")
-        return {str(one.layer): {"name": one.name, "vector": one.vector.tolist()} for one in found}
+        return found
 
     about = {"model": facts, "train": train.sha256, "layers": layers, **how}
-    (done,) = study.run([Cell("difference in means", about, work, resume=True)])
-    return {
-        layer: Direction(layer, torch.tensor(one["vector"]), one["name"])
-        for layer, one in ((int(layer), one) for layer, one in done.value.items())
-    }
+    (done,) = study.run([Cell("learnt on training texts", about, work, resume=True)])
+    return {layer: _learnt_of(layer, done.value[str(layer)]) for layer in layers}
+
+
+def _learnt_of(layer: int, kept: Mapping[str, Any]) -> Learnt:
+    read, of_valence = ([torch.tensor(value) for value in kept[name]] for name in ("reader", "valence"))
+    return Learnt(
+        Reader("reader of typicality", *read),
+        Direction(layer, torch.tensor(kept["constant"]), "difference in means (virtue − vice)"),
+        Write(layer, Reader("reader of valence", *of_valence[:2]), of_valence[2], "valence"),
+    )
 
 
 def _check_arguments(
     operations: Sequence[Operation],
-    alphas: Sequence[float],
+    strengths: Sequence[float],
     positions: str,
     settings: MeasureSettings,
     model: HookedModel,
 ) -> None:
     if positions not in WITHOUT_MASK:
         raise unknown("positions of a sweep", positions, WITHOUT_MASK)
-    if not operations or not any(alphas):
-        raise ValueError(f"{len(operations)} operations and alphas {list(alphas)}; expected one and an α besides 0")
+    if not operations or not strengths or not all(strengths):
+        raise ValueError(
+            f"{len(operations)} operations and strengths {list(strengths)}; expected at least one of each, none of 0"
+        )
     if not settings.neutral or not settings.openings:
         raise ValueError(
             f"{len(settings.neutral)} neutral texts and {len(settings.openings)} openings; expected some of both"
         )
-    pair_tokens(model, settings.pairs)
+    usable(model, settings.wordings)
     prompt_ids(model, settings.neutral)
     prompt_ids(model, settings.openings, new_tokens=settings.new_tokens)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,20 +58,25 @@ def test_steer_says_what_is_wrong(tiny_folder: Path, operation: str, capsys: pyt
 def test_sweep_refuses_words_that_are_no_tokens(
     tiny_folder: Path, operation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tiny model does not know ` right`; nothing was written."""
+    """The tiny model knows none of our words; nothing was written."""
     table = write_parquet(scenarios(120), tmp_path / "data.parquet")
-    options = ["--data", str(table), "--alphas", "1", "--out", str(tmp_path / "out")]
-    command = ["sweep", str(tiny_folder), operation, *options]
+    command = ["sweep", str(tiny_folder), operation, "--data", str(table), "--out", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "' right' is 1 tokens here" in capsys.readouterr().err
+    assert "no wording is left" in capsys.readouterr().err
+    (tmp_path / "words.json").write_text('[{"name": "x", "template": "{text} is"}, {"name": "y", "templat": "{text}"}]')
+    assert main([*command, "--wordings", str(tmp_path / "words.json")]) == 2
+    assert "words.json" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_sweep(tiny_folder: Path, operation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = write_parquet(scenarios(300), tmp_path / "data.parquet"), tmp_path / "out"
     (tmp_path / "neutral.txt").write_text("the team is counting\n\na tired nurse is painting\n")
-    options = ["--neutral", str(tmp_path / "neutral.txt"), "--random", "1", "--limit", "20", "--out", str(out)]
-    options += ["--pairs", "helping/hitting,feeding/robbing"]
-    assert main(["sweep", str(tiny_folder), operation, "--data", str(table), "--alphas", "1", *options]) == 0
+    wording = {"name": "is", "template": "{text} is", "pairs": [["helping", "hitting"], ["feeding", "robbing"]]}
+    (tmp_path / "words.json").write_text(json.dumps([wording]))
+    options = ["--neutral", str(tmp_path / "neutral.txt"), "--wordings", str(tmp_path / "words.json"), "--limit", "20"]
+    options += ["--rotations", "1", "--permutations", "0", "--kls", "0.05", "--out", str(out)]
+    assert main(["sweep", str(tiny_folder), operation, "--data", str(table), *options]) == 0
     assert Sweep.load(out).summary() in capsys.readouterr().out
-    assert len(list((out / "cells").iterdir())) == 1 + 1 + 4  # dense directions, unsteered, four arms
+    # Words, what is learnt, unsteered; operated, rotated, dense, valence, constant.
+    assert len(list((out / "cells").iterdir())) == 3 + 5

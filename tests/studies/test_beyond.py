@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 
 from sae_moral.studies.beyond import TOGETHER, Beyond, compare, sentence
 
@@ -46,8 +45,9 @@ def test_p_is_the_rank_among_twins_and_corrected_over_layers() -> None:
         given |= arms([value], twins, layer=layer)
     found = {one.layer: one for one in compare(given, operated="operated")}
     raw = [found[layer].p for layer in (9, 12, 15)]
-    assert raw == [1 / 20, 2 / 20, (1 + sum(t >= 0.6 for t in twins)) / 20]
-    assert [found[layer].p_corrected for layer in (9, 12, 15)] == pytest.approx(multipletests(raw, method="holm")[1])
+    last = (1 + sum(t >= 0.6 for t in twins)) / 20
+    assert raw == [1 / 20, 2 / 20, last]
+    assert [found[layer].p_corrected for layer in (9, 12, 15)] == pytest.approx([3 / 20, 4 / 20, max(4 / 20, last)])
     assert not found[9].holds  # 0.15 over three layers: more twins are needed
 
 

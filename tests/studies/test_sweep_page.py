@@ -4,47 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from sae_moral.studies import Sweep, SweepRow
+from sae_moral.studies.beyond import TOGETHER, Beyond
 from sae_moral.studies.sweep_page import sweep_page, verdicts
+from sae_moral.studies.sweep_results import WordEffect
 
 OLD = Path(__file__).resolve().parents[1] / "data_files" / "v0.1" / "sweep.json"
 
 
-def test_verdicts() -> None:
-    def row(alpha: float, low: float | None, high: float | None, p: float | None = 0.05) -> SweepRow:
-        over = None if low is None or high is None else (low + high) / 2
-        ends: Any = {"over_random": over, "over_random_low": low, "over_random_high": high}
-        return SweepRow("op", 3, "edit", alpha, "operated", kl=0.5, p_random=p, **ends)
-
-    start = "op, layer 3, form edit: "
-    better = verdicts([row(1, -0.1, 0.1), row(2, 0.1, 0.3)])
-    at = "at α = 2 (+0.200 nats, KL 0.5)"
-    assert better == [f"{start}beats random directions of its norm (p = 0.05) {at}."]
-    above = f"{start}is above the mean of random directions of its norm {at}, but "
-    assert verdicts([row(2, 0.1, 0.3, 0.4)]) == [f"{above}as many of them gain as much that p = 0.4."]
-    assert verdicts([row(2, 0.1, 0.3, None)]) == [f"{above}their spread is not known."]
-    none = verdicts([row(1, -0.1, 0.1), row(2, -0.3, -0.1)])
-    beats_none = "op, layer 3, form edit: beats random directions of its norm at none of the 2 strengths"
-    assert none == [f"{beats_none}; is below their mean at 1."]
+def row(arm: str, seed: int | None, change: float, error: str | None = None) -> SweepRow:
+    effect = WordEffect(TOGETHER, "held_out", 3, 0.6 + change, change, change - 0.01, change + 0.01)
+    words = [] if error else [effect]
+    return SweepRow(20, "write", arm, seed, f"{arm} {seed}", 0.02, 5.0, words, kl=0.02, error=error)
 
 
-def test_the_page_holds_every_row_and_the_summary_the_operated_ones() -> None:
+ROWS = [row("operated", 0, 0.05), row("operated", 1, 0.07), *(row("rotated", i, 0.01 * i - 0.03) for i in range(5))]
+BEYOND = [Beyond(20, "write", 0.02, TOGETHER, "held_out", "rotated", 2, 5, 0.07, 0.05, 0.09, 1 / 6, 1 / 6)]
+
+
+def test_a_sentence_says_the_effect_and_which_twins_it_is_beyond() -> None:
+    assert verdicts(ROWS, BEYOND) == [
+        "layer 20, write at KL 0.02, held-out words: not shown to be beyond rotated (+0.070 [+0.050, +0.090]); "
+        "AUROC +0.060 (mean of 2 operations)"
+    ]
+    (said,) = verdicts(
+        [*ROWS, row("operated", 2, 0.0, "broke")], [dataclasses.replace(BEYOND[0], p=None, p_corrected=None)]
+    )
+    assert "beyond rotated" in said and "no numbers of 1 of 3 operations" in said
+    assert verdicts([dataclasses.replace(ROWS[0], kl_asked=None)], []) == [
+        "operations were not compared with twins at equal damage; expected kls"
+    ]
+
+
+def test_the_page_holds_every_row_and_comparison() -> None:
     sweep = Sweep.load(OLD)
-    html = sweep_page(sweep.rows, sweep.unsteered, sweep.provenance)
-    assert all(sentence.replace("'", "&#39;") in html for sentence in verdicts(sweep.rows))
-    middle = next(row for row in sweep.rows if row.arm == "random" and row.gain is not None)
-    assert f"{middle.gain:+.3f}".replace("-", "−") in html
-    assert html.count('<tr><th scope="row">operated-') == len(sweep.rows)
-    lines = sweep.summary().splitlines()
-    first = next(row for row in sweep.rows if row.arm == "operated")
-    assert any(line.startswith("operated-") and f"{first.kl:.3f}" in line for line in lines)
-    assert sum(line.startswith("operated-") for line in lines) == sum(row.arm == "operated" for row in sweep.rows)
+    html = sweep_page(ROWS, BEYOND, sweep.unsteered, sweep.provenance)
+    assert all(sentence in html for sentence in verdicts(ROWS, BEYOND))
+    assert "+0.070 [+0.050, +0.090]" in html and "rotated (5)" in html
+    # Of the rotated writes the best and the worst are in the first table, all in the folded one.
+    assert [html.count(f"rotated {seed}") for seed in range(5)] == [2, 1, 1, 1, 2]
 
 
-def test_a_sweep_without_any_number_has_a_page() -> None:
+def test_sweeps_of_version_0_1_have_a_page() -> None:
     sweep = Sweep.load(OLD)
-    rows = [row for row in sweep.rows if row.error is not None]
-    broken = dataclasses.replace(sweep, rows=rows)
-    assert "not finite" in sweep_page(rows, sweep.unsteered, sweep.provenance) and "not finite" in broken.summary()
+    html = sweep_page(sweep.rows, sweep.beyond, sweep.unsteered, sweep.provenance)
+    assert "random direction" in html and "gap" in html
+    rows = [one for one in sweep.rows if one.error is not None]
+    broken = dataclasses.replace(sweep, rows=rows, beyond=[])
+    assert "not finite" in sweep_page(rows, [], sweep.unsteered, sweep.provenance) and broken.summary()

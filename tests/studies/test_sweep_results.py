@@ -1,8 +1,7 @@
-"""Rows of a sweep: version 0.1's numbers and files, p-values among random directions, the Pareto front."""
+"""Files of version 0.1, its numbers of what is measured alike, and what a row says of words."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 
 from sae_moral.errors import DataError
-from sae_moral.steering import MeasureSettings
+from sae_moral.steering import MeasureSettings, Wording
 from sae_moral.studies import Sweep, sweep
-from sae_moral.studies.sweep_results import beyond_random, pareto
+from sae_moral.studies.sweep_results import DAMAGE
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
 
@@ -21,63 +20,62 @@ OLD = Path(__file__).resolve().parents[1] / "data_files" / "v0.1" / "sweep.json"
 """Of version 0.1, on the tiny model: two operations, one on shuffled labels, three strengths, both forms."""
 
 
-def close(found: Any, expected: Any) -> bool:
-    if isinstance(found, float) and isinstance(expected, float):
-        return found == pytest.approx(expected, rel=1e-4, abs=2e-6)
-    return found == expected
-
-
-READ = ("categorical", "gradient", "categorical_change", "gradient_change", "p_categorical", "p_gradient")
-"""What audited readers find behind the edit: they are others since 0.2."""
-
-
 @pytest.mark.slow
 def test_numbers_are_those_of_version_0_1(tiny: Any, tmp_path: Path) -> None:
+    """Of operations at a given α, and of their SAEs before: gaps and damage."""
     old = Sweep.load(OLD)
     settings = MeasureSettings(
         neutral=("a neighbour is counting .", "the team is painting ."),
         openings=("helping", "the"),
         new_tokens=6,
-        pairs=(("helping", "hitting"),),
+        wordings=(Wording("margin", "{text} is morally", (("helping", "hitting"),)),),
     )
     found = sweep(
         tiny,
         [operated(random_sae(layer=0)), operated(random_sae("jumprelu", layer=1), seed=4)],
         scenarios(240),
         out=tmp_path,
-        shuffled=[operated(random_sae(layer=0), seed=9)],
+        kls=[],
         alphas=[-1.0, 2.0, 3e38],
         forms=("edit", "paper"),
-        random_seeds=(0, 1),
-        full_measures=1,
         split={"train": np.arange(120), "test": np.arange(120, 240)},
         draws=100,
         settings=settings,
     )
-    assert len(found.rows) == len(old.rows) == 60
-    for row, before in zip(found.rows, old.rows, strict=True):
-        for field in dataclasses.fields(row):
-            if field.name in READ:
-                assert (getattr(row, field.name) is None) == (getattr(before, field.name) is None)
-                continue
-            own, was = getattr(row, field.name), getattr(before, field.name)
-            assert close(own, was), (row.operation, row.form, row.alpha, row.arm, row.seed, field.name, own, was)
-    for name, own in vars(found.unsteered).items():
-        assert name == "headlines" or close(own, getattr(old.unsteered, name)), name
-    for name in ("data", "n", "source", "units", "positions", "downstream", "settings", "draws"):
-        assert found.provenance[name] == old.provenance[name], name
-    assert found.provenance["protocol"] == found.provenance["protocol"] | old.provenance["protocol"]
+    before = {
+        (row.layer, row.form, row.alpha, row.arm): row for row in old.rows if row.arm in ("operated", "pretrained")
+    }
+    assert len(found.rows) == len(before) == 2 * (2 * 3 + 3)
+    for row in found.rows:
+        was = before[row.layer, row.form, row.alpha if row.alpha is not None else 3e38, row.arm]
+        assert (row.error is None) == (was.error is None)
+        for name in DAMAGE:
+            assert getattr(row, name) == pytest.approx(getattr(was, name), rel=1e-4, abs=2e-6), (row, name)
+        for own, other in zip(row.words[:1], was.words, strict=True):
+            for name in ("gap", "gap_change"):
+                assert getattr(own, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=2e-5), (row, name)
 
 
 def test_files_of_version_0_1_load_and_can_be_written_anew(tmp_path: Path) -> None:
     old = Sweep.load(OLD)
     assert (old.provenance["positions"], old.provenance.get("migrated_from")) == ("all-but-first", 1)
     assert old.frame["error"].notna().sum() > 0
+    given = json.loads(OLD.read_text())["results"]
+    for row, was in zip(old.rows, given, strict=True):
+        assert [one.gap_change for one in row.words] == ([] if was["gain"] is None else [was["gain"]])
+        assert (row.kl, row.alpha, row.name) == (was["kl"], was["alpha"], was["operation"])
+    compared = {(one.layer, one.form, one.alpha, one.twin): one for one in old.beyond}
+    for was in (row for row in given if row["arm"] == "operated" and row["over_random"] is not None):
+        one = compared[was["layer"], was["form"], was["alpha"], "random direction"]
+        assert (one.difference, one.low, one.p, one.statistic) == (
+            was["over_random"], was["over_random_low"], was["p_random"], "gap"
+        )  # fmt: skip
     new = Sweep.load(old.save(tmp_path).parent)
-    assert (new.rows, new.unsteered, new.provenance) == (old.rows, old.unsteered, old.provenance)
+    for name in ("rows", "beyond", "unsteered", "provenance"):
+        assert getattr(new, name) == getattr(old, name)
     content = json.loads((tmp_path / "sweep.json").read_text(encoding="utf8"))
-    assert content["schema_version"] == 2 and "where" not in content["provenance"]
-    changed = {**content, "results": [{**content["results"][0], "gain": 9.0}]}
+    assert content["schema_version"] == 3 and "where" not in content["provenance"]
+    changed = {**content, "results": [{**content["results"][0], "kl": 9.0}]}
     (tmp_path / "sweep.json").write_text(json.dumps(changed))
     with pytest.raises(DataError, match=r"sweep\.json: damaged, or changed by hand"):
         Sweep.load(tmp_path)
@@ -85,23 +83,3 @@ def test_files_of_version_0_1_load_and_can_be_written_anew(tmp_path: Path) -> No
         (tmp_path / "sweep.json").write_text(json.dumps({**json.loads(OLD.read_text()), **damage}))
         with pytest.raises(DataError, match=r"sweep\.json: "):
             Sweep.load(tmp_path)
-
-
-def test_a_direction_like_the_others_is_not_beyond_them_and_a_better_one_is() -> None:
-    rng = np.random.default_rng(0)
-    strengths = np.array([1.0, 2.0, 4.0])
-
-    def gains(n: int) -> np.ndarray:
-        return rng.standard_normal((n, 1)) * strengths + 0.2 * strengths * rng.standard_normal((n, 3))
-
-    p = [beyond_random(own[0], own[1:]) for own in (gains(20) for _ in range(2000))]
-    assert 0.03 < np.mean(np.array(p) <= 0.05) < 0.07  # one in twenty, exactly exchangeable
-    others = gains(19)
-    assert beyond_random(np.array([0.1, 9.0, 0.1]), others) == 1 / 20  # special at one strength alone
-    assert beyond_random(-10 * strengths, others) == 1.0
-
-
-def test_pareto() -> None:
-    points = np.array([[1, 0.1], [2, 0.2], [1.5, 0.3], [2, 0.5], [-1, 0.0], [0.5, 0.05], [2, 0.2]])
-    assert pareto(points).tolist() == [True, True, False, False, False, True, True]
-    assert pareto(np.empty((0, 2))).tolist() == []

@@ -1,4 +1,4 @@
-"""The sweep: a planted edit is found and a random direction is not; killed work goes on; processes share a folder."""
+"""The sweep: a planted write is beyond its rotations; killed work goes on; processes share a folder."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import sae_moral.studies.sweep_run as module
+from sae_moral.capture import capture
 from sae_moral.errors import DataError, FolderError, SaeMoralWarning
-from sae_moral.steering import MeasureSettings
+from sae_moral.steering import MeasureSettings, Wording
+from sae_moral.studies.beyond import TOGETHER
 from sae_moral.studies.study import RECORD
-from sae_moral.studies.sweep_page import verdicts
-from sae_moral.studies.sweep_results import ARMS, beyond_random
+from sae_moral.studies.sweep_results import ARMS, TWINS
 from sae_moral.studies.sweep_run import Sweep
-from sae_moral.surgery.operation import digests
+from sae_moral.surgery import Operation
+from sae_moral.surgery.operation import digests, rows_of, with_rows
 from tests.forks import forked, killed
 from tests.steering.planted import operated, random_sae
 from tests.tiny import scenarios
 
 DATA = scenarios(240)
+PAIRS = (("helping", "hitting"), ("feeding", "robbing"))
 SETTINGS = MeasureSettings(
     neutral=("a neighbour is counting .", "the team is painting ."),
     openings=("helping", "the"),
     new_tokens=6,
-    pairs=(("helping", "hitting"),),
+    wordings=(Wording("morally", "{text} is morally", PAIRS), Wording("is", "{text} is", PAIRS, held_out=True)),
+    each=1,
 )
+PLACES = {("morally", "chosen"), ("morally", "held_out"), ("is", "chosen"), ("is", "held_out")}
 
 
 def run(model: Any, out: Path, **options: Any) -> Any:
     given: dict[str, Any] = {
-        "alphas": [2.0],
+        "kls": [0.05],
         "settings": SETTINGS,
-        "random_seeds": (0,),
+        "rotations": (0,),
+        "permutations": (),
         "split": {"train": np.arange(120), "test": np.arange(120, 240)},
         "draws": 100,
         "progress": False,
@@ -45,56 +52,62 @@ def run(model: Any, out: Path, **options: Any) -> Any:
     return module.sweep(model, operations, DATA, out=out, **{**given, **options})
 
 
-def test_rows_and_files(tiny: Any, tmp_path: Path) -> None:
-    operation, shuffled = operated(random_sae(layer=0)), operated(random_sae(layer=0), seed=9)
-    found = run(
-        tiny, tmp_path, operations=[operation], shuffled=[shuffled], forms=("edit", "paper"), random_seeds=(0, 1)
-    )
-    assert len(found.rows) == 2 * (3 + 2) + 1
-    assert {row.arm for row in found.rows} == set(ARMS)
-    by: dict[tuple[Any, ...], Any] = {(row.arm, row.seed, row.form): row for row in found.rows}
-    for form in ("edit", "paper"):
-        own = by["operated", None, form]
-        for arm in (("dense", None), ("random", 0), ("random", 1)):
-            assert by[(*arm, form)].norm_share == pytest.approx(own.norm_share, rel=1e-4)
-        assert by["shuffled", 0, form].norm_share != pytest.approx(own.norm_share, rel=1e-3)
-        assert own.gain == pytest.approx(own.virtue_shift - own.vice_shift)
-        assert own.gap == pytest.approx(found.unsteered.gap + own.gain)
-        randoms = np.mean([by["random", seed, form].gain for seed in (0, 1)])
-        assert own.over_random == pytest.approx(own.gain - randoms, abs=1e-5)
-        shuffled_gain = by["shuffled", 0, form].gain
-        assert own.over_shuffled == pytest.approx(own.gain - shuffled_gain, abs=1e-5)
-        assert own.over_shuffled_low < own.over_shuffled < own.over_shuffled_high
-        assert by["shuffled", 0, form].over_shuffled is by["random", 0, form].over_random is None
-        assert own.categorical_change is not None and own.kl > 0
+def test_rows_comparisons_and_files(tiny: Any, tmp_path: Path) -> None:
+    operations = [operated(random_sae(layer=0), seed=seed) for seed in (1, 2)]
+    others = {
+        name: [operated(random_sae(layer=0), seed=9 + i)] for i, name in enumerate(("shuffled", "random_latents"))
+    }
+    found = run(tiny, tmp_path, operations=operations, rotations=range(5), permutations=(0,), alphas=[2.0], **others)
+    # Two operations, two controls, five rotations, one each of four twins; then two operations and their SAE before.
+    assert len(found.rows) == 2 + 2 + 5 + 4 + 2 + 1 and {row.arm for row in found.rows} == set(ARMS)
+    for row in found.rows:
+        if row.kl_asked is not None:
+            assert row.kl == pytest.approx(0.05, rel=0.021) and row.alpha > 0
+            assert {(one.wording, one.use) for one in row.words} == PLACES | {
+                (TOGETHER, use) for use in ("chosen", "held_out")
+            }
+        else:
+            assert row.alpha == 2 and row.arm in ("operated", "pretrained")
+    assert {row.arm for row in found.rows if row.categorical is not None} == set(ARMS) - {"rotated", "permuted"}
+    together = {
+        arm: np.mean([row.effect("held_out").auroc for row in found.rows if row.arm == arm and row.kl_asked])
+        for arm in ARMS[:-1]
+    }
+    compared = {one.twin: one for one in found.beyond if (one.wording, one.use) == (TOGETHER, "held_out")}
+    assert set(compared) == set(TWINS)
+    for twin, one in compared.items():
+        assert one.difference == pytest.approx(together["operated"] - together[twin], abs=1e-6)
+        assert one.low <= one.difference <= one.high and (one.p is not None) == (twin == "rotated")
+    assert compared["rotated"].p in {i / 6 for i in range(1, 7)}
     page = found.save(tmp_path / "out")
-    assert "operated-1, layer 0, form edit" in page.read_text(encoding="utf8")
+    assert "layer 0, write at KL 0.05, held-out words" in page.read_text(encoding="utf8")
     loaded = Sweep.load(page.parent)
-    assert (loaded.rows, loaded.unsteered, loaded.provenance) == (found.rows, found.unsteered, found.provenance)
-    assert len(found.frame) == len(found.rows)
-    # With two directions beside it the best an arm can do is to be first of three.
-    assert {row.p_random for row in found.rows if row.arm in ("operated", "dense")} <= {1 / 3, 2 / 3, 1.0}
-    assert {row.p_random for row in found.rows if row.arm not in ("operated", "dense")} == {None}
+    for name in ("rows", "beyond", "unsteered", "provenance"):
+        assert getattr(loaded, name) == getattr(found, name)
+    assert len(found.frame) == sum(len(row.words) for row in found.rows)
+    assert "beyond" in found.summary() and "rotated (5)" in found.summary()
 
 
-def test_further_random_directions_are_measured_by_what_they_gain_and_break(tiny: Any, tmp_path: Path) -> None:
-    few = run(tiny, tmp_path / "few", random_seeds=range(module.FULL_MEASURES))
-    more = run(tiny, tmp_path / "more", random_seeds=range(module.FULL_MEASURES + 2))
-    randoms = [row for row in more.rows if row.arm == "random"]
-    assert [row.categorical is None for row in randoms] == [row.distinct_1 is None for row in randoms]
-    assert [row.categorical is None for row in randoms] == [False] * module.FULL_MEASURES + [True] * 2
-    assert all(row.gain is not None and row.kl > 0 for row in randoms)
-    assert [row.gain for row in few.rows if row.arm == "random"] == [row.gain for row in randoms[:3]]
-    more.save(tmp_path / "more")
-    assert {row.p_categorical for row in more.rows} == {None}
-    n = module.FULL_MEASURES + 2
-    every = run(tiny, tmp_path / "more", random_seeds=range(n), full_measures=n, overwrite=True)
-    own, *others = (
-        np.array([row.gradient_change for row in every.rows if row.arm == arm and row.seed == seed])
-        for arm, seed in (("operated", None), *(("random", seed) for seed in range(module.FULL_MEASURES + 2)))
-    )
-    found = {(row.arm, row.p_gradient) for row in every.rows if row.arm in ("operated", "random")}
-    assert found == {("operated", beyond_random(own, np.stack(others))), ("random", None)}
+def test_a_planted_write_is_beyond_its_rotations(tiny: Any, tmp_path: Path) -> None:
+    """What is held out and what is chosen are margins of the same sign of one direction of the unembedding."""
+    head = tiny.original_model.get_output_embeddings().weight
+    good, bad = (tiny.tokenizer.convert_tokens_to_ids([pair[i] for pair in PAIRS]) for i in (0, 1))
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        head[good], head[bad] = direction, -direction
+    train, layer = DATA.subset(np.arange(120)), 2
+    captured = capture(tiny, train.text, layers=[layer], progress=False, pooling="scenario")
+    one = operated(random_sae(layer=layer))
+    rows = rows_of(one.sae, one.latents)
+    virtue = train.pole == 0
+    z = one.sae.sae.encode(captured[layer])[:, one.latents].detach()
+    sign = (z[torch.from_numpy(virtue)].mean(dim=0) - z[torch.from_numpy(train.pole == 1)].mean(dim=0)).sign()
+    rows["W_dec"] = one.before["W_dec"] + sign[:, None] * direction
+    made = with_rows(one.sae, one.latents, rows, "planted", surgery=None)
+    planted = Operation(made, one.latents, {**rows, "W_dec": one.before["W_dec"]}, one.by_dimension, one.record)
+    found = run(tiny, tmp_path, operations=[planted], rotations=range(19))
+    (rotated,) = (one for one in found.beyond if (one.twin, one.wording, one.use) == ("rotated", TOGETHER, "held_out"))
+    assert rotated.difference > 0 and rotated.p == 1 / 20
 
 
 def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_path: Path) -> None:
@@ -108,12 +121,15 @@ def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_p
         assert not (tmp_path / which).exists()
 
 
-def test_a_strength_that_breaks_the_model_is_a_row(tiny: Any, tmp_path: Path) -> None:
-    found = run(tiny, tmp_path, alphas=[1.0, 3e38], random_seeds=())
-    broken = [row for row in found.rows if row.alpha > 1 and row.arm == "operated"]
-    assert "values that are not finite" in broken[0].error and broken[0].gain is None
-    assert "not finite" in verdicts(found.rows)[0] and "not comparable" in verdicts(found.rows)[0]
-    found.save(tmp_path)
+def test_a_strength_that_cannot_be_measured_is_a_row(tiny: Any, tmp_path: Path) -> None:
+    found = run(tiny, tmp_path / "alpha", alphas=[3e38], rotations=())
+    (broken,) = (row for row in found.rows if row.kl_asked is None and row.arm == "operated")
+    assert "values that are not finite" in broken.error and broken.words == []
+    found.save(tmp_path / "alpha")
+    found = run(tiny, tmp_path / "kl", kls=[1e4], rotations=())
+    assert {"no α found at which" in row.error for row in found.rows} == {True} and found.beyond == []
+    assert "no numbers of 1 of 1 operations" in found.summary()
+    found.save(tmp_path / "kl")
 
 
 def logged(log: Path, stop_at: int = -1) -> Any:
@@ -151,16 +167,16 @@ def test_a_folder_of_another_sweep_is_refused(tiny: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "measure_steering", logged(log))
     for other, told in (
         ({"settings": dataclasses.replace(SETTINGS, new_tokens=5)}, "settings"),
-        ({"alphas": [1.5]}, r"alphas \[2.0\] \(now \[1.5\]\)"),
+        ({"kls": [0.1]}, "strengths"),
         ({"positions": "all"}, "positions 'all-but-first' \\(now 'all'\\)"),
         ({"limit": 20}, "data"),
         ({"operations": [operated(random_sae(layer=0), seed=3)]}, "operations"),
     ):
         with pytest.raises(FolderError, match=f"holds other results: .*{told}"):
             run(tiny, tmp_path / "out", **other)
-    more = run(tiny, tmp_path / "out", alphas=[2.0, -2.0], overwrite=True)
+    more = run(tiny, tmp_path / "out", kls=[0.05, 0.1], overwrite=True)
     assert len(log.read_text().splitlines()) == len(first.rows)  # what the first one measured is used again
-    assert [row.gain for row in more.rows if row.alpha == 2] == [row.gain for row in first.rows]
+    assert [row for row in more.rows if row.kl_asked == 0.05] == first.rows
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "cells.jsonl").write_text("")
     with pytest.raises(FolderError, match=r"holds cells.jsonl of an unknown run"):
@@ -185,7 +201,7 @@ def left_over(out: Path) -> set[str]:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(tiny: Any, tmp_path: Path, kills: int) -> None:
-    options: dict[str, Any] = {"alphas": [2.0, -1.0], "full_measures": 0, "limit": 24}
+    options: dict[str, Any] = {"kls": [0.05, 0.2], "limit": 24}
     start = time.monotonic()
     once = run(tiny, tmp_path / "once", **options)
     seconds, rng, hit = time.monotonic() - start, np.random.default_rng(kills), 0
@@ -213,27 +229,31 @@ def test_processes_share_a_folder(tiny: Any, tmp_path: Path, monkeypatch: pytest
     assert left_over(tmp_path / "out") == set()
 
 
-def test_several_operations_share_what_they_have_in_common(
+def test_what_operations_began_with_is_measured_once(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, operations = tmp_path / "log", [operated(random_sae(layer=0), seed=seed) for seed in (1, 2)]
     monkeypatch.setattr(module, "measure_steering", logged(log))
-    found = run(tiny, tmp_path / "out", operations=operations, shuffled=[operated(random_sae(layer=0), seed=9)])
-    assert len(found.rows) == 2 * 5
-    assert len(log.read_text().splitlines()) == 1 + 2 * 3 + 2
+    found = run(tiny, tmp_path / "out", operations=operations, kls=[], alphas=[2.0])
+    assert [row.arm for row in found.rows] == ["operated", "operated", "pretrained"] and found.beyond == []
+    assert len(log.read_text().splitlines()) == 1 + 3
 
 
 def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected one and an α besides 0"):
-        run(tiny, tmp_path / "out", alphas=[0.0])
+    for strengths in ({"kls": []}, {"alphas": [0.0]}):
+        with pytest.raises(ValueError, match="expected at least one of each, none of 0"):
+            run(tiny, tmp_path / "out", **strengths)
+    with pytest.raises(ValueError, match="write of operated-1 writes nothing"):
+        run(tiny, tmp_path / "out", operations=[operated(random_sae(layer=0), size=0.0)])
     with pytest.raises(ValueError, match="unknown positions of a sweep 'last'"):
         run(tiny, tmp_path / "out", positions="last")
     with pytest.raises(ValueError, match="downstream=0 for an edit after block 0; expected 1 to 2"):
         run(tiny, tmp_path / "out", downstream=0)
     with pytest.raises(ValueError, match=r"hook: operated-1 reads blocks.7.hook_resid_post and tiny\d* has blocks"):
         run(tiny, tmp_path / "out", operations=[operated(random_sae(layer=7))])
-    with pytest.raises(ValueError, match="expected a word that is one, and known"):
-        run(tiny, tmp_path / "out", settings=dataclasses.replace(SETTINGS, pairs=((" right", "hitting"),)))
+    unknown = dataclasses.replace(SETTINGS, wordings=(Wording("x", "{text} is", ((" right", "hitting"),)),))
+    with pytest.raises(ValueError, match="no wording is left"):
+        run(tiny, tmp_path / "out", settings=unknown)
     with pytest.raises(ValueError, match="0 neutral texts and 2 openings"):
         run(tiny, tmp_path / "out", settings=dataclasses.replace(SETTINGS, neutral=()))
     virtuous = {"train": np.arange(120), "test": 120 + np.flatnonzero(DATA.pole[120:] == 0)}
