@@ -44,7 +44,7 @@ from sae_moral.steering.generate import generate
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.margins import Estimate, auroc, gap, gap_sd, poles
 from sae_moral.steering.steering import OF_SCENARIOS, WITHOUT_MASK, Steering
-from sae_moral.steering.words import MORALLY, Wording, measure, pair_tokens
+from sae_moral.steering.words import MORALLY, WORDINGS, Wording, measure, pair_tokens
 
 OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "The history of", "今天", "我认为")
 """Beginnings that a text can go on from in many ways."""

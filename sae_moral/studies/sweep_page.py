@@ -186,7 +186,8 @@ def damage_figure(rows: Sequence[SweepRow]) -> Figure:
         axes.set_xlim(left=0)
         axes.set_xlabel("KL(unsteered ‖ steered) on neutral text, nats per token")
         axes.set_ylabel(f"AUROC, {use.replace('_', '-')} words, change")
-    drawn.axes[0].legend(fontsize=7, frameon=False)
+    if drawn.axes[0].get_legend_handles_labels()[1]:
+        drawn.axes[0].legend(fontsize=7, frameon=False)
     return drawn
 
 

@@ -14,17 +14,18 @@ import torch
 
 import sae_moral.studies.sweep_run as module
 from sae_moral.capture import capture
+from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.errors import DataError, FolderError, SaeMoralWarning
-from sae_moral.steering import MeasureSettings, Wording
+from sae_moral.steering import MeasureSettings, Wording, typicality_reader
 from sae_moral.studies.beyond import TOGETHER
 from sae_moral.studies.study import RECORD
 from sae_moral.studies.sweep_results import ARMS, TWINS
 from sae_moral.studies.sweep_run import Sweep
 from sae_moral.surgery import Operation
-from sae_moral.surgery.operation import digests, rows_of, with_rows
+from sae_moral.surgery.operation import digests, with_rows
 from tests.forks import forked, killed
 from tests.steering.planted import operated, random_sae
-from tests.tiny import scenarios
+from tests.tiny import VERBS, scenarios
 
 DATA = scenarios(240)
 PAIRS = (("helping", "hitting"), ("feeding", "robbing"))
@@ -88,26 +89,43 @@ def test_rows_comparisons_and_files(tiny: Any, tmp_path: Path) -> None:
     assert "beyond" in found.summary() and "rotated (5)" in found.summary()
 
 
-def test_a_planted_write_is_beyond_its_rotations(tiny: Any, tmp_path: Path) -> None:
-    """What is held out and what is chosen are margins of the same sign of one direction of the unembedding."""
+def told_by_the_verb() -> MoralData:
+    """The scenarios, helping and the like virtuous, hitting and the like vicious."""
+    vectors = np.zeros((len(DATA), 10))
+    for i, text in enumerate(DATA.text):
+        place = VERBS.index(text.split()[0]) // 5  # five virtues, five vices, two neutral
+        if place < 2:
+            vectors[i, place] = 1.0
+    return from_records([(str(i), text, vectors[i], 0) for i, text in enumerate(DATA.text)], {"source": "planted"})
+
+
+def test_a_planted_write_is_beyond_its_rotations(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of the verb's pole that writes the direction in which the unembedding has all approving words."""
+    data, layer = told_by_the_verb(), 2
     head = tiny.original_model.get_output_embeddings().weight
     good, bad = (tiny.tokenizer.convert_tokens_to_ids([pair[i] for pair in PAIRS]) for i in (0, 1))
     direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         head[good], head[bad] = direction, -direction
-    train, layer = DATA.subset(np.arange(120)), 2
-    captured = capture(tiny, train.text, layers=[layer], progress=False, pooling="scenario")
-    one = operated(random_sae(layer=layer))
-    rows = rows_of(one.sae, one.latents)
-    virtue = train.pole == 0
-    z = one.sae.sae.encode(captured[layer])[:, one.latents].detach()
-    sign = (z[torch.from_numpy(virtue)].mean(dim=0) - z[torch.from_numpy(train.pole == 1)].mean(dim=0)).sign()
-    rows["W_dec"] = one.before["W_dec"] + sign[:, None] * direction
+    captured = capture(tiny, data.text[:120], layers=[layer], progress=False, pooling="scenario")
+    reader = typicality_reader(captured, data.subset(np.arange(120)), layer)
+    one = operated(random_sae(layer=layer), latents=torch.tensor([1, 4]))
+    inside = one.sae.sae.b_dec.detach()  # taken from what is read
+    weight = torch.cat([reader.weight, -reader.weight], dim=1)
+    rows = {
+        "W_enc": weight,
+        "b_enc": torch.stack([reader.bias[0], -reader.bias[0]]) + inside @ weight,
+        "W_dec": one.before["W_dec"] + torch.stack([direction, -direction]),
+    }
     made = with_rows(one.sae, one.latents, rows, "planted", surgery=None)
-    planted = Operation(made, one.latents, {**rows, "W_dec": one.before["W_dec"]}, one.by_dimension, one.record)
-    found = run(tiny, tmp_path, operations=[planted], rotations=range(19))
-    (rotated,) = (one for one in found.beyond if (one.twin, one.wording, one.use) == ("rotated", TOGETHER, "held_out"))
-    assert rotated.difference > 0 and rotated.p == 1 / 20
+    of = {"care": [1], "harm": [4]}
+    planted = Operation(made, one.latents, {**rows, "W_dec": one.before["W_dec"]}, of, one.record)
+    monkeypatch.setattr("tests.studies.test_sweep_run.DATA", data)
+    found = run(tiny, tmp_path, operations=[planted], rotations=range(5), kls=[0.5])
+    main = {one.twin: one for one in found.beyond if (one.wording, one.use) == (TOGETHER, "held_out")}
+    assert main["rotated"].p == 1 / 6 and main["rotated"].difference > 0.04
+    # The same gate, read from the stream, and the same write: no difference.
+    assert abs(main["dense"].difference) < 0.005
 
 
 def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_path: Path) -> None:
