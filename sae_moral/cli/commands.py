@@ -280,7 +280,11 @@ def sweep(a: argparse.Namespace) -> int:
     if "neutral" in given:
         given["neutral"] = tuple(line for line in io.read_text(a.neutral).splitlines() if line.strip())
     if "wordings" in given:
-        given["wordings"] = io.typed(io.read_json(a.wordings), tuple[Wording, ...], file=a.wordings)
+        found = io.read_json(a.wordings)
+        if not isinstance(found, list):
+            raise DataError(f"a {type(found).__name__}; expected a JSON list of wordings", file=a.wordings)
+        rows = enumerate(found, start=1)
+        given["wordings"] = tuple(io.typed(one, Wording, file=a.wordings, row=row) for row, one in rows)
     data = _scenarios(a, limit=False)
     options = _given(a, sweep, "model", "operations", "data", "out", "shuffled", "random_latents")
     options |= {"rotations": range(a.rotations), "permutations": range(a.permutations)}

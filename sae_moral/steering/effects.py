@@ -270,7 +270,7 @@ class MeasureSettings:
     neutral: tuple[str, ...] = field(default_factory=lambda: tuple(neutral_texts()))
     openings: tuple[str, ...] = OPENINGS
     new_tokens: int = 32
-    wordings: tuple[Wording, ...] = WORDINGS
+    wordings: tuple[Wording, ...] = field(default_factory=lambda: WORDINGS)
     each: int = 3
 
 

@@ -292,7 +292,7 @@ def _facts(operation: Operation) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnt:
+class _Learnt:
     """What is learnt of a layer on training texts: a gate of the stream, the difference in means, the valence twin."""
 
     reader: Reader
@@ -302,7 +302,7 @@ class Learnt:
 
 def _trials(
     arms: Mapping[str, Sequence[Operation]],
-    learnt: Mapping[int, Learnt],
+    learnt: Mapping[int, _Learnt],
     forms: Sequence[str],
     kls: Sequence[float],
     alphas: Sequence[float],
@@ -351,7 +351,7 @@ def _words(model: HookedModel, facts: ModelFacts, train: MoralData, settings: Me
 
 def _learnt(
     model: HookedModel, facts: ModelFacts, train: MoralData, layers: list[int], study: Study
-) -> dict[int, Learnt]:
+) -> dict[int, _Learnt]:
     """What is learnt on training texts, in one cell: several processes capture once."""
     how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
 
@@ -374,9 +374,9 @@ def _learnt(
     return {layer: _learnt_of(layer, done.value[str(layer)]) for layer in layers}
 
 
-def _learnt_of(layer: int, kept: Mapping[str, Any]) -> Learnt:
+def _learnt_of(layer: int, kept: Mapping[str, Any]) -> _Learnt:
     read, of_valence = ([torch.tensor(value) for value in kept[name]] for name in ("reader", "valence"))
-    return Learnt(
+    return _Learnt(
         Reader("reader of typicality", *read),
         Direction(layer, torch.tensor(kept["constant"]), "difference in means (virtue − vice)"),
         Write(layer, Reader("reader of valence", *of_valence[:2]), of_valence[2], "valence"),

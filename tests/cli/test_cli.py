@@ -290,7 +290,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *line: str) -> str:
                      "--keep-norm, --no-keep-norm", "(default: 0.8,0.1,0.1)"]),
         ("steer", ["--positions {all-but-first,all,prompt,last,generated}", "(default: all-but-first)",
                    "--units {alpha,relative}", "--chat {auto,yes,no}", "--tokens N", "(default: 1)"]),
-        ("sweep", ["--positions {all-but-first,all}", "--form A,B", "(default: edit)", "(default: 19)"]),
+        ("sweep", ["--positions {all-but-first,all}", "--form A,B", "(default: write)", "(default: 19)"]),
     ],
 )  # fmt: skip
 def test_help_shows_choices_and_defaults(command: str, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_most_defaults_are_read() -> None:
     found = [one.default for where in SOURCES for one in parameters(where).values()]
     assert len(SOURCES) >= 10 and sum(default is not UNKNOWN for default in found) > 0.6 * len(found)
     assert parameters(table.SWEEP)["positions"].default == "all-but-first"  # a field of a class of another module
-    assert parameters(table.SWEEP)["full_measures"].default == 3  # a constant of the module
+    assert parameters(table.SWEEP)["kls"].default == (0.02,)  # a constant of the module
 
 
 @pytest.mark.parametrize("where", [*CHOICES.values(), "steering.steering:FORMS", "surgery.settings:FORMS"])
