@@ -16,7 +16,7 @@ from sae_moral.capture import capture
 from sae_moral.controls import NAMES
 from sae_moral.data.splits import group_split
 from sae_moral.sae import TrainSettings, find_moral_latents, latent_representations, load_sae, train_saes
-from sae_moral.steering import Steering, generate, random_direction
+from sae_moral.steering import Steering, Wording, generate, random_direction
 from sae_moral.steering.effects import MeasureSettings
 from sae_moral.studies import sweep
 from sae_moral.surgery import Operation, operate
@@ -165,17 +165,20 @@ def test_sweep(here: Any, there: Any, operation: Path, tmp_path: Path) -> None:
         neutral=("a neighbour is counting .", "the team is painting ."),
         openings=("helping", "the"),
         new_tokens=6,
-        pairs=(("helping", "hitting"),),
+        wordings=(Wording("is", "{text} is", (("helping", "hitting"), ("feeding", "robbing"))),),
+        each=1,
     )
     split = {"train": np.arange(1000), "test": np.arange(1000, 1500)}
     rows = []
     for model, device in ((there, "cuda"), (here, "cpu")):
         found = sweep(
-            model, [Operation.load(operation, device=device)], DATA, alphas=[2.0], settings=settings, split=split,
-            random_seeds=(0,), draws=50, out=tmp_path / device, forms=("edit", "paper"), progress=False,
+            model, [Operation.load(operation, device=device)], DATA, kls=[], alphas=[2.0], settings=settings,
+            split=split, draws=50, out=tmp_path / device, forms=("edit", "paper"), progress=False,
         )  # fmt: skip
         rows.append(found.rows)
     for mine, theirs in zip(*rows, strict=True):
-        assert mine["arm"] == theirs["arm"]
-        for name in ("gap", "kl", "norm_share"):
-            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), name
+        assert mine.arm == theirs.arm
+        for name in ("kl", "norm_share"):
+            assert getattr(mine, name) == pytest.approx(getattr(theirs, name), rel=2e-3, abs=1e-4), name
+        for one, other in zip(mine.words, theirs.words, strict=True):
+            assert one.gap == pytest.approx(other.gap, rel=2e-3, abs=1e-4), one

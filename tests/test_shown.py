@@ -133,7 +133,7 @@ def made() -> dict[str, tuple[Any, list[str]]]:
         "Operation": (operation, [f"layer={operation.layer}", "control=none"]),
         "Steering": (Steering(operation, 0.5), ["alpha=0.5", "form=edit"]),
         "Direction": (Direction(2, torch.ones(4), "mean"), ["name=mean", "layer=2"]),
-        "Effects": (Effects({"morally": [[0.1] * 5000]}, {"3": {"categorical": 0.7}}, 0.01, 1.0, None, None), ["kl=0.01"]),
+        "Effects": (Effects({"is": [[0.1] * 5000]}, {"3": {"categorical": 0.7}}, 0.01, 1.0, None, None), ["kl=0.01"]),
         "ComparedSaes": (ComparedSaes([row] * 70, model, "0" * 32, {}), ["model=tiny", "70 × SaeComparison"]),
         "TrainedSaes": (TrainedSaes(Path("saes"), {}), ["folder=saes"]),
         "FlamesResults": (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sae_moral import __version__, io
 from sae_moral.cli.diff import flat, marked
 from sae_moral.cli.folders import check_file, check_folder, check_place, claimed, out_folder
-from sae_moral.errors import FolderError
+from sae_moral.errors import DataError, FolderError
 
 if TYPE_CHECKING:
     from sae_moral.data import MoralData

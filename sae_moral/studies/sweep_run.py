@@ -276,10 +276,12 @@ class Measurement:
         def work(folder: Path) -> Measured:
             how: dict[str, Any] = {"any_model": self.any_model}
             try:
-                given = (steering and kl and at_kl(self.model, steering, kl, self.settings.neutral, **how)) or steering
-                measured = (self.model, [given] if given else [], self.data, layers, self.settings)
-                effects = measure_steering(*measured, self.words.wordings, full=full, **how)
-                return Measured(effects, given and given.alpha)
+                given = steering
+                if steering is not None and kl is not None:
+                    given = at_kl(self.model, steering, kl, self.settings.neutral, **how)
+                steerings = [] if given is None else [given]
+                measured = (self.model, steerings, self.data, layers, self.settings, self.words.wordings)
+                return Measured(measure_steering(*measured, full=full, **how), given and given.alpha)
             except (NotFiniteError, NoStrengthError) as error:
                 return Measured(None, error=str(error))
 

@@ -129,27 +129,27 @@ def test_diversity_of_a_model_that_repeats_itself(tiny: Any) -> None:
     assert isinstance(found, Diversity) and vars(found) == pytest.approx(expected)
 
 
-SETTINGS = MeasureSettings(neutral=tuple(TEXTS[:2]), openings=("helping", "the team"), new_tokens=4, pairs=PAIRS)
+SETTINGS = MeasureSettings(neutral=tuple(TEXTS[:2]), openings=("helping", "the team"), new_tokens=4)
 
 
 def test_all_measures_are_those_measured_alone(tiny: Any) -> None:
     steering = Steering(operated(random_sae("jumprelu", layer=0)), 2.0)
-    found = measure_steering(tiny, [steering], DATA, [1], SETTINGS)
-    margin = acceptability(tiny, DATA, steering, wording=WORDING, draws=1).margin
-    assert found.margin == [round(float(value), 6) for value in margin]
+    found = measure_steering(tiny, [steering], DATA, [1], SETTINGS, [WORDING])
+    margins = acceptability(tiny, DATA, steering, wording=WORDING, draws=1).margins
+    assert found.margins == {WORDING.name: np.round(margins, 5).tolist()}
     effects = side_effects(tiny, steering, TEXTS[:2])
     assert (found.kl, found.norm_share) == (effects.kl, effects.norm_share)
     generated = diversity(tiny, steering, SETTINGS.openings, max_new_tokens=4)
     assert (found.distinct_1, found.distinct_2) == (generated.distinct_1, generated.distinct_2)
     assert set(found.headlines) == {"1"} and set(found.headlines["1"]) == {"categorical", "gradient"}
-    less = measure_steering(tiny, [steering], DATA, [], SETTINGS, full=False)
-    assert (less.margin, less.kl, less.headlines, less.distinct_1) == (found.margin, found.kl, {}, None)
+    less = measure_steering(tiny, [steering], DATA, [], SETTINGS, [WORDING], full=False)
+    assert (less.margins, less.kl, less.headlines, less.distinct_1) == (found.margins, found.kl, {}, None)
 
 
 def test_logits_that_are_not_finite_are_an_error(tiny: Any) -> None:
     loud = [("unembed.hook_out", lambda logits, hook: logits * float("inf"))]
     with tiny.hooks(fwd_hooks=loud), pytest.raises(NotFiniteError, match="the logits of 40 of 40 scenarios are not"):
-        measure_steering(tiny, [], DATA, [], SETTINGS)
+        measure_steering(tiny, [], DATA, [], SETTINGS, [WORDING])
 
 
 def test_neutral_texts_are_plain_and_distinct() -> None:

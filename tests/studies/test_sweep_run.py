@@ -93,7 +93,7 @@ def told_by_the_verb() -> MoralData:
     """The scenarios, helping and the like virtuous, hitting and the like vicious."""
     vectors = np.zeros((len(DATA), 10))
     for i, text in enumerate(DATA.text):
-        place = VERBS.index(text.split()[0]) // 5  # five virtues, five vices, two neutral
+        place = [*VERBS].index(text.split()[0]) // 5  # five virtues, five vices, two neutral
         if place < 2:
             vectors[i, place] = 1.0
     return from_records([(str(i), text, vectors[i], 0) for i, text in enumerate(DATA.text)], {"source": "planted"})
