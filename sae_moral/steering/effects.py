@@ -33,6 +33,7 @@ from sae_moral.capture import capture
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompt, prompt_ids
+from sae_moral.capture.resume import without_cache
 from sae_moral.controls.draws import resamples
 from sae_moral.data import MoralData
 from sae_moral.metrics import evaluate, resolve_metrics
@@ -165,6 +166,7 @@ def side_effects(
 
     last = max((one.what.layer for one in chosen), default=0)
     watch: list[Any] = [(resolve_hooks(model, [last])[last], compare_halves)]
+    how = without_cache(model)
     with torch.inference_mode(), steer(model, chosen, any_model=any_model) as start, model.hooks(fwd_hooks=watch):
         for first in range(0, len(ids), batch_size):
             rows = ids[first : first + batch_size]
@@ -172,7 +174,7 @@ def side_effects(
             tokens, real = _right_padded(rows, device)
             nowhere = torch.zeros_like(real)
             start(torch.cat([nowhere, real]))
-            logits = model(tokens.repeat(2, 1), attention_mask=real.long().repeat(2, 1), return_type="logits")
+            logits = model(tokens.repeat(2, 1), attention_mask=real.long().repeat(2, 1), return_type="logits", **how)
             plain, steered = logits.chunk(2)
             found.append(_predictions(plain, steered, tokens)[real[:, 1:]])
             shares[-1] = shares[-1][real]
@@ -306,6 +308,7 @@ def measure_steering(
     wordings: Sequence[Wording],
     *,
     full: bool = True,
+    damage: SideEffects | None = None,
     any_model: bool = False,
 ) -> Effects:
     """Margins of the scenarios and side effects; with `full`, also headlines of the audited protocol at the given
@@ -313,6 +316,7 @@ def measure_steering(
 
     Args:
         wordings: with the pairs whose margins are measured.
+        damage: the side effects on the neutral texts of the settings, where they are known.
 
     Raises:
         NotFiniteError: the steering, or the margins under it, are not finite.
@@ -320,7 +324,7 @@ def measure_steering(
     """
     model = hooked_model(model)
     margins = measure(model, data, steerings, wordings, any_model=any_model)
-    broken = side_effects(model, steerings, settings.neutral, any_model=any_model)
+    broken = damage or side_effects(model, steerings, settings.neutral, any_model=any_model)
     found = Effects(
         margins={name: np.round(own, 5).tolist() for name, own in margins.items()},
         headlines={},

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sae_moral.provenance import HookedModel
-from sae_moral.steering.effects import side_effects
+from sae_moral.steering.effects import SideEffects, side_effects
 from sae_moral.steering.hooks import NotFiniteError
 from sae_moral.steering.steering import Steering
 
@@ -44,19 +44,34 @@ def at_kl(
     Example:
         steering = at_kl(model, Steering(operation, 1.0, form="write"), 0.02)
     """
+    return with_kl(model, steering, kl, texts, any_model=any_model)[0]
+
+
+def with_kl(
+    model: HookedModel | nn.Module,
+    steering: Steering,
+    kl: float,
+    texts: Sequence[str] | None = None,
+    *,
+    any_model: bool = False,
+) -> tuple[Steering, SideEffects]:
+    """`at_kl`, and the side effects of what it found."""
     from scipy.optimize import root_scalar
 
     if not 0 < kl < math.inf or not steering.alpha:
         raise ValueError(f"kl {kl} and α {steering.alpha}; expected a KL above 0, and an α that says which way")
 
-    def with_alpha(log_alpha: float) -> Steering:
-        return dataclasses.replace(steering, alpha=math.copysign(math.exp(log_alpha), steering.alpha))
+    seen: dict[float, tuple[Steering, SideEffects]] = {}
 
     def excess(log_alpha: float) -> float:
+        tried = dataclasses.replace(steering, alpha=math.copysign(math.exp(log_alpha), steering.alpha))
         try:
-            found = side_effects(model, with_alpha(log_alpha), texts, any_model=any_model).kl
+            effects = side_effects(model, tried, texts, any_model=any_model)
         except NotFiniteError:
             found = math.nan
+        else:
+            seen[log_alpha] = tried, effects
+            found = effects.kl
         found = math.inf if math.isnan(found) else found
         if not FAR[0] < found / kl < FAR[1]:  # not finite, or rounded to 0: only the way to go is known
             return math.copysign(math.log(FAR[1]), found - kl)
@@ -65,16 +80,19 @@ def at_kl(
     log_alpha = math.log(abs(steering.alpha))
     first = excess(log_alpha)
     if abs(first) <= TOLERANCE:
-        return steering
+        return seen[log_alpha]
     for i in range(12):  # brought near by KL ∝ α², by ever longer steps where it hardly moves, then closed in on
         second = log_alpha - math.copysign(max(min(5.0, abs(first) / 2), i), first)
         value = excess(second)
         if abs(value) <= TOLERANCE:
-            return with_alpha(second)
+            return seen[second]
         if (value > 0) != (first > 0):
             break
         log_alpha, first = second, value
     else:
         raise NoStrengthError(f"no α found at which {steering.name} has a KL of {kl}; expected one that grows with α")
-    found = root_scalar(excess, bracket=sorted((log_alpha, second)), method="brentq", rtol=1e-4, xtol=TOLERANCE / 8)
-    return with_alpha(found.root)
+    root_scalar(excess, bracket=sorted((log_alpha, second)), method="brentq", rtol=1e-4, xtol=TOLERANCE / 8)
+    nearest = min(seen.values(), key=lambda one: abs(math.log(one[1].kl / kl)) if one[1].kl > 0 else math.inf)
+    if abs(nearest[1].kl / kl - 1) > 2 * TOLERANCE:
+        raise NoStrengthError(f"KL of {steering.name} jumps over {kl}, to {nearest[1].kl:.3g}; expected one that grows")
+    return nearest

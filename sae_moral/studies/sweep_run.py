@@ -25,7 +25,8 @@ import dataclasses
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,7 @@ from torch import nn
 
 from sae_moral.capture import capture, hooked_model
 from sae_moral.capture.prompts import prompt_ids
+from sae_moral.capture.resume import Resume
 from sae_moral.data import MoralData
 from sae_moral.data.splits import group_split
 from sae_moral.errors import SaeMoralWarning, unknown
@@ -49,7 +51,7 @@ from sae_moral.steering.edits import Reader, Write, permuted, rotated, written
 from sae_moral.steering.effects import MeasureSettings, measure_steering
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.steering import WITHOUT_MASK, Direction, Steering, difference_in_means
-from sae_moral.steering.strength import NoStrengthError, at_kl
+from sae_moral.steering.strength import NoStrengthError, with_kl
 from sae_moral.steering.twins import dense, typicality_reader, valence
 from sae_moral.steering.words import Words, choose_words, usable
 from sae_moral.studies.beyond import Beyond
@@ -257,6 +259,13 @@ class Measurement:
     settings: MeasureSettings
     words: Words
     any_model: bool
+    _resumes: list[Resume] = field(default_factory=list)
+
+    def _resumed(self, layer: int) -> AbstractContextManager[None]:
+        """Runs start at the block that is edited after; what one layer needs is kept until another's turn comes."""
+        if not self._resumes or self._resumes[0].layer != layer:
+            self._resumes[:] = [Resume(self.model, layer)]
+        return self._resumes[0]()
 
     def cell(self, trial: Trial | None, layers: Sequence[int]) -> Cell:
         """The measurement of a trial, or of the unsteered model, as a piece of work with its key."""
@@ -276,12 +285,14 @@ class Measurement:
         def work(folder: Path) -> Measured:
             how: dict[str, Any] = {"any_model": self.any_model}
             try:
-                given = steering
-                if steering is not None and kl is not None:
-                    given = at_kl(self.model, steering, kl, self.settings.neutral, **how)
-                steerings = [] if given is None else [given]
-                measured = (self.model, steerings, self.data, layers, self.settings, self.words.wordings)
-                return Measured(measure_steering(*measured, full=full, **how), given and given.alpha)
+                given, damage = steering, None
+                with self._resumed(steering.what.layer if steering else 0):
+                    if steering is not None and kl is not None:
+                        given, damage = with_kl(self.model, steering, kl, self.settings.neutral, **how)
+                    steerings = [] if given is None else [given]
+                    measured = (self.model, steerings, self.data, layers, self.settings, self.words.wordings)
+                    effects = measure_steering(*measured, full=full, damage=damage, **how)
+                return Measured(effects, given and given.alpha)
             except (NotFiniteError, NoStrengthError) as error:
                 return Measured(None, error=str(error))
 

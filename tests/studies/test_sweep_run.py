@@ -46,7 +46,8 @@ def run(model: Any, out: Path, **options: Any) -> Any:
         "rotations": (0,),
         "permutations": (),
         "split": {"train": np.arange(120), "test": np.arange(120, 240)},
-        "draws": 100,
+        "limit": 48,
+        "draws": 50,
         "progress": False,
     }
     operations = options.pop("operations", None) or [operated(random_sae(layer=0))]
@@ -135,7 +136,7 @@ def test_texts_that_the_operation_learnt_from_are_not_judged_on(tiny: Any, tmp_p
         operation.record.learnt_from.extend(digests([text.upper() + "." for text in learnt]))
         shared = len({*learnt} & {*DATA.text[120:]})
         with pytest.raises(ValueError, match=rf"{shared} of \d+ held-out texts are among those operated-1 learnt from"):
-            run(tiny, tmp_path / which, **{which: [operation]})
+            run(tiny, tmp_path / which, limit=None, **{which: [operation]})
         assert not (tmp_path / which).exists()
 
 
