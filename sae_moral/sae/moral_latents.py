@@ -150,15 +150,33 @@ class MoralLatents:
         """
         if dimension is not None and dimension not in DIMENSIONS:
             raise unknown("dimension", dimension, DIMENSIONS)
-        chosen = self.pairs(rule) & np.array([dimension in (None, name) for name in DIMENSIONS])
+        return self._strongest(self.pairs(rule), dimension, rule, limit)
+
+    def _strongest(
+        self, pairs: Bool[np.ndarray, "s 10"], dimension: str | None, rule: str, limit: int | None
+    ) -> list[int]:
+        chosen = pairs & np.array([dimension in (None, name) for name in DIMENSIONS])
         by = self.arrays["selection_r"] if rule == "audited" else np.abs(self.arrays["paper_r"])
         strength = np.where(chosen, by, -np.inf).max(axis=1)
         order = np.argsort(-strength, kind="stable")[: int(chosen.any(axis=1).sum())]
         return order[:limit].tolist()
 
-    def by_dimension(self, *, rule: str = "audited", limit: int | None = None) -> dict[str, list[int]]:
-        """`latents` of every dimension: what surgery takes."""
-        return {name: self.latents(name, rule=rule, limit=limit) for name in DIMENSIONS}
+    def by_dimension(
+        self, *, rule: str = "audited", limit: int | None = None, one_pole: bool = False
+    ) -> dict[str, list[int]]:
+        """`latents` of every dimension: what surgery takes.
+
+        Args:
+            one_pole: a latent of virtues and of vices (loyalty and betrayal often share one) is only of the pole that
+                it correlates with more; in a contrast of poles it would cancel.
+        """
+        pairs = self.pairs(rule)
+        if one_pole:
+            by = self.arrays["selection_r"] if rule == "audited" else np.abs(self.arrays["paper_r"])
+            by = np.where(pairs, by, -np.inf)
+            virtue = by[:, ::2].max(axis=1) >= by[:, 1::2].max(axis=1)
+            pairs = pairs & np.stack([virtue, ~virtue] * (len(DIMENSIONS) // 2), axis=1)
+        return {name: self._strongest(pairs, name, rule, limit) for name in DIMENSIONS}
 
     def classes(self, rule: str = "audited") -> dict[str, int]:
         """How many latents are in each class of a rule: `audited` or `paper`."""

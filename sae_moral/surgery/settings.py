@@ -30,6 +30,7 @@ class SurgerySettings:
         keep_norm: decoder rows keep their lengths. Otherwise a latent could grow its activations at no cost, shrinking
             its row as much, and margins would be met without a change to what is written back.
         rule, per_dimension: which latents are taken from a `MoralLatents`: its rule, and at most so many per dimension.
+        one_pole: a latent found for virtues and for vices counts only for the pole that it correlates with more.
         outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as in
             the SAE's training (`sae.train_input.within`); None: all count.
         lr: Adam's step; under `relative` in units of each latent's size, for a weight of its encoder over the standard
@@ -65,6 +66,7 @@ class SurgerySettings:
     keep_norm: bool = True
     rule: str = "audited"
     per_dimension: int | None = 8
+    one_pole: bool = True
     outliers: float | None = 10.0
     lr: float = 0.002
     schedule: str = "constant"
@@ -122,6 +124,7 @@ PAPER = dataclasses.replace(
     leak=0.0,
     rule="paper",
     per_dimension=20,
+    one_pole=False,
     outliers=None,
     lr=1e-4,
     batch=4096,
