@@ -131,7 +131,7 @@ class Fit:
         if settings.schedule == "one-cycle" and settings.epochs:
             steps = settings.epochs * math.ceil(len(self.prompts["train"]) / settings.batch)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps)
-        best, kept, epoch, reason = float("inf"), 0, 0, "epochs"
+        best, kept, epoch, reason, pressure = float("inf"), 0, 0, "epochs", 0.0
         limit = self._limit(settings.read_share if self.writes else 1.0)
         rows, history = moving.rows(), list[Epoch]()
         for epoch in range(settings.epochs + 1):
@@ -141,7 +141,7 @@ class Fit:
                     break
                 optimiser.zero_grad()
                 seen.append(self.terms(moving.rows(), "train", chosen))
-                self.total(seen[-1]).backward()
+                (self.total(seen[-1]) + pressure * seen[-1]["reconstruction"]).backward()
                 if settings.clip is not None:
                     torch.nn.utils.clip_grad_norm_(moving.step.values(), settings.clip)
                 moving.decay(settings.weight_decay * optimiser.param_groups[0]["lr"])
@@ -154,6 +154,8 @@ class Fit:
             assert now is not None
             history.append(Epoch(epoch=epoch, train=self._values(seen), validation=now))
             within_limit = now["reconstruction"] <= limit * history[0]["validation"]["reconstruction"]
+            if settings.press and not within_limit:  # a penalty method: Nocedal & Wright 2006, ch. 17
+                pressure += self.weights["reconstruction"]
             if not settings.early_stop or (now["total"] < best and within_limit):
                 best, kept, rows = now["total"], epoch, {n: v.detach().clone() for n, v in moving.rows().items()}
             elif epoch - kept >= settings.patience:

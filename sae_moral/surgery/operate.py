@@ -181,9 +181,7 @@ def _weights(before: LoadedSae, after: LoadedSae, rows: Rows) -> Weights:
 
 def _by_dimension(latents: Latents, sae: LoadedSae, settings: SurgerySettings) -> dict[str, list[int]]:
     if isinstance(latents, MoralLatents):
-        given = latents.by_dimension(
-            rule=settings.rule, limit=settings.per_dimension, one_pole=settings.one_pole
-        )
+        given = latents.by_dimension(rule=settings.rule, limit=settings.per_dimension, one_pole=settings.one_pole)
     elif not isinstance(latents, Mapping):
         given = {NO_DIMENSION: [int(latent) for latent in latents]}
     else:

@@ -267,7 +267,7 @@ def _mean(x: Float[Tensor, "n"], counted: Bool[Tensor, "n"]) -> Scalar:
 TERMS = {
     term.name: term
     for term in (
-        Term("reconstruction", 10.0, "batch", lambda b, _: reconstruction(b.target, b.made, b.unit), paper=1.0),
+        Term("reconstruction", 5.0, "batch", lambda b, _: reconstruction(b.target, b.made, b.unit), paper=1.0),
         Term("sparsity", 1e-4, "batch", lambda b, _: sparsity(b.activation), paper=1e-4),
         Term("alignment", 1.0, "dimension", _alignment, paper=0.5),
         Term("polarity", 1.0, "foundation", _polarity, paper=0.3),

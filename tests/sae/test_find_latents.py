@@ -106,6 +106,17 @@ def test_the_planted_latents_are_found_and_no_others(planted: Any) -> None:
     assert found.fractions()["audited"] == pytest.approx(10 / LATENTS)
 
 
+def test_a_latent_of_both_poles_counts_for_the_one_it_correlates_with_more(planted: Any) -> None:
+    found = planted[3]
+    passes, r = found.arrays["passes"].copy(), found.arrays["selection_r"].copy()
+    passes[150, :4], r[150, :4] = [True, False, False, True], [0.3, 0.9, 0.9, 0.4]  # care 0.3, cheating 0.4
+    shared = dataclasses.replace(found, arrays={**found.arrays, "passes": passes, "selection_r": r})
+    both, one = shared.by_dimension(), shared.by_dimension(one_pole=True)
+    assert 150 in both["care"] and 150 in both["cheating"]
+    assert 150 not in one["care"] and 150 in one["cheating"]
+    assert {name: [i for i in own if i != 150] for name, own in one.items()} == found.by_dimension()
+
+
 def test_the_papers_rule_takes_latents_of_length(planted: Any) -> None:
     found = planted[3]
     by_length = set(found.latents(rule="paper")) & set(range(10, 100))

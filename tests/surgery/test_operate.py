@@ -184,6 +184,24 @@ def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
     assert error[0] > 1.05 and error[1] <= 1.01
 
 
+def test_pressed_readers_come_back_into_the_tolerance() -> None:
+    careless: dict[str, Any] = {
+        "reconstruction": 1.0,
+        "polarity": 10.0,
+        "lr": 0.2,
+        "tolerance": 0.01,
+        "epochs": 15,
+        "patience": 15,
+    }
+    last = {}
+    for press in (False, True):
+        operation = run("standard", n=300, press=press, **careless)
+        first, *_, end = (epoch["validation"]["reconstruction"] for epoch in operation.record.history)
+        assert operation.record.stopped is not None
+        last[press] = end / first, operation.record.stopped["kept_epoch"]
+    assert last[False][0] > 1.05 and last[True][0] < 1.02 and last[True][1] > last[False][1], last
+
+
 def test_without_an_early_stop_the_last_epoch_is_kept() -> None:
     operation = run("standard", n=300, epochs=4, early_stop=False, patience=1, tolerance=0.0, lr=0.3)
     assert operation.record.stopped == {"kept_epoch": 4, "epochs": 4, "reason": "epochs"}
@@ -239,10 +257,11 @@ def test_latents_found_before_are_taken_only_if_they_belong_here() -> None:
     given, loose = representations(of), LatentSettings(items=20, permutations=1)
     latents = find_moral_latents(sae(), given, of, report=("validation",), settings=loose)
     assert latents.latents(rule="paper")
-    operation = operate(sae(), latents, given, of, rule="paper", per_dimension=3, **QUICK)
-    assert operation.by_dimension == {
-        name: sorted(members) for name, members in latents.by_dimension(rule="paper", limit=3).items() if members
-    }
+    for one_pole in (True, False):
+        how: dict[str, Any] = {"rule": "paper", "per_dimension": 3, "one_pole": one_pole}
+        operation = operate(sae(), latents, given, of, **how, **QUICK)
+        members = latents.by_dimension(rule="paper", limit=3, one_pole=one_pole)
+        assert operation.by_dimension == {name: sorted(own) for name, own in members.items() if own}
     with pytest.raises(ValueError, match=r"these are latents of .* and the SAE is .*expected latents of that SAE"):
         operate(sae(seed=1), latents, given, of)
     with pytest.raises(ValueError, match="found on other scenarios"):
