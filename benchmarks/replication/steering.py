@@ -7,15 +7,16 @@ layers, and a sweep of all of them at equal damage.
 
 SAES is a folder that `sae-moral train-sae` wrote. Per layer and write, in OUT/MODEL/layer_L/WRITE: operations with
 `--seeds` seeds of surgery, as many on shuffled labels, trained exactly as long, one on random latents; and the sweep.
-`output` writes along the gradient of the margins of the chosen words, on training texts, after the wordings that are
-not held out. Everything finished is taken as it is, so that an interrupted run goes on where it ended; layers may be
-run side by side. OUT/steering.md and its figure are of everything that OUT holds.
+`output`, `downstream` and `order` (`sae_moral.steering.downstream`) are learnt on training texts, with the chosen words
+and after the wordings that are not held out. Everything finished is taken as it is, so that an interrupted run goes on
+where it ended; layers may be run side by side. OUT/steering.md and its figure are of everything that OUT holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,15 @@ from sae_moral.data.splits import Split, group_split
 from sae_moral.io import write_text
 from sae_moral.protocol import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
-from sae_moral.steering import Words, choose_words, margin_gradient
+from sae_moral.steering import Words, choose_words
+from sae_moral.steering.downstream import MODEL_WRITES, OUTPUT, model_write
 from sae_moral.studies import Sweep, sweep
 from sae_moral.studies.beyond import TOGETHER
 from sae_moral.studies.sweep_page import COLOURS, HELD_OUT, verdicts
 from sae_moral.studies.sweep_results import TWINS
 from sae_moral.studies.sweep_run import WORD_TEXTS
-from sae_moral.surgery import Operation, WriteTerm, along, operate
+from sae_moral.surgery import Operation, WriteTerm, operate
 
-OUTPUT = "output"
 Found = dict[tuple[str, int, str], Sweep]
 """(model, layer, write) → a sweep."""
 
@@ -46,10 +47,11 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, words: Words,
     for name in given.writes.split(","):
         folder, train = out / name, data.subset(split["train"])
         write: str | WriteTerm = name
-        if name == OUTPUT and not (folder / "sweep.json").exists():
+        if name in MODEL_WRITES and not (folder / "sweep.json").exists():
             learnt = [one for one in words.wordings if not one.held_out and words.chosen[one.name]]
             learnt = [dataclasses.replace(one, pairs=words.chosen[one.name]) for one in learnt]
-            write = along(margin_gradient(model, train, sae.layer, learnt).vector, OUTPUT)
+            readers = partial(operate, sae, None, model, data, split=split, store=out / "vectors", write="shared")
+            write = model_write(name, model, sae.layer, train, learnt, readers=readers)
         arms = operations(model, sae, data, split, write, folder, given.seeds)
         found = sweep(
             model,
@@ -59,6 +61,7 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, words: Words,
             shuffled=arms["shuffled"],
             random_latents=arms["random"],
             rotations=range(given.rotations),
+            words=words,
             split=split,
             limit=given.scenarios,
             out=folder,

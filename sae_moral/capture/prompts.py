@@ -110,11 +110,16 @@ class Prompts:
 
     def tokens(self, start: int, stop: int, device: torch.device | str, *, left: bool = False) -> Tokens:
         """Prompts start … stop as one batch, padded on the right, or on the left so that all end together."""
-        width = max(len(ids) for ids in self.ids[start:stop])
-        ids = torch.full((stop - start, width), self.pad, dtype=torch.long)
+        return self.batch(range(start, stop), device, left=left)
+
+    def batch(self, which: Sequence[int], device: torch.device | str, *, left: bool = False) -> Tokens:
+        """These prompts as one batch, padded as `tokens` does."""
+        width = max(len(self.ids[i]) for i in which)
+        ids = torch.full((len(which), width), self.pad, dtype=torch.long)
         real = torch.zeros_like(ids, dtype=torch.bool)
         own = torch.zeros_like(real)
-        for i, (sequence, (first, last)) in enumerate(zip(self.ids[start:stop], self.own[start:stop], strict=True)):
+        for i, prompt in enumerate(which):
+            sequence, (first, last) = self.ids[prompt], self.own[prompt]
             begin = width - len(sequence) if left else 0
             ids[i, begin : begin + len(sequence)] = torch.tensor(sequence)
             real[i, begin : begin + len(sequence)] = True

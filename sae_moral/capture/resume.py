@@ -25,7 +25,8 @@ class Resume:
     """Keeps what block `layer` reads, for one model.
 
     Attributes:
-        layer: the block that runs start at; blocks before it do not run, and hooks on them do not fire.
+        layer: the block that runs start at; blocks before it do not run, hooks on them do not fire, and no gradient
+            reaches them.
         usable: whether a resumed run gives the logits of a whole one here (tried once, on a small batch). Where it does
             not, because blocks of an architecture hand on more than the residual stream, or where hooks are active on
             earlier blocks, all runs are whole.
@@ -113,7 +114,7 @@ class _Run:
         def wrapped(*given: Any, **options: Any) -> Any:
             if self._key is None:
                 return forward(*given, **options)
-            hidden = self.kept.setdefault(self._key, _hidden(given, options))
+            hidden = self.kept.setdefault(self._key, _hidden(given, options).detach())
             if given:
                 return forward(hidden, *given[1:], **options)
             return forward(**{**options, "hidden_states": hidden})

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from sae_moral.provenance import HookedModel
     from sae_moral.surgery import Operation
 
-OUTPUT = "output"
-"""The write along the gradient of the margin, which needs the model."""
 CHAT = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -192,9 +191,10 @@ def operate(a: argparse.Namespace) -> int:
     """
     from sae_moral.data import group_split
     from sae_moral.sae import MoralLatents, load_sae
-    from sae_moral.steering.twins import margin_gradient
-    from sae_moral.surgery import Operation, along, operate, summary
+    from sae_moral.steering.downstream import MODEL_WRITES, model_write
+    from sae_moral.surgery import Operation, operate, summary
     from sae_moral.surgery.settings import SurgerySettings, get_settings
+    from sae_moral.surgery.write import SHARED
 
     out = out_folder(a, "operation", *(() if a.control == "none" else (a.control,)))
     settings, data = get_settings(a.settings, **_given(a, SurgerySettings, "name")), _scenarios(a)
@@ -211,11 +211,13 @@ def operate(a: argparse.Namespace) -> int:
     model = _model(a)
     sae = load_sae(a.sae, model=model, any_model=a.any_model)
     given = _given(a, operate, "sae", "latents", "data", "settings", "write")
-    write: list[Any] = list(a.write or ())
-    if OUTPUT in write:
-        gradient = margin_gradient(model, data.subset(split["train"]), sae.layer)
-        write[write.index(OUTPUT)] = along(gradient.vector, OUTPUT)
-    operation = operate(sae, latents, model, data, settings=settings, split=split, write=write, **given)
+    made = partial(operate, sae, latents, model, data, settings=settings, split=split, **given)
+    train, readers = data.subset(split["train"]), partial(made, write=SHARED)
+    write = [
+        model_write(one, model, sae.layer, train, readers=readers) if one in MODEL_WRITES else one
+        for one in a.write or ()
+    ]
+    operation = made(write=write)
     print(f"{summary(operation)}\n\n{operation.save(out, overwrite=a.overwrite)}")
     return 0
 

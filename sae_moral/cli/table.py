@@ -42,7 +42,7 @@ def _forms(text: str) -> list[str]:
 
 
 def _writes(text: str) -> list[str]:
-    read = one_of("write", (*named("WRITES", "surgery.write"), run.OUTPUT))
+    read = one_of("write", (*named("WRITES", "surgery.write"), *named("MODEL_WRITES", "steering.downstream")))
     return [read(one) for one in text.split(",")]
 
 
@@ -87,7 +87,7 @@ NEUTRAL = "neutral texts, one a line (default: our own)"
 FOLDERS = "folders of sae-moral operate"
 QUANTISED = 'quantise while loading, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}'
 STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
-WRITE = "what decoder rows gain: representation, shared (differences in means), output (gradient of a margin)"
+WRITE = "what decoder rows gain; output, downstream and order need the model"
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
 
 

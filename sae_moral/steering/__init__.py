@@ -1,6 +1,7 @@
 """Steering through hook functions: the edit of an operation, dense baselines, generation, and what it breaks."""
 
 from sae_moral.capture.prompts import prompt_ids
+from sae_moral.steering.downstream import downstream
 from sae_moral.steering.edits import Reader, Write, edit, full_edit, low_rank_edit, permuted, rotated, written
 from sae_moral.steering.effects import (
     Diversity,
@@ -51,6 +52,7 @@ __all__ = [
     "dense",
     "difference_in_means",
     "diversity",
+    "downstream",
     "edit",
     "full_edit",
     "generate",

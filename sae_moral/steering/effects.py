@@ -171,7 +171,7 @@ def side_effects(
         for first in range(0, len(ids), batch_size):
             rows = ids[first : first + batch_size]
             # Padded on the right: what follows a token cannot change it, and BOS stays at position 0.
-            tokens, real = _right_padded(rows, device)
+            tokens, real = right_padded(rows, device)
             nowhere = torch.zeros_like(real)
             start(torch.cat([nowhere, real]))
             logits = model(tokens.repeat(2, 1), attention_mask=real.long().repeat(2, 1), return_type="logits", **how)
@@ -189,7 +189,8 @@ def _in_neutral(positions: str) -> str:
     return positions if positions in WITHOUT_MASK else "all"
 
 
-def _right_padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Token ids, and where they are real."""
     width = max(map(len, rows))
     tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     return tokens, torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=device)

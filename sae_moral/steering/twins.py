@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_moral.capture import Representations, capture
@@ -89,6 +89,11 @@ def _ridge(name: str, x: Float[Tensor, "n d"], y: Float[np.ndarray, "n"]) -> Rea
     return Reader(name, torch.from_numpy(weight)[:, None].float(), torch.tensor([intercept - float(mean @ weight)]))
 
 
+def behind_first(real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Every token but the first of its prompt, and no padding: what `all-but-first` steers."""
+    return real & (real.long().cumsum(dim=1) > 1)
+
+
 def margin_gradient(
     model: HookedModel | nn.Module,
     data: MoralData,
@@ -137,6 +142,5 @@ def margin_gradient(
                 logits = last_logits(model, last - first)(batch.ids, batch.real.long())
                 margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
                 (gradient,) = torch.autograd.grad(margin, held)
-                behind_first = batch.real & (batch.real.long().cumsum(dim=1) > 1)
-                total += gradient[behind_first].float().sum(dim=0).cpu() / len(prompts.ids)
+                total += gradient[behind_first(batch.real)].float().sum(dim=0).cpu() / len(prompts.ids)
     return Direction(layer, total / len(wordings), "gradient of the margin")

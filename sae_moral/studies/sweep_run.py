@@ -156,6 +156,7 @@ def sweep(
     permutations: Sequence[int] = PERMUTATIONS,
     downstream: int | None = None,
     settings: MeasureSettings | None = None,
+    words: Words | None = None,
     split: Mapping[str, Int[np.ndarray, "_"]] | None = None,
     limit: int | None = None,
     draws: int = 1000,
@@ -177,6 +178,7 @@ def sweep(
         positions: `all-but-first`, or `all` as in the paper, where BOS gets an edit a hundred times larger.
         rotations, permutations: seeds of these twins.
         downstream: the layer the audited headlines are taken at; halfway from the edit to the end by default.
+        words: of `choose_words`, where they are known; else they are chosen on the training part.
         split: by default `group_split(data)`: equal texts are on one side.
         limit: measure on at most so many held-out scenarios.
         draws: of the bootstrap.
@@ -224,13 +226,14 @@ def sweep(
         "random_latents": [_facts(one) for one in random_latents],
         "strengths": {"kl": list(kls), "alpha": list(alphas)},
         "forms": list(forms),
+        "words": jsonable(words),
         "rotations": list(rotations),
         "permutations": list(permutations),
     }
     with locked(out, wait=True):
         claim(out, "sweep", {**provenance, **others}, files=(*Sweep.FILES, *_OLD_FILES), overwrite=overwrite)
     study = Study(out, METHOD)
-    words = _words(model, provenance["model"], train, settings, study)
+    words = words or _words(model, provenance["model"], train, settings, study)
     learnt = _learnt(model, provenance["model"], train, sorted(at), study)
     measure = Measurement(model, provenance["model"], held_out, settings, words, any_model)
     arms = {"operated": operations, "shuffled": shuffled, "random latents": random_latents}
