@@ -26,7 +26,7 @@ from benchmarks.replication.surgery import SHARES, kept_epoch
 from sae_moral import load_data, load_model
 from sae_moral.data import MoralData
 from sae_moral.data.splits import Split, group_split
-from sae_moral.io import write_text
+from sae_moral.io import jsonable, read_typed, write_record, write_text
 from sae_moral.protocol import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.steering import Words, choose_words
@@ -67,6 +67,15 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, words: Words,
             out=folder,
         )
         print(f"{found.summary()}\n{found.save(folder)}", flush=True)
+
+
+def words_of(model: Any, train: MoralData, out: Path) -> Words:
+    """As the sweep chooses them; once for all layers."""
+    some = train.sample(min(WORD_TEXTS, len(train)))
+    file = out / f"words-{some.sha256[:12]}.json"
+    if not file.exists():
+        write_record(file, "words", 1, jsonable(choose_words(model, some)))
+    return read_typed(file, Words, "words", 1)
 
 
 def operations(
@@ -180,8 +189,7 @@ def main() -> None:
         split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device=given.device)
         saes = load_saes(given.saes, model=model)
         wanted = list(saes) if given.layers == "all" else parse_layers(given.layers, model.cfg.n_layers)
-        some = data.subset(split["train"])
-        words = choose_words(model, some.sample(min(WORD_TEXTS, len(some))))  # as the sweep chooses them
+        words = words_of(model, data.subset(split["train"]), given.out / Path(given.model).name)
         for layer in wanted:
             folder = given.out / Path(given.model).name / f"layer_{layer:02d}"
             run(model, saes[layer], data, split, words, folder, given)
