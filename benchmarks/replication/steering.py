@@ -7,8 +7,8 @@ layers, and a sweep of all of them at equal damage.
 
 SAES is a folder that `sae-moral train-sae` wrote. Per layer and write, in OUT/MODEL/layer_L/WRITE: operations with
 `--seeds` seeds of surgery, as many on shuffled labels, trained exactly as long, one on random latents; and the sweep.
-`output`, `downstream` and `order` (`sae_moral.steering.downstream`) are learnt on training texts, with the chosen words
-and after the wordings that are not held out. Everything finished is taken as it is, so that an interrupted run goes on
+`output`, `downstream` and `order` (`sae_moral.steering.model_writes`) are learnt on training texts, with the chosen
+words and after the wordings that are not held out. Everything finished is taken as it is: an interrupted run goes on
 where it ended; layers may be run side by side. OUT/steering.md and its figure are of everything that OUT holds.
 """
 
@@ -30,7 +30,7 @@ from sae_moral.io import jsonable, read_typed, write_record, write_text
 from sae_moral.protocol import parse_layers
 from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.steering import Words, choose_words
-from sae_moral.steering.downstream import MODEL_WRITES, OUTPUT, model_write
+from sae_moral.steering.model_writes import MODEL_WRITES, OUTPUT, model_write
 from sae_moral.studies import Sweep, sweep
 from sae_moral.studies.beyond import TOGETHER
 from sae_moral.studies.sweep_page import COLOURS, HELD_OUT, verdicts

@@ -191,7 +191,7 @@ def operate(a: argparse.Namespace) -> int:
     """
     from sae_moral.data import group_split
     from sae_moral.sae import MoralLatents, load_sae
-    from sae_moral.steering.downstream import MODEL_WRITES, model_write
+    from sae_moral.steering.model_writes import MODEL_WRITES, model_write
     from sae_moral.surgery import Operation, operate, summary
     from sae_moral.surgery.settings import SurgerySettings, get_settings
     from sae_moral.surgery.write import SHARED

@@ -42,7 +42,7 @@ def _forms(text: str) -> list[str]:
 
 
 def _writes(text: str) -> list[str]:
-    read = one_of("write", (*named("WRITES", "surgery.write"), *named("MODEL_WRITES", "steering.downstream")))
+    read = one_of("write", (*named("WRITES", "surgery.write"), *named("MODEL_WRITES", "steering.model_writes")))
     return [read(one) for one in text.split(",")]
 
 

@@ -1,7 +1,6 @@
 """Steering through hook functions: the edit of an operation, dense baselines, generation, and what it breaks."""
 
 from sae_moral.capture.prompts import prompt_ids
-from sae_moral.steering.downstream import downstream
 from sae_moral.steering.edits import Reader, Write, edit, full_edit, low_rank_edit, permuted, rotated, written
 from sae_moral.steering.effects import (
     Diversity,
@@ -16,6 +15,7 @@ from sae_moral.steering.effects import (
 from sae_moral.steering.generate import Generation, generate
 from sae_moral.steering.hooks import NotFiniteError, steer, steering_hooks
 from sae_moral.steering.margins import Estimate, MarginEffect, margin_effect
+from sae_moral.steering.model_writes import downstream
 from sae_moral.steering.steering import (
     Direction,
     Matched,

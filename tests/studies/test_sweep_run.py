@@ -16,7 +16,7 @@ import sae_moral.studies.sweep_run as module
 from sae_moral.capture import capture
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.errors import DataError, FolderError, SaeMoralWarning
-from sae_moral.steering import MeasureSettings, Wording, typicality_reader
+from sae_moral.steering import MeasureSettings, Wording, choose_words, typicality_reader
 from sae_moral.studies.beyond import TOGETHER
 from sae_moral.studies.study import RECORD
 from sae_moral.studies.sweep_results import ARMS, TWINS
@@ -256,6 +256,16 @@ def test_what_operations_began_with_is_measured_once(
     found = run(tiny, tmp_path / "out", operations=operations, kls=[], alphas=[2.0])
     assert [row.arm for row in found.rows] == ["operated", "operated", "pretrained"] and found.beyond == []
     assert len(log.read_text().splitlines()) == 1 + 3
+
+
+def test_words_that_are_known_are_not_chosen_again(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = run(tiny, tmp_path / "once")
+    words = choose_words(tiny, DATA.subset(np.arange(120)), SETTINGS.wordings, each=1)
+    monkeypatch.setattr(module, "choose_words", None)
+    found = run(tiny, tmp_path / "out", words=words)
+    assert (found.rows, found.beyond, found.provenance) == (once.rows, once.beyond, once.provenance)
+    with pytest.raises(FolderError, match="words"):  # other words are another sweep
+        run(tiny, tmp_path / "out", words=dataclasses.replace(words, left_out={"none": "of them"}))
 
 
 def test_bad_arguments_are_refused(tiny: Any, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sae_moral.cli import main
-from sae_moral.steering import Wording, margin_gradient
+from sae_moral.steering import Wording
+from sae_moral.steering.model_writes import model_write
 from sae_moral.surgery import Operation
 from tests.surgery.worlds import sae
 from tests.tiny import scenarios
@@ -59,16 +60,15 @@ def test_bad_input_says_what_would_be_right_and_writes_nothing(
 def test_writes_are_named_and_another_write_is_another_operation(
     folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = partial(
-        margin_gradient, wordings=[Wording("tiny", "{text} is morally", (("helping", "hitting"),))]
-    )  # the tiny model has no " right" and " wrong"
-    monkeypatch.setattr("sae_moral.steering.twins.margin_gradient", known)
+    words = [Wording("tiny", "{text} is morally", (("helping", "hitting"),))]  # the tiny model has no " right"
+    known = partial(model_write, wordings=words)
+    monkeypatch.setattr("sae_moral.steering.model_writes.model_write", known)
     command = ["operate", str(tiny_folder), str(folder / "sae"), "--data", str(folder / "table.jsonl")]
     command += "--rule paper --epochs 2 --shares 0.6,0.2,0.2 --device cpu".split()
     command += ["--store", str(folder / "store"), "--out", str(folder / "out")]
-    assert main([*command, "--write", "shared,output"]) == 0, capsys.readouterr().err
+    assert main([*command, "--write", "shared,output,downstream,order"]) == 0, capsys.readouterr().err
     written = Operation.load(folder / "out").record.written
-    assert written is not None and written["writes"] == {"shared": 1.0, "output": 1.0}
+    assert written is not None and written["writes"] == dict.fromkeys(("shared", "output", "downstream", "order"), 1.0)
     capsys.readouterr()
     assert main([*command, "--write", "shared"]) == 2
     assert "write" in capsys.readouterr().err

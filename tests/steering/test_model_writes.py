@@ -21,7 +21,7 @@ from sae_moral.steering import (
     steer,
     typicality_reader,
 )
-from sae_moral.steering.downstream import GAP, LEAD, TEMPERATURE, order_loss
+from sae_moral.steering.model_writes import GAP, LEAD, TEMPERATURE, order_loss
 from tests.steering.planted import operated, random_sae
 from tests.steering.test_twins import DATA, HOW, WORDING, Planted, auroc, planted  # noqa: F401
 
