@@ -136,7 +136,7 @@ def side_effects(
     steerings: Steering | Sequence[Steering],
     texts: Sequence[str] | None = None,
     *,
-    batch_size: int = 4,
+    batch_size: int = 8,
     any_model: bool = False,
 ) -> SideEffects:
     """Compare the steered with the unsteered model on neutral text (see the module for the formulas).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from torch import nn
 
@@ -63,6 +64,7 @@ def with_kl(
 
     seen: dict[float, tuple[Steering, SideEffects]] = {}
 
+    @cache
     def excess(log_alpha: float) -> float:
         tried = dataclasses.replace(steering, alpha=math.copysign(math.exp(log_alpha), steering.alpha))
         try:
@@ -75,16 +77,17 @@ def with_kl(
         found = math.inf if math.isnan(found) else found
         if not FAR[0] < found / kl < FAR[1]:  # not finite, or rounded to 0: only the way to go is known
             return math.copysign(math.log(FAR[1]), found - kl)
-        return math.log(found / kl)
+        value = math.log(found / kl)
+        return 0.0 if abs(value) <= TOLERANCE else value  # near enough ends the search
 
     log_alpha = math.log(abs(steering.alpha))
     first = excess(log_alpha)
-    if abs(first) <= TOLERANCE:
+    if not first:
         return seen[log_alpha]
     for i in range(12):  # brought near by KL ∝ α², by ever longer steps where it hardly moves, then closed in on
         second = log_alpha - math.copysign(max(min(5.0, abs(first) / 2), i), first)
         value = excess(second)
-        if abs(value) <= TOLERANCE:
+        if not value:
             return seen[second]
         if (value > 0) != (first > 0):
             break
