@@ -21,7 +21,7 @@ from sae_moral.report.style import FAINT, INK, blank_figure, grid_of, numbers
 from sae_moral.report.words import MISSING, number, p_value, signed, wrapped
 from sae_moral.steering.words import USES
 from sae_moral.studies.beyond import TOGETHER, Beyond, sentence
-from sae_moral.studies.sweep_results import ARMS, SweepProvenance, SweepRow, Unsteered, WordEffect
+from sae_moral.studies.sweep_results import ARMS, Operated, SweepProvenance, SweepRow, Unsteered, WordEffect
 from sae_moral.tables import Table, table, text_table
 
 if TYPE_CHECKING:
@@ -75,6 +75,16 @@ COMPARED: dict[str, Callable[[Beyond], str]] = {
     "p, layers": lambda one: p_value(one.p_corrected),
     "beyond": lambda one: "yes" if one.holds else "not shown",
 }
+OPERATION: dict[str, Callable[[Operated], str]] = {
+    "after block": lambda one: str(one["layer"]),
+    "seed": lambda one: str(one["seed"]),
+}
+OPERATED: dict[str, Callable[[Operated], str]] = {
+    "latents": lambda one: str(len({latent for own in one["latents"].values() for latent in own})),
+    "read": lambda one: ", ".join(f"{name} {len(own)}" for name, own in one["latents"].items()),
+    "written": lambda one: ", ".join(one["writes"]) or "nothing",
+    "they read the pole at AUROC": lambda one: " → ".join(number(value) for value in one["reading"]) or MISSING,
+}
 MEANINGS = (
     ("AUROC", "chance that a virtuous scenario's margin of approving over disapproving words is above a vicious one's"),
     ("held-out words", "pairs that nothing was learnt from, all wordings of the first language together"),
@@ -102,7 +112,14 @@ def sweep_page(rows: Sequence[SweepRow], beyond: Sequence[Beyond], base: Unsteer
     sections = [
         Section(
             "Are operations beyond their twins?",
-            joined([bullets(verdicts(rows, beyond)), data_table(beyond_table(beyond), "")]),
+            joined(
+                [
+                    bullets(verdicts(rows, beyond)),
+                    paragraph(_asked(about), "under"),
+                    data_table(table(about.get("operated", []), OPERATION, OPERATED), "Read and written"),
+                    data_table(beyond_table(beyond), "Against every twin"),
+                ]
+            ),
             short="Verdicts",
         ),
         Section("Effect against damage", drawn),
@@ -136,6 +153,18 @@ _UNSTEERED: dict[str, Callable[[WordEffect], str]] = {
     "AUROC": lambda one: number(one.auroc),
     "gap (nats)": lambda one: number(one.gap),
 }
+
+
+def _asked(about: SweepProvenance) -> str:
+    """Which words, after which wordings; nothing of sweeps that do not say."""
+    if not (words := about.get("words")):
+        return ""
+    said = []
+    for use, what in ((HELD_OUT, "Held-out words"), (CHOSEN, "Chosen words")):
+        pairs = ["/".join(w.strip() for w in one["pair"]) for one in words["scores"] if one["use"] == use]
+        said.append(f"{what}: {', '.join(dict.fromkeys(pairs)) or 'none'}.")
+    names = [one["name"] + (" (held out)" if one["held_out"] else "") for one in words["wordings"]]
+    return f"{' '.join(said)} After the wordings {', '.join(names)}."
 
 
 def beyond_table(beyond: Sequence[Beyond]) -> Table:

@@ -111,6 +111,17 @@ class Unsteered:
     repetition: float | None = None
 
 
+class Operated(TypedDict):
+    """What one of the operations read and wrote: its latents by dimension, the weights of its writes, and the AUROC of
+    the pole that all its latents together read on its own test part, before and after surgery."""
+
+    layer: int
+    seed: int
+    latents: dict[str, list[int]]
+    writes: dict[str, float]
+    reading: list[float | None]
+
+
 class SweepProvenance(TypedDict):
     """What shaped a sweep. JSON values; `data` is the hash of the held-out scenarios, `downstream` the layers that the
     audited headlines are taken at, by the layer of the edit; `words` the scores of the pairs on training texts."""
@@ -126,6 +137,7 @@ class SweepProvenance(TypedDict):
     protocol: dict[str, Any]
     draws: int
     words: NotRequired[dict[str, Any]]
+    operated: NotRequired[list[Operated]]
     migrated_from: NotRequired[int]
 
 

@@ -58,7 +58,7 @@ from sae_moral.studies.beyond import Beyond
 from sae_moral.studies.study import Cell, Study
 from sae_moral.studies.sweep_migration import migrated
 from sae_moral.studies.sweep_page import beyond_table, sweep_page, sweep_summary
-from sae_moral.studies.sweep_results import Measured, SweepProvenance, SweepRow, Trial, Unsteered, summarise
+from sae_moral.studies.sweep_results import Measured, Operated, SweepProvenance, SweepRow, Trial, Unsteered, summarise
 from sae_moral.surgery import Operation
 from sae_moral.surgery.operation import digests
 
@@ -249,7 +249,8 @@ def sweep(
         raise NotFiniteError(f"the model without steering: {unsteered.error}")
     measured = [(trial, found[study.path(one)]) for trial, one in zip(trials, wanted, strict=True)]
     rows, beyond, base = summarise(measured, unsteered.effects, words, held_out, draws=draws)
-    return Sweep(rows, beyond, base, {**provenance, "words": jsonable(words)})
+    operated = [_operated(one) for one in operations]
+    return Sweep(rows, beyond, base, {**provenance, "words": jsonable(words), "operated": operated})
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,6 +306,18 @@ class Measurement:
 
 def _facts(operation: Operation) -> dict[str, Any]:
     return {"name": operation.name, "layer": operation.layer, **Steering(operation, 1.0).describe()["sae"]}
+
+
+def _operated(operation: Operation) -> Operated:
+    record = operation.record
+    read = [row for row in record.table if (row["statistic"], row["group"]) == ("reading_auroc", "overall")]
+    return Operated(
+        layer=operation.layer,
+        seed=record.seed,
+        latents={name: list(own) for name, own in operation.by_dimension.items()},
+        writes=dict(record.written["writes"]) if record.written else {},
+        reading=[read[0]["before"], read[0]["after"]] if read else [],
+    )
 
 
 @dataclass(frozen=True, eq=False)
