@@ -191,11 +191,14 @@ def operate(a: argparse.Namespace) -> int:
     """
     from sae_moral.data import group_split
     from sae_moral.sae import MoralLatents, load_sae
+    from sae_moral.steering import attribution
     from sae_moral.steering.model_writes import MODEL_WRITES, model_write
     from sae_moral.surgery import Operation, operate, summary
     from sae_moral.surgery.settings import SurgerySettings, get_settings
     from sae_moral.surgery.write import SHARED
 
+    if a.by_attribution and a.latents:
+        raise ValueError("--by-attribution and --latents: both choose the latents; expected one of them")
     out = out_folder(a, "operation", *(() if a.control == "none" else (a.control,)))
     settings, data = get_settings(a.settings, **_given(a, SurgerySettings, "name")), _scenarios(a)
     split, latents = group_split(data, shares=tuple(a.shares)), MoralLatents.load(a.latents) if a.latents else None
@@ -211,8 +214,11 @@ def operate(a: argparse.Namespace) -> int:
     model = _model(a)
     sae = load_sae(a.sae, model=model, any_model=a.any_model)
     given = _given(a, operate, "sae", "latents", "data", "settings", "write")
+    train = data.subset(split["train"])
+    if a.by_attribution:
+        latents = attribution(model, sae, train).by_dimension(settings.per_dimension or sae.d_sae)
     made = partial(operate, sae, latents, model, data, settings=settings, split=split, **given)
-    train, readers = data.subset(split["train"]), partial(made, write=SHARED)
+    readers = partial(made, write=SHARED)
     write = [
         model_write(one, model, sae.layer, train, readers=readers) if one in MODEL_WRITES else one
         for one in a.write or ()

@@ -197,6 +197,7 @@ COMMANDS = {
         *data,
         own("sae", metavar="SAE", help="a folder, or release/id"),
         own("--latents", type=Path, metavar="DIR", help="moral latents found before (default: find them)"),
+        switch("--by-attribution", help="take the latents that carry the margin of the model's answer"),
         of(OPERATE, "write", type=_writes, metavar="A,B", help=WRITE),
         of(OPERATE, "control", help="a control in place of the surgery"),
         of(OPERATE, "settings", help="values of all that follows, where it is not given"),

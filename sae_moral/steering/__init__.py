@@ -1,6 +1,7 @@
 """Steering through hook functions: the edit of an operation, dense baselines, generation, and what it breaks."""
 
 from sae_moral.capture.prompts import prompt_ids
+from sae_moral.steering.attributions import Attribution, attribution
 from sae_moral.steering.edits import Reader, Write, edit, full_edit, low_rank_edit, permuted, rotated, written
 from sae_moral.steering.effects import (
     Diversity,
@@ -29,6 +30,7 @@ from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose
 
 __all__ = [
     "WORDINGS",
+    "Attribution",
     "Direction",
     "Diversity",
     "Effects",
@@ -48,6 +50,7 @@ __all__ = [
     "Write",
     "acceptability",
     "at_kl",
+    "attribution",
     "choose_words",
     "dense",
     "difference_in_means",

@@ -14,13 +14,13 @@ the norm of a stream breaks a model that one along them leaves alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_moral.capture import Representations, capture
@@ -119,19 +119,62 @@ def margin_gradient(
         learnt = [dataclasses.replace(one, pairs=words.chosen[one.name]) for one in learnt]
         operate(sae, None, model, data, write=along(margin_gradient(model, training, 9, learnt).vector, "output"))
     """
+    _, batches = margin_gradients(model, data, layer, wordings, limit=limit, batch_size=batch_size)
+    total, prompts = torch.zeros(hooked_model(model).cfg.d_model), 0
+    for batch in batches:
+        total += batch.gradient[batch.behind_first].float().sum(dim=0).cpu()
+        prompts += len(batch.prompts)
+    return Direction(layer, total / prompts, "gradient of the margin")
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Of one batch of prompts after one wording.
+
+    Attributes:
+        hidden: the stream after the block.
+        gradient: of each prompt's mean margin by it.
+        behind_first: see the function of that name.
+        prompts: which distinct prompts of the wording these are.
+        row: for each scenario its prompt.
+    """
+
+    hidden: Float[Tensor, "batch pos d"]
+    gradient: Float[Tensor, "batch pos d"]
+    behind_first: Bool[Tensor, "batch pos"]
+    prompts: range
+    row: Int[np.ndarray, "n"]
+
+
+def margin_gradients(
+    model: HookedModel | nn.Module,
+    data: MoralData,
+    layer: int,
+    wordings: Sequence[Wording],
+    *,
+    limit: int = 200,
+    batch_size: int = 16,
+) -> tuple[MoralData, Iterator[Gradients]]:
+    """The scenarios with a pole that are used, and ∂ margin / ∂ h on each; arguments as for `margin_gradient`."""
     model = hooked_model(model)
     moral = data.subset(np.flatnonzero((data.pole == VIRTUE) | (data.pole == VICE)))
     if not len(moral) or not wordings:
         raise ValueError(f"{len(moral)} scenarios with a pole and {len(wordings)} wordings; expected some of both")
-    moral, name = moral.sample(min(limit, len(moral))), resolve_hooks(model, [layer])[layer]
-    total, held = torch.zeros(model.cfg.d_model), list[Tensor]()
+    moral = moral.sample(min(limit, len(moral)))
+    return moral, _gradients(model, moral, layer, wordings, batch_size)
+
+
+def _gradients(
+    model: HookedModel, moral: MoralData, layer: int, wordings: Sequence[Wording], batch_size: int
+) -> Iterator[Gradients]:
+    name, held = resolve_hooks(model, [layer])[layer], list[Tensor]()
 
     def hold(hidden: Tensor, hook: object = None) -> Tensor:
         # Cut from what is below: nothing there needs a gradient.
         held.append(hidden.detach().requires_grad_())
         return held[-1]
 
-    with torch.enable_grad(), steer(model, ()), model.hooks(fwd_hooks=[(name, hold)]):
+    with steer(model, ()), model.hooks(fwd_hooks=[(name, hold)]):
         for wording in wordings:
             prompts = wording.prompts(model, moral.text)
             good, bad = (list(side) for side in zip(*pair_tokens(model, wording.pairs), strict=True))
@@ -139,8 +182,8 @@ def margin_gradient(
                 held.clear()
                 last = min(first + batch_size, len(prompts.ids))
                 batch = prompts.tokens(first, last, model.cfg.device or "cpu", left=True)
-                logits = last_logits(model, last - first)(batch.ids, batch.real.long())
-                margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
-                (gradient,) = torch.autograd.grad(margin, held)
-                total += gradient[behind_first(batch.real)].float().sum(dim=0).cpu() / len(prompts.ids)
-    return Direction(layer, total / len(wordings), "gradient of the margin")
+                with torch.enable_grad():
+                    logits = last_logits(model, last - first)(batch.ids, batch.real.long())
+                    margin = (logits[:, good] - logits[:, bad]).mean(dim=1).sum()
+                    (gradient,) = torch.autograd.grad(margin, held)
+                yield Gradients(held[0].detach(), gradient, behind_first(batch.real), range(first, last), prompts.row)

@@ -70,6 +70,8 @@ def test_writes_are_named_and_another_write_is_another_operation(
     written = Operation.load(folder / "out").record.written
     assert written is not None and written["writes"] == dict.fromkeys(("shared", "output", "downstream", "order"), 1.0)
     capsys.readouterr()
+    assert main([*command, "--by-attribution", "--latents", str(folder)]) == 2
+    assert "both choose the latents" in capsys.readouterr().err
     assert main([*command, "--write", "shared"]) == 2
     assert "write" in capsys.readouterr().err
     assert main([*command, "--write", "outputs"]) == 2
