@@ -16,10 +16,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import platform
+import shlex
+import sys
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.replication.surgery import SHARES, kept_epoch
@@ -32,7 +38,7 @@ from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.steering import Words, choose_words
 from sae_moral.steering.model_writes import MODEL_WRITES, OUTPUT, model_write
 from sae_moral.studies import Sweep, sweep
-from sae_moral.studies.beyond import TOGETHER
+from sae_moral.studies.beyond import TOGETHER, corrected
 from sae_moral.studies.sweep_page import COLOURS, HELD_OUT, verdicts
 from sae_moral.studies.sweep_results import TWINS
 from sae_moral.studies.sweep_run import WORD_TEXTS
@@ -132,16 +138,62 @@ def figure(found: Found) -> Figure:
     return drawn
 
 
-def page(found: Found) -> str:
-    """A sentence for every sweep and damage, the figure, and the operations against every twin."""
+def page(found: Found, out: Path) -> str:
+    """What was run, a sentence for every sweep and damage, the figure, the operations against every twin, and what
+    surgery did to the SAEs."""
+    found = over_layers(found)
+    command = f"python -m benchmarks.replication.steering {shlex.join(sys.argv[1:])}"
     lines = ["# Do operations move a model beyond their twins?", ""]
+    lines += [f"Made on {date.today().isoformat()} ({platform.machine()}, {os.cpu_count()} shared CPU cores) by", ""]
+    lines += ["```sh", command, "```", "", "p is corrected over the layers that are shown of a model and a write.", ""]
     for (model, _, write), one in found.items():
         lines += [f"- {model}, {write}: {said}" for said in verdicts(one.rows, one.beyond)]
     head = "| model, layer, write | KL | AUROC unsteered | operated (share pushed wrong) | "
     lines += ["", "![Change of the AUROC by damage](steering.png)", "", "## Held-out words, all wordings together", ""]
     lines += [head + " | ".join(f"− {twin}" for twin in TWINS) + " |", "|---|" + "---|" * (3 + len(TWINS))]
     lines += [line for place, one in found.items() for line in _lines(place, one)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_surgery(found, out)]) + "\n"
+
+
+def over_layers(found: Found) -> Found:
+    """The same sweeps, p-values corrected over the layers of each model and write: every layer is a sweep here."""
+    made = dict(found)
+    for family in dict.fromkeys((model, write) for model, _, write in found):
+        places = [place for place in found if (place[0], place[2]) == family]
+        every = corrected([one for place in places for one in found[place].beyond])
+        for place in places:
+            own = [one for one in every if one.layer == place[1]]
+            made[place] = dataclasses.replace(found[place], beyond=own)
+    return made
+
+
+SURGERY = ("reading_auroc", "polarity_auroc", "polarity_margin", "ordering_accuracy", "reconstruction_error")
+
+
+def _surgery(found: Found, out: Path) -> list[str]:
+    """Of the test part, before → after, means over the seeds."""
+    lines = [
+        "",
+        "## The same operations, in the SAE",
+        "",
+        "Means over seeds, before → after, on scenarios that took no part.",
+        "",
+    ]
+    lines += [f"| model, layer, write (seeds, latents) | {' | '.join(SURGERY)} | longest row |", "|---" * 7 + "|"]
+    for model, layer, write in found:
+        made = [Operation.load(one) for one in sorted((out / model / f"layer_{layer:02d}" / write).glob("none-*"))]
+        rows: list[dict[str, Any]] = [
+            {row["statistic"]: row for row in one.record.table if row["group"] == "overall"} for one in made
+        ]
+        sides = [
+            {name: float(np.mean([row[name][side] for row in rows])) for name in SURGERY}
+            for side in ("before", "after")
+        ]
+        cells = [f"{sides[0][name]:.3f} → {sides[1][name]:.3f}" for name in SURGERY[:-1]]
+        longest = max(one.record.written["longest"] for one in made if one.record.written)
+        cells += [f"{sides[1][SURGERY[-1]] / sides[0][SURGERY[-1]] - 1:+.2%}", f"{longest:.2f} ×"]
+        lines.append(f"| {model}, {layer}, {write} ({len(made)}, {len(made[0].latents)}) | {' | '.join(cells)} |")
+    return lines
 
 
 def _lines(place: tuple[str, int, str], found: Sweep) -> list[str]:
@@ -195,7 +247,7 @@ def main() -> None:
             run(model, saes[layer], data, split, words, folder, given)
     found = found_in(given.out)
     figure(found).savefig(given.out / "steering.png", dpi=130)
-    write_text(given.out / "steering.md", page(found))
+    write_text(given.out / "steering.md", page(found, given.out))
     print(given.out / "steering.md")
 
 

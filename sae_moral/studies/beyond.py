@@ -87,7 +87,7 @@ def compare(
                 if twin != operated and words in others:
                     how = (layer, form, kl, *words, twin)
                     found.append(_against(how, own, others[words], np.random.default_rng(seed)))
-    return _corrected(found)
+    return corrected(found)
 
 
 def _against(
@@ -110,8 +110,8 @@ def _mean(arm: Sequence[Drawn], rng: np.random.Generator) -> Drawn:
     return np.take_along_axis(values, chosen, axis=0).mean(axis=0)
 
 
-def _corrected(found: Sequence[Beyond]) -> list[Beyond]:
-    """With p-values corrected for the number of layers."""
+def corrected(found: Sequence[Beyond]) -> list[Beyond]:
+    """With p-values corrected for the number of layers: of one model, and of one kind of write."""
     families: dict[tuple[object, ...], list[int]] = {}
     for i, one in enumerate(found):
         families.setdefault((one.form, one.kl, one.wording, one.use, one.twin), []).append(i)
