@@ -185,13 +185,13 @@ def _surgery(found: Found, out: Path) -> list[str]:
         rows: list[dict[str, Any]] = [
             {row["statistic"]: row for row in one.record.table if row["group"] == "overall"} for one in made
         ]
-        sides = [
+        before, after = (
             {name: float(np.mean([row[name][side] for row in rows])) for name in SURGERY}
             for side in ("before", "after")
-        ]
-        cells = [f"{sides[0][name]:.3f} → {sides[1][name]:.3f}" for name in SURGERY[:-1]]
+        )
+        cells = [f"{before[name]:.3f} → {after[name]:.3f}" for name in SURGERY[:-1]]
         longest = max(one.record.written["longest"] for one in made if one.record.written)
-        cells += [f"{sides[1][SURGERY[-1]] / sides[0][SURGERY[-1]] - 1:+.2%}", f"{longest:.2f} ×"]
+        cells += [f"{after[SURGERY[-1]] / before[SURGERY[-1]] - 1:+.2%}", f"{longest:.2f} ×"]
         lines.append(f"| {model}, {layer}, {write} ({len(made)}, {len(made[0].latents)}) | {' | '.join(cells)} |")
     return lines
 

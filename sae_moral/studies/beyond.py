@@ -7,7 +7,7 @@ AUROC of the margin, virtuous against vicious held-out scenarios:
     interval     95 %, bootstrap over texts and over seeds: each draw takes texts, operations and twins with
                  replacement, the same texts on both sides; a single operation or twin is always taken
     p            rank of the operations' mean among the twins, (1 + twins that reach it) / (1 + twins): are they more
-                 than one more of them? Where there are at least `FEWEST`
+                 than one more of them? Where there are at least `FEWEST`: with fewer no p could be 0.05
     p_corrected  Holm's, over the layers at one strength
 
 The interval asks whether the difference holds for other texts and seeds, p whether a twin could have done it.
@@ -26,7 +26,7 @@ from sae_moral.steering.margins import Drawn, estimate
 
 TOGETHER = "together"
 """All wordings of a language: the mean of their AUROC."""
-FEWEST = 5
+FEWEST = 19
 Place = tuple[int, str, float | None]
 """Layer, form, and the KL that was asked for (None: strengths given as α)."""
 

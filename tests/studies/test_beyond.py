@@ -51,6 +51,12 @@ def test_p_is_the_rank_among_twins_and_corrected_over_layers() -> None:
     assert not found[9].holds  # 0.15 over three layers: more twins are needed
 
 
+def test_few_twins_have_no_rank_that_could_never_be_small_enough() -> None:
+    for twins, p in ((18, None), (19, 1 / 20)):
+        (found,) = compare(arms([0.75, 0.76], list(np.linspace(0.6, 0.65, twins))), operated="operated")
+        assert found.p == p and found.holds
+
+
 def test_intervals_over_texts_and_seeds_cover_the_difference() -> None:
     rng, covered, n = np.random.default_rng(1), 0, 300
     for i in range(n):

@@ -54,7 +54,8 @@ def run(model: Any, out: Path, **options: Any) -> Any:
     return module.sweep(model, operations, DATA, out=out, **{**given, **options})
 
 
-def test_rows_comparisons_and_files(tiny: Any, tmp_path: Path) -> None:
+def test_rows_comparisons_and_files(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae_moral.studies.beyond.FEWEST", 5)
     operations = [operated(random_sae(layer=0), seed=seed) for seed in (1, 2)]
     others = {
         name: [operated(random_sae(layer=0), seed=9 + i)] for i, name in enumerate(("shuffled", "random_latents"))
@@ -122,6 +123,7 @@ def test_a_planted_write_is_beyond_its_rotations(tiny: Any, tmp_path: Path, monk
     of = {"care": [1], "harm": [4]}
     planted = Operation(made, one.latents, {**rows, "W_dec": one.before["W_dec"]}, of, one.record)
     monkeypatch.setattr("tests.studies.test_sweep_run.DATA", data)
+    monkeypatch.setattr("sae_moral.studies.beyond.FEWEST", 5)
     found = run(tiny, tmp_path, operations=[planted], rotations=range(5), kls=[0.5])
     main = {one.twin: one for one in found.beyond if (one.wording, one.use) == (TOGETHER, "held_out")}
     assert main["rotated"].p == 1 / 6 and main["rotated"].difference > 0.04
