@@ -131,7 +131,7 @@ class Fit:
         if settings.schedule == "one-cycle" and settings.epochs:
             steps = settings.epochs * math.ceil(len(self.prompts["train"]) / settings.batch)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps)
-        best, kept, epoch, reason, pressure = float("inf"), 0, 0, "epochs", 0.0
+        best, kept, epoch, reason = float("inf"), 0, 0, "epochs"
         limit = self._limit(settings.read_share if self.writes else 1.0)
         rows, history = moving.rows(), list[Epoch]()
         for epoch in range(settings.epochs + 1):
@@ -141,7 +141,7 @@ class Fit:
                     break
                 optimiser.zero_grad()
                 seen.append(self.terms(moving.rows(), "train", chosen))
-                (self.total(seen[-1]) + pressure * seen[-1]["reconstruction"]).backward()
+                self.total(seen[-1]).backward()
                 if settings.clip is not None:
                     torch.nn.utils.clip_grad_norm_(moving.step.values(), settings.clip)
                 moving.decay(settings.weight_decay * optimiser.param_groups[0]["lr"])
@@ -149,19 +149,32 @@ class Fit:
                 if schedule is not None:
                     schedule.step()
                 moving.project()
+            if epoch and settings.shrink:
+                self._shrink(moving, limit)
             with torch.no_grad():
                 now = self._values([self.terms(moving.rows(), "validation")])
             assert now is not None
             history.append(Epoch(epoch=epoch, train=self._values(seen), validation=now))
             within_limit = now["reconstruction"] <= limit * history[0]["validation"]["reconstruction"]
-            if settings.press and not within_limit:  # a penalty method: Nocedal & Wright 2006, ch. 17
-                pressure += self.weights["reconstruction"]
             if not settings.early_stop or (now["total"] < best and within_limit):
                 best, kept, rows = now["total"], epoch, {n: v.detach().clone() for n, v in moving.rows().items()}
             elif epoch - kept >= settings.patience:
                 reason = "no lower validation loss within the tolerance"
                 break
         return rows, history, Stopped(kept_epoch=kept, epochs=epoch, reason=reason)
+
+    @torch.no_grad()
+    def _shrink(self, moving: _Moving, limit: float) -> None:
+        """Take all steps back by one factor, as far as the tolerance asks."""
+        error = limit * self._error(self.part.start, "validation")
+        if math.isfinite(error) and self._error(moving.rows(), "validation") > error:
+            low, high = 0.0, 1.0
+            for _ in range(7):
+                middle = (low + high) / 2
+                inside = self._error(moving.shrunk(middle), "validation") <= error
+                low, high = (middle, high) if inside else (low, middle)
+            moving.shrink(low)
+            moving.project()
 
     def batches(self, generator: torch.Generator) -> Sequence[Int[Tensor, "t"]]:
         """Positions of the training prompts, a batch each."""
@@ -274,6 +287,20 @@ class _Moving:
 
     def rows(self) -> Rows:
         return {name: value + self._unit[name] * self.step[name] for name, value in self._start.items()}
+
+    @torch.no_grad()
+    def shrunk(self, share: float) -> Rows:
+        """The rows with that share of all steps, decoder rows as `project` leaves them."""
+        rows = {name: value + share * self._unit[name] * self.step[name] for name, value in self._start.items()}
+        if self._keep is not None:
+            rows["W_dec"] = rows["W_dec"] * (self._keep / rows["W_dec"].norm(dim=1, keepdim=True))
+        return rows
+
+    @torch.no_grad()
+    def shrink(self, share: float) -> None:
+        """Leave that share of all steps."""
+        for step in self.step.values():
+            step.mul_(share)
 
     @torch.no_grad()
     def decay(self, share: float) -> None:

@@ -45,8 +45,8 @@ class SurgerySettings:
         patience: epochs without a lower validation loss before training stops.
         tolerance: the step that is kept has a validation reconstruction error of at most 1 + tolerance times the one
             before surgery; None: any.
-        press: after an epoch that leaves the tolerance the reconstruction weighs once more in training, so that later
-            epochs come back.
+        shrink: an epoch that leaves the tolerance is taken back towards the start until it is within, by one factor for
+            all steps; otherwise it is not kept.
         read_share: share of the tolerance that readers may use up where something is written afterwards.
         row_cap: no decoder row grows beyond so many times its length before surgery.
         early_stop: False: all epochs are run and the last is kept, whatever the validation part says; for a control
@@ -79,7 +79,7 @@ class SurgerySettings:
     epochs: int = 50
     patience: int = 5
     tolerance: float | None = 0.02
-    press: bool = True
+    shrink: bool = True
     read_share: float = 0.75
     row_cap: float = 2.0
     early_stop: bool = True
@@ -129,7 +129,7 @@ PAPER = dataclasses.replace(
     per_dimension=20,
     one_pole=False,
     outliers=None,
-    press=False,
+    shrink=False,
     lr=1e-4,
     batch=4096,
     tolerance=None,
