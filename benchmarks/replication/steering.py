@@ -131,7 +131,12 @@ def figure(found: Found) -> Figure:
                 mark, size = ("_", 12) if arm == "rotated" else ("o", 18)
                 panel.scatter(x, y, color=COLOURS[arm], marker=mark, s=size, linewidths=0.8, label=arm)
             panel.axhline(0, color="#9aa1ab", linewidth=0.8)
+            asked = [row.kl_asked for row in found[model, layer, write].rows if row.kl_asked is not None]
             panel.set_xscale("log")
+            panel.set_xlim(min(asked) / 2, max(asked) * 2)
+            panel.set_xticks(sorted({*asked}), [f"{kl:g}" for kl in sorted({*asked})])
+            panel.minorticks_off()
+            panel.set_xlabel("KL on neutral text", fontsize=8)
             panel.set_title(f"{model}, {layer}, {write}", fontsize=8)
         panels[0].set_ylabel("AUROC of held-out words, change")
     grid[0][0].legend(fontsize=6, frameon=False)

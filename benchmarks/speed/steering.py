@@ -1,4 +1,5 @@
-"""What steering costs, in one run: the edit from k latents against the whole one, generation with it against without.
+"""What steering costs, in one run: the edit from k latents against the whole one, generation with it against without,
+and measuring it again and again.
 
     python benchmarks/speed/steering.py [--model NAME] [--tokens 24] [--rounds 9] [--latents 256] [--quick]
 
@@ -6,6 +7,8 @@
    operated on: from those k alone, and by running both SAEs whole (`full_edit`); for 1 and for 64 vectors.
 2. generation: a batch of 8 prompts of different lengths, greedy, with a KV cache: unsteered, with the edit hooked in at
    every token of the middle layer, and Hugging Face's own `generate` on a model of its own.
+3. a sweep's cell: margins of scenarios and side effects of an edit at several layers, by whole runs and by runs that
+   start at the block that is edited after (`Resume`, filled before); equal to the last bit.
 
 Seconds are processor seconds; the arms take turns, so that a busy machine meets all alike; ratios are medians over
 rounds. The edit is scaled to nothing (α = 10⁻⁹), so that all arms generate the same tokens.
@@ -21,10 +24,20 @@ from typing import Any
 
 import torch
 
-from sae_moral import load_model
+from sae_moral import load_data, load_model
 from sae_moral.capture.prompts import left_padded
+from sae_moral.capture.resume import Resume
 from sae_moral.sae.load import load_sae
-from sae_moral.steering import Steering, full_edit, generate, low_rank_edit, prompt_ids
+from sae_moral.steering import (
+    Steering,
+    full_edit,
+    generate,
+    low_rank_edit,
+    measure,
+    prompt_ids,
+    random_direction,
+    side_effects,
+)
 from sae_moral.surgery import Operation, SurgeryRecord
 from sae_moral.surgery.operation import rows_of, with_rows
 
@@ -120,6 +133,29 @@ def generation(name: str, width: int, k: int, tokens: int, rounds: int) -> None:
         print(f"  {arm:<13}{speed:>8.1f} tokens/s{unsteered:>8.3f} × unsteered{theirs:>8.3f} × Hugging Face")
 
 
+def cells(name: str, texts: int, rounds: int) -> None:
+    model: Any = load_model(name, device="cpu")
+    data, last = load_data("moralstrength").sample(texts), model.cfg.n_layers - 1
+    print(f"{name}: margins of {texts} scenarios after one wording, and side effects, {rounds} rounds")
+    for layer in (last // 3, last // 2, 2 * last // 3):
+        steering, resume = (
+            Steering(random_direction(model.cfg.d_model, layer, 0), 0.1, units="relative"),
+            Resume(model, layer),
+        )
+
+        def whole(steering: Steering = steering) -> Any:
+            return measure(model, data, steering)["morally"].tolist(), side_effects(model, steering)
+
+        def resumed(resume: Resume = resume, whole: Callable[[], Any] = whole) -> Any:
+            with resume():
+                return whole()
+
+        assert resume.usable and whole() == resumed() == resumed()
+        seconds = in_turn({"whole": whole, "resumed": resumed}, rounds, {})
+        took = (statistics.median(seconds[arm]) for arm in ("whole", "resumed"))
+        print("  after block {}: {:.1f} s, {:.1f} s: {:.2f} ×".format(layer, *took, ratio(seconds, "whole", "resumed")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
@@ -134,6 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)  # processor seconds of several threads count their waiting
     edits(576, arguments.width, arguments.latents, arguments.rounds)
     generation(arguments.model, arguments.width, arguments.latents, arguments.tokens, arguments.rounds)
+    cells(arguments.model, 8 if arguments.quick else 64, min(arguments.rounds, 3))
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def damage_figure(rows: Sequence[SweepRow]) -> Figure:
                 axes.annotate(f"L{row.layer}", (across, up), fontsize=6, color=INK)
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_xscale("symlog", linthresh=1e-4)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 3 * max((row.kl for row in rows if row.kl is not None), default=1.0) or 1.0)
         axes.set_xlabel("KL(unsteered ‖ steered) on neutral text, nats per token")
         axes.set_ylabel(f"AUROC, {use.replace('_', '-')} words, change")
     if drawn.axes[0].get_legend_handles_labels()[1]:
