@@ -173,10 +173,12 @@ def sweep(
         out: folder for the finished cells.
         kls: strengths, as KL(unsteered ‖ steered) on neutral text in nats per token.
         alphas: strengths of the operations alone.
-        shuffled, random_latents: operations made with these controls, for the same layers.
+        shuffled: operations made with this control, for the same layers.
+        random_latents: as well.
         forms: of `write`, `edit` and `paper`.
         positions: `all-but-first`, or `all` as in the paper, where BOS gets an edit a hundred times larger.
-        rotations, permutations: seeds of these twins.
+        rotations: seeds of these twins.
+        permutations: as well.
         downstream: the layer the audited headlines are taken at; halfway from the edit to the end by default.
         words: of `choose_words`, where they are known; else they are chosen on the training part.
         split: by default `group_split(data)`: equal texts are on one side.
