@@ -32,6 +32,7 @@ from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
 from sae_moral.metrics.ridge import leave_one_out
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
+from sae_moral.shown import shown
 from sae_moral.steering.edits import Reader, Write, written
 from sae_moral.steering.generate import last_logits
 from sae_moral.steering.hooks import steer
@@ -127,6 +128,7 @@ def margin_gradient(
     return Direction(layer, total / prompts, "gradient of the margin")
 
 
+@shown()
 @dataclass(frozen=True, eq=False)
 class Gradients:
     """Of one batch of prompts after one wording.
