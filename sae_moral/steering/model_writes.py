@@ -5,7 +5,8 @@ along, after one block and at every token but the first:
 
     h ← h + q(h) · u,    q(h) = Σ_k q_k a_k(h)
 
-with a_k the gates, and q_k row k along the write's own principal direction. Adam minimises, on training scenarios,
+with a_k the gates, and q_k row k along the write's own principal direction, which points towards virtue. On training
+scenarios Adam minimises
 
     objective + max(0, KL(unsteered ‖ steered, on neutral text) / kl − 1)
 
@@ -47,7 +48,7 @@ from sae_moral.steering.generate import last_logits
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Direction, Steering
 from sae_moral.steering.strength import at_kl
-from sae_moral.steering.twins import RIGHT_OR_WRONG, behind_first, margin_gradient
+from sae_moral.steering.twins import RIGHT_OR_WRONG, behind_first, margin_gradient, toward_virtue
 from sae_moral.steering.words import Wording, measure, pair_tokens
 from sae_moral.surgery import Operation, WriteTerm, along
 from sae_moral.surgery.terms import signed_typicality
@@ -178,7 +179,8 @@ def _gate(write: Write, alpha: float, device: torch.device | str) -> tuple[Calla
     """q(h), of unit mean square length in the rows, and the start of u."""
     rows = write.rows.float()
     _, _, directions = torch.linalg.svd(rows, full_matrices=False)
-    principal = directions[0]
+    # A singular vector has no sign of its own; `along` writes what rows of virtues are to write.
+    principal = directions[0] * (1.0 if directions[0] @ toward_virtue(write).to(rows) >= 0 else -1.0)
     along = rows @ principal
     size = along.norm()
     term = Write(write.layer, write.gate, (along / size)[:, None] * principal, write.name).term(device)

@@ -48,12 +48,20 @@ RIGHT_OR_WRONG = replace(MORALLY, pairs=ENGLISH[:1])
 def dense(operation: Operation, reader: Reader) -> Write:
     """A gate read from the stream, writing what the operation's rows write together: the mean row of virtues less that
     of vices."""
-    rows, row_of = written(operation).rows, {latent: i for i, latent in enumerate(operation.latents.tolist())}
+    return Write(operation.layer, reader, toward_virtue(written(operation))[None], f"dense twin of {operation.name}")
+
+
+def toward_virtue(write: Write) -> Float[Tensor, "d"]:
+    """What the rows write together: of an operation the mean row of virtues less that of vices, else their sum."""
+    rows = write.rows.float()
+    if isinstance(write.gate, Reader):
+        return rows.sum(dim=0)
+    row_of = {latent: i for i, latent in enumerate(write.gate.latents.tolist())}
     sides: list[list[int]] = [[], []]
-    for name, members in operation.by_dimension.items():
+    for name, members in write.gate.by_dimension.items():
         sides[DIMENSIONS.index(name) % 2] += [row_of[latent] for latent in members]
-    means = [rows[own].float().mean(dim=0) if own else torch.zeros_like(rows[0], dtype=torch.float32) for own in sides]
-    return Write(operation.layer, reader, (means[VIRTUE] - means[VICE])[None], f"dense twin of {operation.name}")
+    means = [rows[own].mean(dim=0) if own else torch.zeros_like(rows[0]) for own in sides]
+    return means[VIRTUE] - means[VICE]
 
 
 def typicality_reader(representations: Representations, data: MoralData, layer: int) -> Reader:

@@ -12,6 +12,7 @@ import torch
 from sae_moral.capture import capture
 from sae_moral.foundations import VICE
 from sae_moral.steering import (
+    Reader,
     Steering,
     Write,
     at_kl,
@@ -22,6 +23,7 @@ from sae_moral.steering import (
     typicality_reader,
 )
 from sae_moral.steering.model_writes import GAP, LEAD, TEMPERATURE, order_loss
+from sae_moral.surgery import Operation
 from tests.steering.planted import operated, random_sae
 from tests.steering.test_twins import DATA, HOW, WORDING, Planted, auroc, planted  # noqa: F401
 
@@ -78,6 +80,19 @@ def test_training_finds_what_the_model_acts_on(planted: Planted, objective: str)
     assert good(trained) > max(others), others
     damage = side_effects(model, Steering(trained, 1.0), TEXTS).kl
     assert 0.01 < damage < 0.08, damage
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_the_direction_is_what_rows_of_virtues_are_to_write(tiny: Any, flip: float) -> None:
+    """Whatever sign a singular vector has: without a step it is the write's own direction."""
+    one = operated(random_sae("jumprelu"), latents=torch.tensor([1, 4, 9]))
+    operation = Operation(one.sae, one.latents, one.before, {"care": [1, 4], "harm": [9]}, one.record)
+    way = flip * torch.randn(16, generator=torch.Generator().manual_seed(2))
+    rows = torch.tensor([[1.0], [2.0], [-1.5]]) * way
+    reader = Reader("one gate", torch.randn(16, 1, generator=torch.Generator().manual_seed(3)), torch.zeros(1))
+    for write in (Write(1, operation, rows, "of latents"), Write(1, reader, way[None], "of a reader")):
+        found = downstream(tiny, write, DATA, [WORDING], steps=0, texts=TEXTS)
+        assert torch.cosine_similarity(found.vector, way, dim=0) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_what_cannot_be_trained_is_refused(tiny: Any) -> None:
