@@ -9,7 +9,6 @@ does to the AUROC of held-out words at equal damage. OUT/choices.md has the tabl
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,14 +46,10 @@ def main() -> None:
     split = group_split(data, shares=(train, validation, test))
     training, held_out = data.subset(split["train"]), data.subset(split["test"]).sample(given.scenarios)
     sae, words = load_sae(given.sae, model=model), words_of(model, training, given.out)
-    learnt = [
-        dataclasses.replace(one, pairs=words.chosen[one.name])
-        for one in words.wordings
-        if not one.held_out and words.chosen[one.name]
-    ]
     vectors = vectors_of(model, data.text, sae, store=given.out / "vectors")
     found = find_moral_latents(sae, latents_of(vectors, sae), data, split=split, report=("validation",))
-    carried, gradient = attribution(model, sae, training, learnt), margin_gradient(model, training, sae.layer, learnt)
+    carried = attribution(model, sae, training, words.learnt)
+    write = along(margin_gradient(model, training, sae.layer, words.learnt).vector, "output")
     correlated = found.by_dimension(one_pole=True)
     choices: dict[str, Mapping[str, Sequence[int]]] = {
         "correlation": found.by_dimension(limit=LIMIT, one_pole=True),
@@ -86,7 +81,6 @@ def main() -> None:
     for name, latents in choices.items():
         chosen = {latent for own in latents.values() for latent in own}
         common = len(chosen & {latent for own in choices["correlation"].values() for latent in own})
-        write = along(gradient.vector, "output")
         made = operate(sae, latents, model, data, split=split, write=write, store=given.out / "vectors")
         made.save(given.out / name.replace(", ", "-").replace(" ", "-"), overwrite=True)
         rows: dict[str, Any] = {row["statistic"]: row for row in made.record.table if row["group"] == "overall"}

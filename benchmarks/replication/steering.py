@@ -54,10 +54,8 @@ def run(model: Any, sae: LoadedSae, data: MoralData, split: Split, words: Words,
         folder, train = out / name, data.subset(split["train"])
         write: str | WriteTerm = name
         if name in MODEL_WRITES and not (folder / "sweep.json").exists():
-            learnt = [one for one in words.wordings if not one.held_out and words.chosen[one.name]]
-            learnt = [dataclasses.replace(one, pairs=words.chosen[one.name]) for one in learnt]
             readers = partial(operate, sae, None, model, data, split=split, store=out / "vectors", write="shared")
-            write = model_write(name, model, sae.layer, train, learnt, readers=readers)
+            write = model_write(name, model, sae.layer, train, words.learnt, readers=readers)
         arms = operations(model, sae, data, split, write, folder, given.seeds)
         found = sweep(
             model,

@@ -216,13 +216,12 @@ def operate(a: argparse.Namespace) -> int:
     given = _given(a, operate, "sae", "latents", "data", "settings", "write")
     train = data.subset(split["train"])
     if a.by_attribution:
-        latents = attribution(model, sae, train).by_dimension(settings.per_dimension or sae.d_sae)
+        latents = attribution(model, sae, train, any_model=a.any_model).by_dimension(
+            settings.per_dimension or sae.d_sae
+        )
     made = partial(operate, sae, latents, model, data, settings=settings, split=split, **given)
-    readers = partial(made, write=SHARED)
-    write = [
-        model_write(one, model, sae.layer, train, readers=readers) if one in MODEL_WRITES else one
-        for one in a.write or ()
-    ]
+    how = {"readers": partial(made, write=SHARED), "any_model": a.any_model}
+    write = [model_write(one, model, sae.layer, train, **how) if one in MODEL_WRITES else one for one in a.write or ()]
     operation = made(write=write)
     print(f"{summary(operation)}\n\n{operation.save(out, overwrite=a.overwrite)}")
     return 0

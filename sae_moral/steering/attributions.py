@@ -30,7 +30,8 @@ from sae_moral.capture.models import hooked_model
 from sae_moral.data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
 from sae_moral.provenance import HookedModel
-from sae_moral.sae import LoadedSae
+from sae_moral.sae import LoadedSae, check_fit
+from sae_moral.sae.load import need_stream
 from sae_moral.shown import shown
 from sae_moral.steering.twins import RIGHT_OR_WRONG, margin_gradients
 from sae_moral.steering.words import Wording
@@ -93,6 +94,7 @@ def attribution(
     *,
     limit: int = 400,
     batch_size: int = 16,
+    any_model: bool = False,
 ) -> Attribution:
     """How much of the margin passes through each latent.
 
@@ -100,15 +102,18 @@ def attribution(
         sae: of the model's residual stream.
         data: TRAINING scenarios; at most `limit` of those with a pole are used. Memory: 8 bytes × these × latents.
         wordings: what is measured later, pairs and wordings that are held out, does not belong here.
+        any_model: accept an SAE of a model with another name.
 
     Raises:
-        ValueError: as `margin_gradient`.
+        ValueError: an SAE of another model, or not of the stream; as `margin_gradient`.
 
     Example:
         found = attribution(model, sae, training)
         operation = operate(sae, found.by_dimension(), model, data, write="shared")
     """
     model = hooked_model(model)
+    check_fit(sae, model, any_model=any_model)
+    need_stream(sae, "attribution")
     moral, batches = margin_gradients(model, data, sae.layer, wordings, limit=limit, batch_size=batch_size)
     margin, activation = (np.zeros((len(moral), sae.d_sae), dtype=np.float32) for _ in range(2))
     for batch in batches:

@@ -69,6 +69,7 @@ def model_write(
     wordings: Sequence[Wording] = (RIGHT_OR_WRONG,),
     *,
     readers: Callable[[], Operation],
+    any_model: bool = False,
 ) -> WriteTerm:
     """One of `MODEL_WRITES`, for `operate`.
 
@@ -76,6 +77,7 @@ def model_write(
         data: training scenarios.
         wordings: as for `margin_gradient`; `order` takes none.
         readers: an operation with a write (`shared`, say), whose gates `downstream` and `order` are trained with.
+        any_model: accept an SAE of a model with another name.
 
     Raises:
         ValueError: an unknown name, or as `margin_gradient` and `downstream`.
@@ -84,8 +86,8 @@ def model_write(
         raise unknown("write of a model", name, MODEL_WRITES)
     if name == OUTPUT:
         return along(margin_gradient(model, data, layer, wordings).vector, name)
-    objective = ORDER if name == ORDER else MARGIN
-    return along(downstream(model, written(readers()), data, wordings, objective=objective).vector, name)
+    how: dict[str, Any] = {"objective": ORDER if name == ORDER else MARGIN, "any_model": any_model}
+    return along(downstream(model, written(readers()), data, wordings, **how).vector, name)
 
 
 def downstream(

@@ -124,9 +124,8 @@ def margin_gradient(
 
     Example:
         words = choose_words(model, training)
-        learnt = [one for one in words.wordings if not one.held_out]
-        learnt = [dataclasses.replace(one, pairs=words.chosen[one.name]) for one in learnt]
-        operate(sae, None, model, data, write=along(margin_gradient(model, training, 9, learnt).vector, "output"))
+        gradient = margin_gradient(model, training, 9, words.learnt)
+        operate(sae, None, model, data, write=along(gradient.vector, "output"))
     """
     _, batches = margin_gradients(model, data, layer, wordings, limit=limit, batch_size=batch_size)
     total, prompts = torch.zeros(hooked_model(model).cfg.d_model), 0

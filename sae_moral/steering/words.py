@@ -282,6 +282,13 @@ class Words:
         return {one.name: self.pairs(one.name, "chosen") for one in self.wordings}
 
     @property
+    def learnt(self) -> tuple[Wording, ...]:
+        """What something may be learnt with: the wordings that are not held out, each with its chosen pairs."""
+        chosen = self.chosen
+        own = [one for one in self.wordings if not one.held_out and chosen[one.name]]
+        return tuple(dataclasses.replace(one, pairs=chosen[one.name]) for one in own)
+
+    @property
     def held_out(self) -> dict[str, tuple[Pair, ...]]:
         """{wording: its held-out pairs}."""
         return {one.name: self.pairs(one.name, "held_out") for one in self.wordings}

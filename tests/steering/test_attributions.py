@@ -60,6 +60,11 @@ def test_all_latents_carry_what_the_reconstruction_carries(tiny: Any) -> None:
     assert found.margin.sum() == pytest.approx(total, rel=1e-4)
 
 
+def test_an_sae_of_another_width_is_refused(tiny: Any) -> None:
+    with pytest.raises(ValueError, match="width"):
+        attribution(tiny, random_sae("standard", d=8), MORAL, WORDINGS)
+
+
 def made(margin: np.ndarray, activation: np.ndarray, data: Any) -> Attribution:
     return Attribution(data, margin.astype(np.float32), activation.astype(np.float32))
 
