@@ -40,6 +40,9 @@ INTERVALS = {
 """Kinds of interval a statistic may declare."""
 ENOUGH = 0.9
 """Share of the draws that must have a value."""
+ROUNDING = 2e-6
+"""Difference, relative where values are above 1, up to which a value and draws of it are equal: draws are in single
+precision."""
 POWER = 0.8
 """Of `detectable`."""
 Draws = Float[np.ndarray, "_"]
@@ -109,7 +112,7 @@ def smallest_p(null: Float[np.ndarray, "layers b"], direction: Direction | None)
         extreme = extreme[np.isfinite(extreme)]
         if not len(extreme):
             return None
-        ties = int((extreme >= extreme.max() - 1e-9 * (1 + abs(extreme.max()))).sum())
+        ties = int((extreme >= extreme.max() - ROUNDING * (1 + abs(extreme.max()))).sum())
         found.append(max(1, ties) / (1 + len(extreme)))
     return float(min(1.0, len(tails) * min(found)))
 
@@ -149,7 +152,7 @@ def p_values(
         if value is not None and draws is not None and np.isfinite(draws).mean() >= ENOUGH
     ]
     # Labels that cannot move make no null: every draw is the value itself.
-    if all(np.allclose(draws[np.isfinite(draws)], value, rtol=0, atol=1e-12) for value, draws in usable):
+    if all(np.allclose(draws[np.isfinite(draws)], value, rtol=0, atol=ROUNDING) for value, draws in usable):
         usable = []
     if not usable:
         return [None] * len(values)
@@ -160,8 +163,8 @@ def p_values(
     stacked = sign * np.stack([draws for _, draws in usable])
     extreme = np.where(np.isfinite(stacked), stacked, -np.inf).max(axis=0)
     extreme = extreme[np.isfinite(extreme)]
-    # Values and draws come by different routes: what is equal but for rounding counts as a tie.
-    slack = 1e-9 * (1 + np.abs(extreme))
+    # What is equal but for rounding counts as a tie.
+    slack = ROUNDING * (1 + np.abs(extreme))
     return [
         None
         if value is None or draws is None or np.isfinite(draws).mean() < ENOUGH

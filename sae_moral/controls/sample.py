@@ -197,4 +197,4 @@ def _resampled(
 
 
 def _arrays(ready: Prepared, variants: Variants, only: Collection[str] | None) -> Sample:
-    return {key: value.detach().numpy() for key, value in ready(variants, only).items()}
+    return {key: value.detach().numpy() for key, value in ready(variants.single(), only).items()}

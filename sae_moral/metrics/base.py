@@ -257,11 +257,13 @@ class Variants:
         weight: how often scenario i counts. What is fitted to labels on other folds stays as it is: only held-out
             scores are weighed, so a spread over weights is that of the scores of given fits over texts.
         fit: how often it counts in what is fitted for other folds (ridge: to first order); None for once.
+        dtype: precision of the vectors that are made of them. Ranks and weights are in double precision whatever it is.
     """
 
     index: Int[Tensor, "p n"]
     weight: Float[Tensor, "w n"]
     fit: Float[Tensor, "r n"] | None = None
+    dtype: torch.dtype = torch.float64
 
     @classmethod
     def one(cls, n: int) -> Variants:
@@ -296,7 +298,11 @@ class Variants:
     def to(self, device: torch.device | str) -> Variants:
         """On a device."""
         fit = None if self.fit is None else self.fit.to(device)
-        return Variants(self.index.to(device), self.weight.to(device), fit)
+        return dataclasses.replace(self, index=self.index.to(device), weight=self.weight.to(device), fit=fit)
+
+    def single(self) -> Variants:
+        """In single precision: half the time, for draws, of which a spread and an order are wanted."""
+        return dataclasses.replace(self, dtype=torch.float32)
 
     def moved(self, label: np.ndarray, rows: Int[np.ndarray, "m"], within: np.ndarray) -> Tensor:
         """The labels [p, m] that the scenarios at `rows` have.
@@ -311,7 +317,8 @@ class Variants:
                 "labels were moved between scenarios that this statistic keeps apart; permute them within its blocks "
                 "(`sae_moral.controls.draws.SCHEMES`)"
             )
-        return torch.from_numpy(np.ascontiguousarray(label)).to(index.device)[index]
+        labels = torch.from_numpy(np.ascontiguousarray(label)).to(index.device)
+        return (labels.to(self.dtype) if labels.is_floating_point() else labels)[index]
 
 
 Counts = Mapping[tuple[str, str], tuple[int, int]]
@@ -345,7 +352,8 @@ class Prepared:
 
     def __call__(self, variants: Variants, only: Collection[str] | None = None) -> Values:
         """The statistics of every version; of those named in `only`, if given."""
-        return {key: value.cpu() for key, value in self.compute(variants.to(self.device), only).items()}
+        found = self.compute(variants.to(self.device), only)
+        return {key: value.cpu().double() for key, value in found.items()}
 
     def statistics(self, only: Collection[str] | None = None) -> list[Statistic]:
         """Of the sample as it is; `overall` first. Those named in `only`, if given."""

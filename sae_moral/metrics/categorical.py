@@ -214,14 +214,14 @@ class Poles:
     def domain(self, items: Items, variants: Variants) -> Domain:
         """The same items in other coordinates, labelled 1 for virtue and −1 for vice."""
         virtue = self.masks(variants, self.data.pole)[0]
-        return Domain(items, 2.0 * virtue.double() - 1.0, items.fit_weight(variants))
+        return Domain(items, 2.0 * virtue.to(variants.dtype) - 1.0, items.fit_weight(variants).to(variants.dtype))
 
     def along_prototypes(self, variants: Variants) -> dict[int, Float[Tensor, "b _"]]:
         """Held-out scores per fold, along the difference of the training folds' prototypes."""
         fit = self.items.fit_weight(variants)
-        sums = [self.items.fold_sums(fit * mask) for mask in self.masks(variants, self.data.pole)]
+        sums = [self.items.fold_sums((fit * mask).to(variants.dtype)) for mask in self.masks(variants, self.data.pole)]
         return {
-            k: (sums[0].without(k).mean - sums[1].without(k).mean) @ self.items.held_out(k).T
+            k: (sums[0].without(k).mean - sums[1].without(k).mean) @ self.items.held_out(k).to(variants.dtype).T
             for k, _ in self.items.folds
         }
 
@@ -242,7 +242,7 @@ class Poles:
         """`cosine`, `reliability` and `cosine_corrected` of the two prototypes, `prototype_reliability` of each (see
         `AuditedCategorical`)."""
         weight, masks = self.items.weight(variants), self.masks(variants, self.data.pole)
-        poles = [weight * mask for mask in masks]
+        poles = [(weight * mask).to(variants.dtype) for mask in masks]
         # A resample holds fewer distinct texts, so its means are noisier than those it stands for. Their squared norm
         # is taken to be that of the resampled prototype and the noise of the sample's own mean.
         true = [self.items.product(pole, pole) for pole in poles]

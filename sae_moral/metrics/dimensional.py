@@ -40,13 +40,21 @@ def r_squared(
 
     The mean that SST is about is not weighed: it is a prediction like the others, and fitting it to each resample would
     shift R² down by about 1/n. With influences the fits are weighed, too, to first order."""
-    w = torch.ones_like(y[..., :1]) if weight is None else weight[..., None]
-    mean = y.mean(dim=-2, keepdim=True)
-    total = (w * (y - mean) ** 2).sum(dim=-2)
-    error = (w * (y - predicted) ** 2).sum(dim=-2)
-    if influence is not None:
-        error = error + ((w - 1) * influence).sum(dim=-2)
+    squares = (y - y.mean(dim=-2, keepdim=True)).square()
+    total, error = (_weighed(weight, square) for square in (squares, (y - predicted).square()))
+    if influence is not None and weight is not None:
+        error = error + _weighed(weight - 1, influence)
     return torch.where(total > 1e-12, 1 - error / torch.where(total > 1e-12, total, 1.0), torch.nan)
+
+
+def _weighed(weight: Float[Tensor, "w n"] | None, value: Float[Tensor, "*v n k"]) -> Float[Tensor, "*b k"]:
+    """Sums over items, each counted `weight` times: one product where either has one row for all."""
+    if weight is None:
+        return value.sum(dim=-2)
+    weight = weight.to(value)
+    if value.dim() == 3 and len(value) == 1:
+        value = value[0]
+    return weight @ value if value.dim() == 2 else (weight[:, None] @ value)[:, 0]
 
 
 def adjusted_r_squared(

@@ -130,12 +130,12 @@ def _scores(space: Whitened, domains: Sequence[Domain]) -> list[dict[int, Float[
         own, shared = sums.covariances((k,))
         chosen = gain[k].argmax(dim=0) if k in gain else None
         penalty = len(PENALTIES) // 2 if chosen is None else chosen // len(SHARED)
-        share = 1.0 if chosen is None else torch.tensor(SHARED).to(space.x)[chosen % len(SHARED)][:, None]
-        precision = precisions[penalty]
+        share = 1.0 if chosen is None else torch.tensor(SHARED).to(shared)[chosen % len(SHARED)][:, None]
+        precision = precisions[penalty].to(shared)
         for i, one in enumerate(domains):
             if k in dict(one.items.folds):
                 direction = ((1 - share) * own[i] + share * shared) * precision
-                found[i][k] = direction @ one.items.held_out(k).T
+                found[i][k] = direction @ one.items.held_out(k).to(direction).T
     return found
 
 
@@ -185,8 +185,8 @@ class _Sums:
     ) -> tuple[Float[Tensor, "k b r"], Float[Tensor, "k b"]]:
         # Not the total less what is left out: rounding would carry labels of that fold into its scores.
         rest = torch.stack([own for k, own in part.items() if k not in left_out]).sum(dim=0)
-        width = self.space.x.shape[1]
-        return rest[..., :width] - rest[..., width:-1] @ self.space.nuisance.without(*left_out), rest[..., -1]
+        width, fitted = self.space.x.shape[1], self.space.nuisance.without(*left_out).to(rest)
+        return rest[..., :width] - rest[..., width:-1] @ fitted, rest[..., -1]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sae_moral.metrics.base import Metric, Prepared, Statistic, Values, Variants
 from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
 from sae_moral.metrics.nuisance import Nuisance
 from sae_moral.metrics.prototypes import Items, prototype_items
-from sae_moral.metrics.ranks import mean_of_folds, partial_spearman, spearman
+from sae_moral.metrics.ranks import Ranked, mean_of_folds, spearman
 from sae_moral.protocol import Protocol
 from sae_moral.results import OVERALL, StatisticSpec
 
@@ -156,7 +156,10 @@ class AuditedGradient:
             scores: list[dict[int, Tensor]] | None = None
             if wanted & READ:
                 read = zip(own, whitened, strict=True)
-                domains = [Domain(items, part.typicality(variants), items.fit_weight(variants)) for part, items in read]
+                domains = [
+                    Domain(items, part.typicality(variants), items.fit_weight(variants).to(variants.dtype))
+                    for part, items in read
+                ]
                 scores = discriminant_scores(space, domains)
             for d, name in enumerate(DIMENSIONS):
                 within = own[d].held_out(variants, wanted, None if scores is None else scores[d])
@@ -267,13 +270,19 @@ class Graded:
         fit = self.items.fit_weight(variants)
         for k, test in self.items.folds:
             known = known & (self._others(fit, test).sum(dim=1) > 0) & self._varies(typicality, test)
+
+            def ranked(values: Tensor, test: Tensor = test) -> Ranked:
+                return Ranked.of(values, weight[:, test])
+
+            human = ranked(typicality[:, test])
+            scores = {name: ranked(along[name][k]) for name in along if name in names}
+            if read is not None:
+                scores |= dict.fromkeys(READ, ranked(read[k].nan_to_num()))
             for name in names:
-                score = read[k].nan_to_num() if read is not None and name in READ else along[name][k]
-                ranked = typicality[:, test], score, weight[:, test]
                 if name == "spearman_partial" and lengths is not None:
-                    parts[name].append(partial_spearman(ranked[0], ranked[1], lengths[:, test], ranked[2]))
+                    parts[name].append(human.partial(scores[name], ranked(lengths[:, test])))
                 elif name != "spearman_partial":
-                    parts[name].append(spearman(*ranked))
+                    parts[name].append(human.correlation(scores[name]))
         nothing = torch.full((variants.n,), torch.nan, device=typicality.device)
         return {
             name: torch.where(known, mean_of_folds(found), torch.nan) if found else nothing
@@ -285,7 +294,7 @@ class Graded:
     ) -> dict[str, dict[int, Float[Tensor, "_ _"]]]:
         """Per fold something with the order of the cosines with the graded direction, and with the prototype."""
         fit = self.items.fit_weight(variants)
-        weighted, plain = self.items.fold_sums(fit * typicality), self.items.fold_sums(fit)
+        weighted, plain = (self.items.fold_sums(own.to(variants.dtype)) for own in (fit * typicality, fit))
         found: dict[str, dict[int, Tensor]] = {"spearman_graded": {}, "spearman_prototype": {}}
         for k, _ in self.items.folds:
             train, everyone = weighted.without(k), plain.without(k)
@@ -296,7 +305,7 @@ class Graded:
 
     def _cosine_order(self, direction: Float[Tensor, "p d"], fold: int) -> Float[Tensor, "p k"]:
         """Something with the order of the cosines: the direction's own length is left out."""
-        x = self.items.held_out(fold)
+        x = self.items.held_out(fold).to(direction)
         norm = x.norm(dim=1)
         return torch.where(norm > 0, direction @ x.T / torch.where(norm > 0, norm, 1.0), 0.0)
 

@@ -69,12 +69,13 @@ class Items:
 
     def mean(self, coefficient: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
         """Weighted means: one prototype per version; NaN where the coefficients add up to nothing."""
-        return coefficient @ self.x / coefficient.sum(dim=1, keepdim=True)
+        return coefficient @ self.x.to(coefficient) / coefficient.sum(dim=1, keepdim=True)
 
     def fold_sums(self, coefficient: Float[Tensor, "b m"]) -> FoldSums:
-        """Weighted sums, per fold."""
+        """Weighted sums, per fold, in the precision of the coefficients."""
+        columns = self._columns.to(coefficient)
         return FoldSums(
-            {k: coefficient[:, part] @ self._columns[part] for k, part in self.folds},
+            {k: coefficient[:, part] @ columns[part] for k, part in self.folds},
             {k: coefficient[:, part].sum(dim=1) for k, part in self.folds},
             self.x.shape[1],
             self.nuisance,
@@ -115,8 +116,8 @@ class Items:
         limit of averaging over all splits into disjoint halves.
         """
         i, j, products = self._same_text
-        shared = a[:, i] * b[:, j]
-        total = ((a @ self.x) * (b @ self.x)).sum(dim=1) - shared @ products
+        shared, x = a[:, i] * b[:, j], self.x.to(a)
+        total = ((a @ x) * (b @ x)).sum(dim=1) - shared @ products.to(a)
         pairs = a.sum(dim=1) * b.sum(dim=1) - shared.sum(dim=1)
         return torch.where(pairs > 0.5, total / pairs, torch.nan)
 
@@ -139,7 +140,7 @@ class FoldSums:
         columns, counts = (torch.stack([part[k] for k in others]).sum(dim=0) for part in (self.vectors, self.counts))
         vectors = columns[:, : self.width]
         if self.nuisance is not None:
-            vectors = vectors - columns[:, self.width :] @ self.nuisance.without(*left_out)
+            vectors = vectors - columns[:, self.width :] @ self.nuisance.without(*left_out).to(columns)
         return Sums(vectors, counts)
 
 

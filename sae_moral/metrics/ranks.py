@@ -8,6 +8,7 @@ be computed is NaN.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -38,17 +39,48 @@ def auroc(score: Num[Tensor, "s m"], positive: Bool[Tensor, "p m"], weight: Floa
     return value, pairs.expand_as(value)
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Scores as midranks, made once for all the correlations they take part in.
+
+    Attributes:
+        centred: midranks less their mean.
+        weight: of the items.
+        spread: sum of squares of the centred midranks.
+    """
+
+    centred: Float[Tensor, "b m"]
+    weight: Float[Tensor, "w m"]
+    spread: Float[Tensor, "b"]
+
+    @classmethod
+    def of(cls, score: Num[Tensor, "s m"], weight: Float[Tensor, "w m"]) -> Ranked:
+        """Of scores."""
+        ranks = mass_below(score, weight)
+        centred = ranks - (weight * ranks).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        return cls(centred, weight, (weight * centred * centred).sum(dim=1))
+
+    def correlation(self, other: Ranked) -> Weighed:
+        """Spearman's, see `spearman`."""
+        total = self.weight.sum(dim=1)
+        value = (self.weight * self.centred * other.centred).sum(dim=1) / (self.spread * other.spread).sqrt()
+        # Midranks are multiples of ½, so what rounding leaves of a constant's spread is far below 1.
+        enough = (total > 2.5) & (torch.minimum(self.spread, other.spread) > 1e-6)
+        return torch.where(enough, value, torch.nan), (total - 1).expand_as(value)
+
+    def partial(self, other: Ranked, given: Ranked) -> Weighed:
+        """See `partial_spearman`."""
+        (ab, freedom), (ag, _), (bg, _) = self.correlation(other), self.correlation(given), other.correlation(given)
+        rest = (1 - ag**2) * (1 - bg**2)
+        value = torch.where((rest > 1e-12) & (freedom > 1), (ab - ag * bg) / rest.sqrt(), torch.nan)
+        plain = ag.isnan() | bg.isnan()
+        return torch.where(plain, ab, value), torch.where(plain, freedom, freedom - 1)
+
+
 def spearman(a: Num[Tensor, "x m"], b: Num[Tensor, "y m"], weight: Float[Tensor, "w m"]) -> Weighed:
     """Spearman's rank correlation (ties averaged), weighed by its degrees of freedom; NaN under three items or for a
     constant."""
-    total = weight.sum(dim=1, keepdim=True)
-    x, y = mass_below(a, weight), mass_below(b, weight)
-    x, y = (v - (weight * v).sum(dim=1, keepdim=True) / total for v in (x, y))
-    # Midranks are multiples of ½, so what rounding leaves of a constant's spread is far below 1.
-    spread = [(weight * v * v).sum(dim=1) for v in (x, y)]
-    value = (weight * x * y).sum(dim=1) / (spread[0] * spread[1]).sqrt()
-    enough = (total[:, 0] > 2.5) & (torch.minimum(*spread) > 1e-6)
-    return torch.where(enough, value, torch.nan), (total[:, 0] - 1).expand_as(value)
+    return Ranked.of(a, weight).correlation(Ranked.of(b, weight))
 
 
 def partial_spearman(
@@ -56,11 +88,7 @@ def partial_spearman(
 ) -> Weighed:
     """Spearman's correlation of a and b with the linear effect of the ranks of `given` taken out of both ranks: the
     plain one where `given` is constant, NaN where it already orders one of them."""
-    (ab, freedom), (ag, _), (bg, _) = spearman(a, b, weight), spearman(a, given, weight), spearman(b, given, weight)
-    rest = (1 - ag**2) * (1 - bg**2)
-    partial = torch.where((rest > 1e-12) & (freedom > 1), (ab - ag * bg) / rest.sqrt(), torch.nan)
-    plain = ag.isnan() | bg.isnan()
-    return torch.where(plain, ab, partial), torch.where(plain, freedom, freedom - 1)
+    return Ranked.of(a, weight).partial(*(Ranked.of(part, weight) for part in (b, given)))
 
 
 def mean_of_folds(parts: Iterable[Weighed]) -> Float[Tensor, "b"]:

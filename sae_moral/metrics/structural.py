@@ -211,7 +211,8 @@ class AuditedStructural:
                 moved, weight = variants.moved(label, part.rows, blocks[name]), part.weight(variants)
                 for kind in kinds:
                     if kind == "accuracy":
-                        value = nearest_prototype_accuracy(part, moved, weight, part.fit_weight(variants))
+                        read, fitted = (w.to(variants.dtype) for w in (weight, part.fit_weight(variants)))
+                        value = nearest_prototype_accuracy(part, moved, read, fitted)
                     else:
                         value = clustering.agreement(kind, name, moved, weight)
                     found[f"{kind}_{name}", OVERALL] = value
@@ -317,6 +318,8 @@ def nearest_prototype_accuracy(
     return torch.cat(parts)
 
 
+_SLACK = {torch.float64: 1e-9, torch.float32: 1e-6}
+"""Relative difference of two squared distances that rounding makes."""
 _ELEMENTS = 20_000_000
 """Numbers held at once for the class means and distances of several versions."""
 
@@ -328,11 +331,11 @@ def _accuracy(
     fit: Float[Tensor, "r m"],
     classes: Int[Tensor, "c"],
 ) -> Float[Tensor, "b"]:
-    member = (label[:, None, :] == classes[:, None]).double()  # p c m
+    member = (label[:, None, :] == classes[:, None]).to(fit)  # p c m
     fitted = member * fit[:, None, :]
     sums = items.fold_sums(fitted.reshape(-1, fitted.shape[2]))
     return mean_of_folds(
-        _fold_accuracy(items.held_out(k), sums.without(k), member[:, :, test], weight[:, test])
+        _fold_accuracy(items.held_out(k).to(fit), sums.without(k), member[:, :, test], weight[:, test])
         for k, test in items.folds
     )
 
@@ -351,13 +354,13 @@ def _fold_accuracy(
     # Rounding must not decide between equally near means: the first one wins, as in scikit-learn.
     nearest = distance.amin(dim=1, keepdim=True)
     longest = means.square().sum(dim=1).reshape(-1, c, 1).amax(dim=1, keepdim=True)
-    slack = 1e-9 * (x.square().sum(dim=1) + longest)
+    slack = _SLACK[x.dtype] * (x.square().sum(dim=1) + longest)
     predicted = (distance <= nearest + slack).to(torch.uint8).argmax(dim=1, keepdim=True)
     right = member.expand(len(predicted), -1, -1).gather(1, predicted)[:, 0]
     heavy = member * weight[:, None, :]  # b c k
     total = heavy.sum(dim=2)
     recall = torch.where(total > 0, (heavy * right[:, None, :]).sum(dim=2) / total, torch.nan)
-    count = (total > 0).sum(dim=1).double()
+    count = (total > 0).sum(dim=1).to(x)
     value = (recall.nanmean(dim=1) - 1 / count) / (1 - 1 / count)
     value = torch.where((competing.sum(dim=1) >= 2) & (count >= 2), value, torch.nan)
     return value, weight.sum(dim=1).expand_as(value)

@@ -38,8 +38,11 @@ def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None
     metric, drawn = AuditedCategorical(3), draws()
     found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
     given = ["auroc", "auroc_prototype"]
-    raw, refits = prepared(Variants.weighed(drawn.weight)), prepared(Variants.refitted(drawn.fit), given)
-    moved = prepared(Variants.weighed(drawn.perturbed), given)
+    raw, refits = (
+        prepared(Variants.weighed(drawn.weight).single()),
+        prepared(Variants.refitted(drawn.fit).single(), given),
+    )
+    moved = prepared(Variants.weighed(drawn.perturbed).single(), given)
     assert found.resampled.keys() == raw.keys()
     for key, value in raw.items():
         expected = value.numpy()
@@ -54,8 +57,8 @@ def test_means_over_folds_keep_the_shares_of_the_folds() -> None:
     metric, drawn, key = AuditedGradient(3), draws(), ("spearman", "overall")
     found, prepared = sample(metric, X, DATA, drawn, CONTROLS), metric.prepare(X, DATA)
     kept = in_folds(drawn.perturbed, DATA, drawn.fold)
-    moved, free = (prepared(Variants.weighed(w), ["spearman"])[key].numpy() for w in (kept, drawn.perturbed))
-    refits = prepared(Variants.refitted(drawn.fit), ["spearman"])[key].numpy()
+    moved, free = (prepared(Variants.weighed(w).single(), ["spearman"])[key].numpy() for w in (kept, drawn.perturbed))
+    refits = prepared(Variants.refitted(drawn.fit).single(), ["spearman"])[key].numpy()
     np.testing.assert_allclose(
         found.resampled[key], widened(moved, refits, found.values[key], found.null[key], 3), atol=1e-12
     )
@@ -68,7 +71,7 @@ def test_readers_refitted_to_first_order_are_narrowed_by_the_null() -> None:
     signal = torch.from_numpy(DATA.vector) + 0.3 * noise
     for x, near in ((signal, False), (noise, True)):  # what permuted labels never give is not narrowed
         found = sample(metric, x, DATA, drawn, CONTROLS)
-        raw = metric.prepare(x, DATA)(Variants.weighed(drawn.weight))[key].numpy()
+        raw = metric.prepare(x, DATA)(Variants.weighed(drawn.weight).single())[key].numpy()
         np.testing.assert_allclose(found.resampled[key], narrowed(raw, found.values[key], found.null[key]), atol=1e-12)
         assert (found.resampled[key].var() < 0.99 * raw.var()) == near
 
@@ -91,7 +94,7 @@ def test_every_statistic_gets_the_null_of_its_own_scheme() -> None:
     ):
         for free, got in ((False, found.null), (True, found.free)):
             index = drawn.permuted(scheme, free=free).index
-            expected = prepared(Variants.relabelled(index), [name])[name, "overall"]
+            expected = prepared(Variants.relabelled(index).single(), [name])[name, "overall"]
             np.testing.assert_allclose(got[name, "overall"], expected, atol=1e-12)
     assert ("noise", "overall") not in found.null
 
@@ -101,7 +104,7 @@ def test_labels_within_opening_words_are_drawn_of_the_headline_alone() -> None:
     metric, drawn = AuditedCategorical(3), draws(controls)
     found = sample(metric, X, DATA, drawn, controls)
     index = drawn.within_opening("pole").index
-    expected = metric.prepare(X, DATA)(Variants.relabelled(index), ["auroc"])
+    expected = metric.prepare(X, DATA)(Variants.relabelled(index).single(), ["auroc"])
     assert found.opening.keys() == expected.keys() and found.null == {}
     for key, value in expected.items():
         np.testing.assert_allclose(found.opening[key], value, atol=1e-12)

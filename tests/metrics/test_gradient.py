@@ -12,11 +12,10 @@ from scipy.stats import rankdata, spearmanr
 
 from sae_moral.data.moral_data import MoralData
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, VICE, VIRTUE
-from sae_moral.metrics import gradient
 from sae_moral.metrics.base import Variants, evaluate, folds
 from sae_moral.metrics.discriminant import Domain, Whitened, discriminant_scores
 from sae_moral.metrics.gradient import PER_DIMENSION, AuditedGradient, Graded, PaperGradient
-from sae_moral.metrics.ranks import spearman
+from sae_moral.metrics.ranks import Ranked
 from tests.metrics.worlds import LEVELS, lengths, moral_data, overall, planted, values, without_pole
 
 
@@ -182,14 +181,14 @@ def scores_of_fold(
     """What the held-out items of a fold are ordered by."""
     seen: list[np.ndarray] = []
 
-    def spy(a, b, *rest):
-        seen.append(b[0].numpy())
-        return spearman(a, b, rest[-1])
+    def spy(score: torch.Tensor, weight: torch.Tensor, of=Ranked.of) -> Ranked:
+        seen.append(score[0].numpy())
+        return of(score, weight)
 
     with monkeypatch.context() as patched:
-        patched.setattr(gradient, "partial_spearman" if name == "spearman_partial" else "spearman", spy)
+        patched.setattr(Ranked, "of", spy)
         Graded.of(x, data, 0, fold).held_out(Variants.one(len(data)), {name})
-    return seen[k]
+    return seen[1::2][k]  # labels and scores by turns
 
 
 class TestHeldOut:
