@@ -243,11 +243,13 @@ class _Probe:
 
     ridge: NestedRidge
     data: MoralData
-    _last: tuple[Tensor, _Read] | None = None
+    _last: tuple[Variants, _Read] | None = None
 
     def __call__(self, variants: Variants, y: Float[Tensor, "p n k"]) -> _Read:
-        if self._last is None or not torch.equal(self._last[0], variants.index):
-            self._last = variants.index, self._fit(y)
+        last = None if self._last is None else self._last[0]
+        if last is None or last.dtype != variants.dtype or not torch.equal(last.index, variants.index):
+            self._last = variants, self._fit(y)
+        assert self._last is not None
         return self._last[1]
 
     def refitted(self, read: _Read, y: Float[Tensor, "p n k"], weight: Float[Tensor, "r n"]) -> _Read:

@@ -122,6 +122,8 @@ def test_inputs_that_do_not_vary_give_the_training_mean(dtype: torch.dtype) -> N
     for k in range(4):
         np.testing.assert_allclose(fit.predicted[fold == k], np.tile(y[fold != k].mean(axis=0), ((fold == k).sum(), 1)))
     np.testing.assert_allclose(fit.parameters, 0, atol=1e-12)
+    single = NestedRidge.of(torch.full((40, 4), 0.1, dtype=dtype), fold).fit(torch.from_numpy(y).float())
+    np.testing.assert_allclose(single.predicted, fit.predicted, atol=1e-5)
 
 
 def test_a_constant_input_and_a_constant_target_do_no_harm() -> None:
@@ -194,6 +196,18 @@ def test_many_targets_at_once_are_each_by_itself() -> None:
         assert together.influence is not None and alone.influence is not None
         np.testing.assert_allclose(together.influence[:, k], alone.influence[:, 0], atol=1e-10)
         np.testing.assert_array_equal(together.penalty[:, k], alone.penalty[:, 0])
+
+
+@pytest.mark.parametrize(("n", "d", "folds"), [(300, 30, 5), (60, 90, 4), (80, 6, 2)])
+def test_targets_in_single_precision_are_predicted_as_in_double(n: int, d: int, folds: int) -> None:
+    x, _, fold = problem(5, n, d, folds=folds)
+    rng = np.random.default_rng(5)
+    y = torch.from_numpy(x @ rng.standard_normal((d, 300)) * rng.uniform(0, 1, 300) + rng.standard_normal((n, 300)) * 5)
+    ridge = NestedRidge.of(torch.from_numpy(x), fold)
+    double, single = ridge.fit(y), ridge.fit(y.float())
+    assert single.predicted.dtype == torch.float32
+    np.testing.assert_array_equal(single.penalty, double.penalty)
+    np.testing.assert_allclose(single.predicted, double.predicted, atol=2e-5 * float(y.std()))
 
 
 @pytest.mark.parametrize(("n", "d", "folds"), [(40, 5, 4), (30, 50, 3), (24, 4, 2)])
