@@ -35,7 +35,7 @@ from sae_moral.capture import capture, load_model
 from sae_moral.io import write_text
 from sae_moral.provenance import versions
 from sae_moral.steering import generate
-from sae_moral.steering.generate import cache_works
+from sae_moral.steering.forwards import cache_works
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/results/architectures.md"
 TEXTS = (

@@ -71,7 +71,7 @@ def check_agreement(model: HookedModel, *, remember: bool = False) -> None:
     Raises:
         ValueError: they differ, or the bridge fails; says where and by how much.
     """
-    if model in _compared or not _comparable(model):
+    if model in _compared or not comparable(model):
         return
     place = _place(model) if remember else None
     if place is None or not _remembered(place):
@@ -205,7 +205,19 @@ def unwrapped(model: HookedModel) -> Iterator[nn.Module]:
             parent._modules[name] = child
 
 
-def _comparable(model: HookedModel) -> bool:
+def is_hooked(model: HookedModel) -> bool:
+    """Whether anything is hooked into a bridge, at its hook points or by torch's own means. Hooks of TransformerLens
+    itself do not count, nor what is hooked into the modules of the model that it wraps."""
+    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    own = [module for _, module in model.named_modules() if isinstance(module, GeneralizedComponent | HookPoint)]
+    hooks = [hook for one in own for hook in (*one._forward_hooks.values(), *one._forward_pre_hooks.values())]
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformer_lens.model_bridge") for hook in hooks)
+
+
+def comparable(model: HookedModel) -> bool:
+    """Whether a model is a bridge that means to compute what the model it wraps computes."""
     return (
         isinstance(getattr(model, "original_model", None), nn.Module)
         and not getattr(model, "compatibility_mode", False)

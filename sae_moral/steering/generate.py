@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sae_moral.capture.agreement import check_agreement, sample_rows, tolerance
-from sae_moral.capture.hooks import without_hooks
+from sae_moral.capture.agreement import check_agreement
 from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
-from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
-from sae_moral.steering.hooks import steer
+from sae_moral.steering.forwards import Forward, steered
 from sae_moral.steering.steering import Steering
-
-Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch words"]]
-"""Token ids and the mask of all tokens so far → float32 logits after the last position. With a cache each call brings
-the new tokens only, without one all of them."""
 
 
 @shown()
@@ -76,8 +68,9 @@ def generate(
         temperature: 0 takes the likeliest token.
         top_p: sample from the likeliest tokens that together have this probability.
         stop_at_eos: end a text at any of the model's end tokens.
-        use_cache: a KV cache, which is faster and gives the same. A model that goes on otherwise with its cache than
-            without one (TransformerLens's bridges of MPT and Mamba do) is run without; a warning says so once.
+        use_cache: a KV cache, which is faster and gives the same. Of a bridge without hooks on it the wrapped model
+            itself runs, which is faster still. A model that goes on otherwise with its cache than without one
+            (TransformerLens's bridges of MPT and Mamba do) is run without; a warning says so once.
         any_model: as for `steering_hooks`.
 
     Raises:
@@ -98,17 +91,17 @@ def generate(
     if not ids:
         return []
     check_agreement(model)
-    use_cache = use_cache and cache_works(model)
     ends = end_tokens(model) if stop_at_eos else []
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, Generation] = {}
-    with torch.inference_mode(), steer(model, steerings, any_model=any_model) as start:
+    with torch.inference_mode(), steered(model, steerings, use_cache, any_model) as (start, forwards, cached):
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             tokens, mask = left_padded([ids[row] for row in rows], model)
             start(mask)
             chance = torch.tensor(np.stack([_uniform(seed, ids[row], max_new_tokens) for row in rows]))
-            out = _continue(model, tokens, mask, chance.to(tokens.device), temperature, top_p, ends, use_cache)
+            options = (temperature, top_p, ends, cached)
+            out = _continue(forwards(len(rows)), tokens, mask, chance.to(tokens.device), *options)
             for row, new in zip(rows, out.tolist(), strict=True):
                 found[row] = _generation(model.tokenizer, ids[row], new, ends)
     return [found[row] for row in range(len(ids))]
@@ -135,18 +128,17 @@ def _uniform(seed: int, ids: Sequence[int], n: int) -> Float[np.ndarray, "n"]:
 
 
 def _continue(
-    model: HookedModel,
+    forward: Forward,
     tokens: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
     chance: Float[Tensor, "batch new"],
     temperature: float,
     top_p: float,
     ends: list[int],
-    use_cache: bool,
+    cached: bool,
 ) -> Int[Tensor, "batch some"]:
     """The new tokens; after a row's end token whatever came."""
-    forward, stops = last_logits(model, len(tokens), use_cache=use_cache), torch.tensor(ends, device=tokens.device)
-    finished = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    stops, finished = torch.tensor(ends, device=tokens.device), tokens.new_zeros(len(tokens), dtype=torch.bool)
     given, real, out = tokens, mask.long(), []
     for i in range(chance.shape[1]):
         new = choose(forward(given, real), chance[:, i], temperature, top_p)
@@ -154,7 +146,7 @@ def _continue(
         finished |= torch.isin(new, stops)
         if ends and finished.all():
             break
-        given = new[:, None] if use_cache else torch.cat([given, new[:, None]], dim=1)
+        given = new[:, None] if cached else torch.cat([given, new[:, None]], dim=1)
         real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
     return torch.stack(out, dim=1)
 
@@ -172,79 +164,3 @@ def choose(
     place = torch.searchsorted(summed, chance.double()[:, None] * summed[:, -1:], right=True)
     last = (kept > 0).sum(dim=-1, keepdim=True) - 1  # rounding must not pass the last token kept
     return ranked.indices.gather(-1, torch.minimum(place, last)).squeeze(-1)
-
-
-# Forward calls
-
-_works: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-def cache_works(model: HookedModel) -> bool:
-    """Whether a model goes on with a KV cache as without one, found out by two steps after two short prompts; once per
-    object, hooks on it set aside. Where it does not, a warning says so.
-
-    A cache that stays empty leaves the model with the newest token alone, and nothing complains.
-    """
-    if model not in _works:
-        tokens, mask = left_padded(sample_rows(model), model)
-        with torch.no_grad(), without_hooks(model):
-            expected = _two_steps(model, tokens, mask.long(), use_cache=False)
-            try:
-                found = _two_steps(model, tokens, mask.long(), use_cache=True)
-            except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-                why, _works[model] = f"fails with its KV cache ({error})", False
-            else:
-                off = float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
-                why = f"goes on otherwise with its KV cache than without (logits off by {off:.2g} of their norm)"
-                _works[model] = off <= 4 * tolerance(model)  # which is for one block; here rounding adds up
-        if not _works[model]:
-            name = getattr(model.cfg, "sae_moral_name", None) or model.cfg.model_name
-            message = f"{type(model).__name__} of {name} {why}; texts are generated without one, which is slower"
-            warnings.warn(SaeMoralWarning(message), stacklevel=3)
-    return _works[model]
-
-
-def _two_steps(
-    model: HookedModel, tokens: Int[Tensor, "batch pos"], real: Int[Tensor, "batch pos"], *, use_cache: bool
-) -> Float[Tensor, "batch 2 words"]:
-    """Logits of the last two positions, one after the other, after all before them."""
-    forward, width = last_logits(model, len(tokens), use_cache=use_cache), tokens.shape[1]
-    if use_cache:
-        forward(tokens[:, :-2], real[:, :-2])
-    starts = [(end - 1 if use_cache else 0, end) for end in (width - 1, width)]
-    return torch.stack([forward(tokens[:, start:end], real[:, :end]) for start, end in starts], dim=1)
-
-
-def last_logits(model: HookedModel, batch: int, *, use_cache: bool = False) -> Forward:
-    """A function for one batch of prompts, padded on the left."""
-    return _of_bridge(model, use_cache) if hasattr(model, "original_model") else _of_hooked(model, batch, use_cache)
-
-
-def _of_bridge(model: HookedModel, use_cache: bool) -> Forward:
-    cache: Any = None
-
-    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
-        nonlocal cache
-        # Unembedding every position can cost more than all blocks together.
-        options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": 1}
-        if cache is not None:
-            options["past_key_values"] = cache
-        logits, found = model(tokens, return_type="logits_and_cache", **options)
-        cache = found if use_cache else None
-        return logits[:, -1].float()
-
-    return forward
-
-
-def _of_hooked(model: HookedModel, batch: int, use_cache: bool) -> Forward:
-    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch) if use_cache else None
-
-    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
-        # The cache keeps the mask of what went before.
-        real = mask[:, -tokens.shape[1] :]
-        logits = model(tokens, attention_mask=real, past_kv_cache=cache, return_type="logits")
-        return logits[:, -1].float()
-
-    return forward

@@ -7,15 +7,16 @@ A hook sees only the positions of one forward call: with a KV cache one new toke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from sae_moral.capture.agreement import check_agreement
+from sae_moral.capture.agreement import check_agreement, unwrapped
 from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.provenance import HookedModel
 from sae_moral.sae import LoadedSae, check_fit
@@ -241,16 +242,47 @@ def steer(
     """
     check_agreement(model)
     hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, own, any_model)
+    if not hooks:  # α = 0 or nothing given: the model is not touched at all
+        yield _start_of(hooks)
+        return
+    with model.hooks(fwd_hooks=[(hook.name, hook) for hook in hooks]):
+        yield _start_of(hooks)
+    _check_fired(hooks)
 
+
+@contextmanager
+def steer_unwrapped(
+    model: HookedModel, steerings: Steering | Sequence[Steering], *, any_model: bool = False
+) -> Iterator[tuple[nn.Module, Callable[..., None]]]:
+    """The same on the transformers model that a bridge wraps, which is yielded with the function: faster, and no other
+    hooks of the bridge fire."""
+    check_agreement(model)
+    hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, None, None, any_model)
+    blocks: Any = getattr(model, "blocks")  # noqa: B009  (only bridges are given here)
+    at = [blocks[hook.steering.what.layer].original_component for hook in hooks]
+    with unwrapped(model) as original, ExitStack() as stack:
+        for block, hook in zip(at, hooks, strict=True):
+            stack.callback(block.register_forward_hook(partial(_replaced, hook)).remove)
+        yield original, _start_of(hooks)
+    _check_fired(hooks)
+
+
+def _replaced(hook: SteeringHook, block: nn.Module, given: Any, output: Any) -> Any:
+    """A block's output with the steered residual stream in it; None leaves it as it is."""
+    alone = not isinstance(output, tuple)
+    hidden = hook(output if alone else output[0])
+    return hidden if hidden is None or alone else (hidden, *output[1:])
+
+
+def _start_of(hooks: Sequence[SteeringHook]) -> Callable[..., None]:
     def start(mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
         for hook in hooks:
             hook.place.start(mask, own)
 
-    if not hooks:  # α = 0 or nothing given: the model is not touched at all
-        yield start
-        return
-    with model.hooks(fwd_hooks=[(hook.name, hook) for hook in hooks]):
-        yield start
+    return start
+
+
+def _check_fired(hooks: Sequence[SteeringHook]) -> None:
     if silent := sorted({hook.name for hook in hooks if not hook.fired}):
         raise RuntimeError(
             f"the hooks at {', '.join(silent)} never fired: nothing was steered there; run the model inside the "

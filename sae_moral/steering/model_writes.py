@@ -44,7 +44,7 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.steering.edits import Write, written
 from sae_moral.steering.effects import neutral_texts, right_padded
-from sae_moral.steering.generate import last_logits
+from sae_moral.steering.forwards import last_logits
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Direction, Steering
 from sae_moral.steering.strength import at_kl

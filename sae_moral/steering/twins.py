@@ -34,7 +34,7 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
 from sae_moral.steering.edits import Reader, Write, written
-from sae_moral.steering.generate import last_logits
+from sae_moral.steering.forwards import last_logits
 from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Direction
 from sae_moral.steering.words import ENGLISH, MORALLY, Wording, pair_tokens

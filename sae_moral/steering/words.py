@@ -32,7 +32,7 @@ from sae_moral.errors import SaeMoralWarning, unknown
 from sae_moral.metrics import ranks
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
-from sae_moral.steering.generate import last_logits
+from sae_moral.steering.forwards import last_logits
 from sae_moral.steering.hooks import NotFiniteError, steer
 from sae_moral.steering.margins import poles
 from sae_moral.steering.steering import Steering

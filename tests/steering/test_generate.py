@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from sae_moral.capture import load_model
 from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import DataError, SaeMoralWarning
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.generate import cache_works, choose, last_logits
+from sae_moral.steering.forwards import cache_works, last_logits
+from sae_moral.steering.generate import choose
+from sae_moral.steering.hooks import steer_unwrapped
 from sae_moral.steering.steering import OF_PROMPTS
 from tests.conftest import bundled
 from tests.steering.planted import D, operated, random_sae
@@ -209,8 +212,77 @@ def test_a_cache_that_fails_is_not_used(tiny: Any, monkeypatch: pytest.MonkeyPat
         return run(self, *args, **options)
 
     monkeypatch.setattr(type(tiny), "forward", forward)
-    with pytest.warns(SaeMoralWarning, match=r"fails with its KV cache \(no such argument\)"):
-        assert len(generate(tiny, ["helping"], max_new_tokens=3, stop_at_eos=False)[0].ids) == 3
+    with tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda hidden, hook: None)]):
+        with pytest.warns(SaeMoralWarning, match=r"fails with its KV cache \(no such argument\)"):
+            assert len(generate(tiny, ["helping"], max_new_tokens=3, stop_at_eos=False)[0].ids) == 3
+
+
+def forwards(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which forward functions are called from here on."""
+    calls: list[str] = []
+    for owner, name in ((type(model), "bridge"), (type(model.original_model), "transformers")):
+        run = owner.forward
+
+        @functools.wraps(run)
+        def counted(self: Any, *args: Any, run: Any = run, name: str = name, **options: Any) -> Any:
+            calls.append(name)
+            return run(self, *args, **options)
+
+        monkeypatch.setattr(owner, "forward", counted)
+    return calls
+
+
+class TestTheWrappedModelItself:
+    """Of a bridge that nothing is hooked into the model that it wraps runs, and gives the same."""
+
+    @pytest.mark.parametrize("positions", OF_PROMPTS)
+    def test_it_gives_what_the_bridge_gives(self, tiny: Any, positions: str) -> None:
+        options = {"steerings": steerings(positions), "max_new_tokens": 10, "stop_at_eos": False}
+        alone = generate(tiny, PROMPTS, **options)
+        with tiny.hooks(fwd_hooks=[("blocks.1.hook_out", lambda hidden, hook: None)]):
+            assert generate(tiny, PROMPTS, **options) == alone
+
+    def test_it_runs_by_itself(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        generate(tiny, PROMPTS, max_new_tokens=1)  # compared once
+        calls = forwards(tiny, monkeypatch)
+        generate(tiny, PROMPTS, steerings=steerings(), max_new_tokens=3, stop_at_eos=False)
+        assert calls == ["transformers"] * 3
+
+    @pytest.mark.parametrize("where", ["hook point", "module"])
+    def test_not_where_something_is_hooked_into_the_bridge(
+        self, tiny: Any, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        seen: list[int] = []
+        calls = forwards(tiny, monkeypatch)
+        options = {"max_new_tokens": 3, "stop_at_eos": False}
+        if where == "hook point":
+            with tiny.hooks(fwd_hooks=[("blocks.0.attn.hook_pattern", lambda value, hook: seen.append(1))]):
+                generate(tiny, PROMPTS, **options)
+        else:
+            handle = tiny.blocks[0].mlp.register_forward_hook(lambda module, given, output: seen.append(1))
+            generate(tiny, PROMPTS, **options)
+            handle.remove()
+        assert seen and "bridge" in calls
+
+    def test_not_where_weights_that_the_bridge_holds_were_changed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_random("GPT-NeoX, parallel blocks", tmp_path / "model")
+        model: Any = load_model(tmp_path / "model", device="cpu")
+        options = {"max_new_tokens": 6, "stop_at_eos": False}
+        before = generate(model, [[5, 9, 14]], **options)
+        calls = forwards(model, monkeypatch)
+        with torch.no_grad():  # a copy: transformers has query, key and value in one projection
+            model.blocks[0].attn.q.weight.mul_(-3)
+        after = generate(model, [[5, 9, 14]], **options)
+        assert calls.count("bridge") > 6 and after != before
+        assert after == generate(model, [[5, 9, 14]], use_cache=False, **options)
+
+    def test_a_hook_of_a_steering_that_never_fires_is_an_error(self, tiny: Any) -> None:
+        with pytest.raises(RuntimeError, match="never fired"):
+            with steer_unwrapped(tiny, steerings()):
+                pass
+        assert len(generate(tiny, ["helping"], max_new_tokens=1)) == 1  # everything is back in its place
 
 
 def test_plain_texts_begin_with_one_bos(tiny: Any) -> None:

@@ -1,0 +1,173 @@
+"""Forward calls for decoding: the way through a model that is fastest and gives what the plain way gives.
+
+Of a TransformerBridge there are three: the transformers model that it wraps, with its own KV cache; the bridge, with a
+cache; the bridge without one. Each is tried once per object on two steps after two short prompts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sae_moral.capture.agreement import comparable, is_hooked, sample_rows, tolerance, unwrapped
+from sae_moral.capture.hooks import without_hooks
+from sae_moral.capture.prompts import left_padded
+from sae_moral.errors import SaeMoralWarning
+from sae_moral.provenance import HookedModel
+from sae_moral.steering.hooks import steer, steer_unwrapped
+from sae_moral.steering.steering import Steering
+
+Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch words"]]
+"""Token ids and the mask of all tokens so far → float32 logits after the last position. With a cache each call brings
+the new tokens only, without one all of them."""
+_FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What architectures raise when they are called as they were not meant to be."""
+
+
+@contextmanager
+def steered(
+    model: HookedModel, steerings: Steering | Sequence[Steering], use_cache: bool, any_model: bool
+) -> Iterator[tuple[Callable[..., None], Callable[[int], Forward], bool]]:
+    """Within the context the model is steered (see `steer`). Yields the function that takes the masks of the next
+    prompts, one that makes a `Forward` for a number of them, and whether that goes on with a cache."""
+    if use_cache and _runs_alone(model):
+        with steer_unwrapped(model, steerings, any_model=any_model) as (original, start):
+            yield start, lambda batch: _of_transformers(original), True
+    else:
+        cached = use_cache and cache_works(model)
+        with steer(model, steerings, any_model=any_model) as start:
+            yield start, lambda batch: last_logits(model, batch, use_cache=cached), cached
+
+
+_works: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _runs_alone(model: HookedModel) -> bool:
+    """Whether the model that a bridge wraps may take its place: it goes on with its cache as the bridge does without
+    one, and nothing is hooked into the bridge that would be left out. A bridge that holds copies of weights (joint
+    projections, split) is compared each time: what is changed in one does not change in the other."""
+    if not comparable(model) or is_hooked(model):
+        return False
+    with unwrapped(model) as original:
+        shared = {parameter.untyped_storage().data_ptr() for parameter in original.parameters()}
+    copies = any(parameter.untyped_storage().data_ptr() not in shared for _, parameter in model.named_parameters())
+    if model not in _alone or copies:
+        _alone[model] = _agrees_alone(model)
+    return _alone[model]
+
+
+@torch.no_grad()
+def _agrees_alone(model: HookedModel) -> bool:
+    tokens, mask = left_padded(sample_rows(model), model)
+    expected = _two_steps(last_logits(model, len(tokens)), tokens, mask.long(), cached=False)
+    try:
+        with unwrapped(model) as original:
+            found = _two_steps(_of_transformers(original), tokens, mask.long(), cached=True)
+    except _FAILS:
+        return False
+    return _off(found, expected) <= 4 * tolerance(model)
+
+
+def _off(found: Float[Tensor, "batch 2 words"], expected: Float[Tensor, "batch 2 words"]) -> float:
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+
+
+def cache_works(model: HookedModel) -> bool:
+    """Whether a model goes on with a KV cache as without one, found out by two steps after two short prompts; once per
+    object, hooks on it set aside. Where it does not, a warning says so.
+
+    A cache that stays empty leaves the model with the newest token alone, and nothing complains.
+    """
+    if model not in _works:
+        tokens, mask = left_padded(sample_rows(model), model)
+        with torch.no_grad(), without_hooks(model):
+            expected = _two_steps(last_logits(model, len(tokens)), tokens, mask.long(), cached=False)
+            try:
+                forward = last_logits(model, len(tokens), use_cache=True)
+                found = _two_steps(forward, tokens, mask.long(), cached=True)
+            except _FAILS as error:
+                why, _works[model] = f"fails with its KV cache ({error})", False
+            else:
+                off = _off(found, expected)
+                why = f"goes on otherwise with its KV cache than without (logits off by {off:.2g} of their norm)"
+                _works[model] = off <= 4 * tolerance(model)  # which is for one block; here rounding adds up
+        if not _works[model]:
+            name = getattr(model.cfg, "sae_moral_name", None) or model.cfg.model_name
+            message = f"{type(model).__name__} of {name} {why}; texts are generated without one, which is slower"
+            warnings.warn(SaeMoralWarning(message), stacklevel=3)
+    return _works[model]
+
+
+def _two_steps(
+    forward: Forward, tokens: Int[Tensor, "batch pos"], real: Int[Tensor, "batch pos"], *, cached: bool
+) -> Float[Tensor, "batch 2 words"]:
+    """Logits of the last two positions, one after the other, after all before them."""
+    width = tokens.shape[1]
+    if cached:
+        forward(tokens[:, :-2], real[:, :-2])
+    starts = [(end - 1 if cached else 0, end) for end in (width - 1, width)]
+    return torch.stack([forward(tokens[:, start:end], real[:, :end]) for start, end in starts], dim=1)
+
+
+def last_logits(model: HookedModel, batch: int, *, use_cache: bool = False) -> Forward:
+    """A function for one batch of prompts, padded on the left."""
+    return _of_bridge(model, use_cache) if hasattr(model, "original_model") else _of_hooked(model, batch, use_cache)
+
+
+def _of_bridge(model: HookedModel, use_cache: bool) -> Forward:
+    cache: Any = None
+
+    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
+        nonlocal cache
+        # Unembedding every position can cost more than all blocks together.
+        options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": 1}
+        if cache is not None:
+            options["past_key_values"] = cache
+        logits, found = model(tokens, return_type="logits_and_cache", **options)
+        cache = found if use_cache else None
+        return logits[:, -1].float()
+
+    return forward
+
+
+def _of_hooked(model: HookedModel, batch: int, use_cache: bool) -> Forward:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch) if use_cache else None
+
+    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
+        # The cache keeps the mask of what went before.
+        real = mask[:, -tokens.shape[1] :]
+        logits = model(tokens, attention_mask=real, past_kv_cache=cache, return_type="logits")
+        return logits[:, -1].float()
+
+    return forward
+
+
+def _of_transformers(model: nn.Module) -> Forward:
+    """Of a transformers model itself, with a cache."""
+    known = inspect.signature(model.forward).parameters
+    fixed = {name: value for name, value in {"use_cache": True, "logits_to_keep": 1}.items() if name in known}
+    cache: Any = None
+
+    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
+        nonlocal cache
+        options = {"attention_mask": mask, **fixed}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if "position_ids" in known:  # without it, padding on the left would count
+            options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        found = model(input_ids=tokens, **options)
+        cache = found.past_key_values
+        return found.logits[:, -1].float()
+
+    return forward
