@@ -177,7 +177,8 @@ def unwrapped(model: HookedModel) -> Iterator[nn.Module]:
     """Within the context, the transformers model of a TransformerBridge with its own modules in their places.
 
     A bridge puts its components into the model that it wraps, each of which holds the module whose place it took.
-    Nothing is copied: hooks that place a model on several devices stay on its modules.
+    Nothing is copied: hooks that place a model on several devices stay on its modules. Attention patterns, which a
+    bridge has its model return from every call, are not asked for either.
     """
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
@@ -197,10 +198,16 @@ def unwrapped(model: HookedModel) -> Iterator[nn.Module]:
             if inner is not None and id(inner) not in seen:
                 restore(inner)
 
+    config: Any = getattr(bridge.original_model, "config", None)
+    patterns = getattr(config, "output_attentions", None)
     try:
         restore(bridge.original_model)
+        if patterns:
+            config.output_attentions = False
         yield bridge.original_model
     finally:
+        if patterns:
+            config.output_attentions = patterns
         for parent, name, child in reversed(taken):
             parent._modules[name] = child
 

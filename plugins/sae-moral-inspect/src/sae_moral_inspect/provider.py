@@ -34,7 +34,8 @@ UNSUPPORTED = (
 """Settings that would change an answer and are not implemented: refused, never ignored."""
 QUIET = 0.05
 """Seconds without a new request after which an incomplete batch is begun."""
-_POLL = 0.005
+_SHORTEST, _LONGEST = 0.005, 0.1
+"""Seconds between two looks at a request: a hundred looks a second of each would slow the model down by a tenth."""
 _loaded: dict[tuple[str, str, str | None, str | None], tuple[HookedModel, ModelFacts, threading.Lock]] = {}
 _loading = threading.Lock()
 
@@ -187,8 +188,10 @@ class Batcher:
                 self._thread = threading.Thread(target=self._run, name="sae-moral-batcher", daemon=True)
                 self._thread.start()
         try:
-            while not future.done():  # works under asyncio and trio, and in any number of event loops
-                await anyio.sleep(_POLL)
+            pause = _SHORTEST  # polling works under asyncio and trio, and in any number of event loops
+            while not future.done():
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _LONGEST)
         except BaseException:
             future.cancel()
             raise
