@@ -35,7 +35,7 @@ from sae_moral.capture import capture, load_model
 from sae_moral.io import write_text
 from sae_moral.provenance import versions
 from sae_moral.steering import generate
-from sae_moral.steering.forwards import cache_works
+from sae_moral.steering.forwards import keeps_cache
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/results/architectures.md"
 TEXTS = (
@@ -272,7 +272,7 @@ def compared(name: str) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no cache that works is in the table
         made = generate(model, TEXTS, max_new_tokens=NEW_TOKENS, stop_at_eos=False)
-        cache = cache_works(model)
+        cache = keeps_cache(model)
     same = sum(one.ids == theirs for one, theirs in zip(made, continuations, strict=True))
     return Row(name, kind, error, same, cache, itself=itself)
 
@@ -317,7 +317,7 @@ def page(rows: list[Row]) -> str:
             lines.append(f"| {row.name} | `{row.model}` | refused | refused |")
         else:
             how = "equal" if row.generation == len(TEXTS) else f"**differs for {len(TEXTS) - row.generation} texts**"
-            without = "" if row.cache else ", without a cache (its bridge's does not work)"
+            without = "" if row.cache else ", without a cache (none of its bridge or of transformers is kept)"
             lines.append(f"| {row.name} | `{row.model}` | {row.capture:.1e} | {how}{without} |")
     if split := [row for row in rows if row.itself > TOLERANCE]:
         lines += ["", "## Where transformers differs from itself", ""]

@@ -6,8 +6,9 @@ it is called.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from sae_moral.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_moral.capture import Representations, hooked_model, load_model
@@ -71,13 +72,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sae_moral' has no attribute {name!r}")
-    value = getattr(import_module(f"sae_moral.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sae_moral.errors import DataError
 from sae_moral.io import cache_folder, file_checksum, locked, staged, write_from
 
@@ -108,6 +106,7 @@ def bundled_path(name: str) -> Path:
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as float32 safetensors with its tokenizer: loads in about a second from then on."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}

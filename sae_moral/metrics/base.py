@@ -19,7 +19,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from sae_moral.data import MoralData
@@ -392,6 +391,8 @@ def folds(data: MoralData, k: int, seed: int) -> Int[np.ndarray, "n"]:
     Raises:
         ValueError: fewer groups than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     groups = len(np.unique(data.group))
     if k < 2:
         raise ValueError(f"{k} folds; expected at least 2")

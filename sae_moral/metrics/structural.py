@@ -16,9 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.cluster import HDBSCAN, KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
 from sae_moral.data import MoralData
@@ -61,6 +58,8 @@ def text_order(data: MoralData) -> Int[np.ndarray, "n"]:
 
 def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, min_samples: int) -> Int[np.ndarray, "n"]:
     """HDBSCAN's clusters, −1 for noise (all noise when there are too few points for one cluster)."""
+    from sklearn.cluster import HDBSCAN
+
     if len(points) < max(min_cluster_size, min_samples):
         return np.full(len(points), -1)
     options: dict[str, Any] = {"min_cluster_size": min_cluster_size, "min_samples": min_samples, "copy": True}
@@ -70,6 +69,8 @@ def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, mi
 
 def principal_components(x: Float[Tensor, "n d"], components: float | int) -> Float[np.ndarray, "n p"]:
     """Scores of the principal components that hold a share of the variance, or of that many."""
+    from sklearn.decomposition import PCA
+
     points = x.cpu().double().numpy()
     if isinstance(components, int):
         components = min(components, *points.shape)
@@ -277,6 +278,8 @@ class _Clusterings:
 
     def _kmeans(self, rows: Int[np.ndarray, "m"], k: int) -> Int[np.ndarray, "n"] | None:
         """k-means of some rows, −1 for the others; None for one class or fewer distinct points than classes."""
+        from sklearn.cluster import KMeans
+
         if k < 2 or len(np.unique(self.points[rows], axis=0)) < k:
             return None
         cluster = np.full(len(self.points), -1)
@@ -412,6 +415,8 @@ class Clusters:
     def ami(self, label: Int[Tensor, "p m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b"]:
         """Adjusted mutual information (Vinh et al. 2010); NaN for weights other than 1, under which the expectation by
         chance would have to be found anew for every version."""
+        from sklearn.metrics import adjusted_mutual_info_score
+
         b = max(len(label), len(weight))
         if not label.shape[1] or bool((weight != 1).any()):
             return torch.full((b,), torch.nan)
@@ -428,6 +433,8 @@ class Clusters:
         return (mutual - expected) / (upper - expected)
 
     def _ami_one_by_one(self, label: Int[Tensor, "p m"]) -> Float[Tensor, "p"]:
+        from sklearn.metrics import adjusted_mutual_info_score
+
         cluster = self.cluster.numpy()
         values = [float(adjusted_mutual_info_score(row.cpu().numpy(), cluster)) for row in label]
         return torch.tensor(values, dtype=torch.float64)

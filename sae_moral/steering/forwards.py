@@ -47,6 +47,11 @@ def steered(
             yield start, lambda batch: last_logits(model, batch, use_cache=cached), cached
 
 
+def keeps_cache(model: HookedModel) -> bool:
+    """Whether texts are continued with a KV cache, the wrapped model's or the bridge's."""
+    return _runs_alone(model) or cache_works(model)
+
+
 _works: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 

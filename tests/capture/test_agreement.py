@@ -67,7 +67,7 @@ def bridge(folder: Path) -> Any:
         ("Cohere", True, None),
         ("HunYuan", True, None),
         ("Mamba", False, False),
-        ("MPT", False, False),
+        ("MPT", False, True),
         ("Mistral", False, True),
         ("GPT-NeoX, parallel blocks", False, True),
         ("GPT-2", False, True),

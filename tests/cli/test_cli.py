@@ -9,6 +9,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +30,18 @@ QUICK = ["--controls", "none", "--metrics", "categorical", "--layers", "1", "--d
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("command", [["--help"], ["models"], ["data"], ["diagnose", "--help"]])
+def test_what_only_prints_does_not_wait_for_torch(command: list[str]) -> None:
+    code = (
+        "import sys; from sae_moral.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "late = {'torch', 'sklearn', 'scipy', 'pandas', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {late}' if late else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 # What is written, and where
