@@ -19,7 +19,7 @@ def test_every_public_name_is_there_and_listed(package) -> None:
 
 
 def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'sae_moral.capture' has no attribute 'captured'"):
+    with pytest.raises(AttributeError, match=r"module 'sae_moral\.capture' has no attribute 'captured'"):
         capture.captured  # noqa: B018
 
 
