@@ -129,7 +129,8 @@ def diagnose(
             then its layers. Prompts and pooling are the protocol's; tokens or scenarios are encoded, as it was trained.
         any_model: accept an SAE of a model with another name.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
-            repeated ones are free.
+            repeated ones are free. What was drawn at a layer is kept there, too, until all is done: an interrupted
+            diagnosis that is asked for again goes on.
         dtype: of a model given by name.
         device: of a model given by name.
         progress: progress bars; by default only on a terminal.
@@ -146,11 +147,13 @@ def diagnose(
     from sae_moral.capture.chat import message_of
     from sae_moral.controls import get_controls, measure
     from sae_moral.controls.baselines import Subject, captured
+    from sae_moral.controls.checkpoint import Checkpoint
     from sae_moral.controls.measure import check
     from sae_moral.controls.regrouped import regrouped
     from sae_moral.data import load_data
     from sae_moral.data.groups import is_kind
     from sae_moral.metrics import resolve_metrics
+    from sae_moral.provenance import versions
 
     started = time.perf_counter()
     chosen, settings = get_protocol(protocol), get_controls(controls)
@@ -189,6 +192,7 @@ def diagnose(
         seed=settings.seed,
     )
     at = str(model.cfg.device or "cpu")
+    kept_there = None if store is None else Checkpoint(Path(store) / "samples", {"protocol": chosen, **versions()})
     result = measure(
         representations,
         measured,
@@ -197,9 +201,12 @@ def diagnose(
         settings,
         baselines=captured(subject, settings),
         device=at,
+        checkpoint=kept_there,
         progress=progress,
     )
     other = regrouped(result, representations, measured, resolved, chosen, device=at) if settings.names else []
+    if kept_there is not None:
+        kept_there.remove()
     seconds = {
         "load": loaded - started,
         "capture": captured_at - loaded,

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_moral.controls.baselines import BASELINES, Captured, barring, one_layer
+from sae_moral.controls.checkpoint import Checkpoint
 from sae_moral.controls.compare import DRAWN, Headline, compare, peak
 from sae_moral.controls.draws import SCHEMES, Draws
 from sae_moral.controls.inference import INTERVALS, interval, p_values
@@ -129,6 +130,7 @@ def measure(
     *,
     baselines: Mapping[str, Captured] | None = None,
     device: torch.device | str = "cpu",
+    checkpoint: Checkpoint | None = None,
     progress: bool | None = None,
 ) -> Measured:
     """All metrics at all layers, one layer in memory at a time.
@@ -138,12 +140,13 @@ def measure(
         data: their scenarios, with lengths.
         baselines: name → captures the same scenarios otherwise (`sae_moral.controls.baselines.captured`).
         device: where metrics are computed.
+        checkpoint: where what was drawn at a layer is kept until all is done; None for nowhere.
 
     Raises:
         DataError, ValueError: as `check`.
     """
     check(data, metrics, protocol, controls)
-    run = _Run(data, metrics, protocol, controls, torch.device(device), progress)
+    run = _Run(data, metrics, protocol, controls, torch.device(device), progress, checkpoint)
     sampled, preprocessing, nuisance = run.layers(representations)
     cards = {m.name: card_of(m, (s.name for one in sampled[m.name] for s in one.statistics)) for m in metrics}
     rows = run.rows(cards, representations.layers, sampled)
@@ -229,6 +232,7 @@ class _Run:
     controls: Controls
     device: torch.device
     progress: bool | None
+    checkpoint: Checkpoint | None
     seconds: dict[str, float] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
     valence: ValenceFacts | None = None
@@ -438,7 +442,10 @@ class _Run:
         )
 
     def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, **how: bool) -> Sampled:
-        return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, **how)
+        def work() -> Sampled:
+            return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, **how)
+
+        return work() if self.checkpoint is None else self.checkpoint.sampled(metric, x, data, self.controls, how, work)
 
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:
