@@ -241,10 +241,11 @@ def main() -> None:
     for one, diagnosis in diagnoses.items():
         diagnosis.figure().savefig(f"{one.folder(arguments)}.png", dpi=130)
     if arguments.page is not None:
-        for one in diagnoses:
-            if not one.part and not one.template:
-                shutil.copy(f"{one.folder(arguments)}.png", arguments.page / f"{one.model}-{one.protocol}.png")
         remarks = Path(__file__).with_name(f"{arguments.name}-remarks.md").read_text(encoding="utf8")
+        for one in diagnoses:
+            figure = f"{one.model}-{one.protocol}.png"
+            if not one.part and not one.template and f"({figure})" in remarks:
+                shutil.copy(f"{one.folder(arguments)}.png", arguments.page / figure)
         page = f"# {TITLES[arguments.name]}\n\n{found}\n{remarks}"
         (arguments.page / f"{arguments.name}.md").write_text(page, encoding="utf8")
     print(found)
