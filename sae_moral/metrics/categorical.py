@@ -242,7 +242,7 @@ class Poles:
         """`cosine`, `reliability` and `cosine_corrected` of the two prototypes, `prototype_reliability` of each (see
         `AuditedCategorical`)."""
         weight, masks = self.items.weight(variants), self.masks(variants, self.data.pole)
-        poles = [(weight * mask).to(variants.dtype) for mask in masks]
+        poles = [weight * mask for mask in masks]  # in double precision: what texts share with themselves cancels
         # A resample holds fewer distinct texts, so its means are noisier than those it stands for. Their squared norm
         # is taken to be that of the resampled prototype and the noise of the sample's own mean.
         true = [self.items.product(pole, pole) for pole in poles]
