@@ -69,7 +69,8 @@ class Ranked:
         return torch.where(enough, value, torch.nan), (total - 1).expand_as(value)
 
     def partial(self, other: Ranked, given: Ranked) -> Weighed:
-        """See `partial_spearman`."""
+        """Spearman's with the linear effect of the ranks of `given` taken out of both: the plain one where `given` is
+        constant, NaN where it already orders one of them."""
         (ab, freedom), (ag, _), (bg, _) = self.correlation(other), self.correlation(given), other.correlation(given)
         rest = (1 - ag**2) * (1 - bg**2)
         value = torch.where((rest > 1e-12) & (freedom > 1), (ab - ag * bg) / rest.sqrt(), torch.nan)
@@ -81,14 +82,6 @@ def spearman(a: Num[Tensor, "x m"], b: Num[Tensor, "y m"], weight: Float[Tensor,
     """Spearman's rank correlation (ties averaged), weighed by its degrees of freedom; NaN under three items or for a
     constant."""
     return Ranked.of(a, weight).correlation(Ranked.of(b, weight))
-
-
-def partial_spearman(
-    a: Num[Tensor, "x m"], b: Num[Tensor, "y m"], given: Num[Tensor, "g m"], weight: Float[Tensor, "w m"]
-) -> Weighed:
-    """Spearman's correlation of a and b with the linear effect of the ranks of `given` taken out of both ranks: the
-    plain one where `given` is constant, NaN where it already orders one of them."""
-    return Ranked.of(a, weight).partial(*(Ranked.of(part, weight) for part in (b, given)))
 
 
 def mean_of_folds(parts: Iterable[Weighed]) -> Float[Tensor, "b"]:

@@ -14,13 +14,18 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from sae_moral.metrics.ranks import Weighed, auroc, mass_below, mean_of_folds, partial_spearman, spearman
+from sae_moral.metrics.ranks import Ranked, Weighed, auroc, mass_below, mean_of_folds, spearman
 from tests.metrics.worlds import LEVELS
 
 ITEMS = st.lists(
     st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=25
 )
 """(score, another, a third, weight)."""
+
+
+def partial_spearman(a: Tensor, b: Tensor, given: Tensor, weight: Tensor) -> Weighed:
+    first, second, third = (Ranked.of(part, weight) for part in (a, b, given))
+    return first.partial(second, third)
 
 
 def row(*values: Any) -> Tensor:
