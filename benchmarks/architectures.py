@@ -317,7 +317,7 @@ def page(rows: list[Row]) -> str:
             lines.append(f"| {row.name} | `{row.model}` | refused | refused |")
         else:
             how = "equal" if row.generation == len(TEXTS) else f"**differs for {len(TEXTS) - row.generation} texts**"
-            without = "" if row.cache else ", without a cache (none of its bridge or of transformers is kept)"
+            without = "" if row.cache else ", without a cache (neither the bridge's nor transformers' works)"
             lines.append(f"| {row.name} | `{row.model}` | {row.capture:.1e} | {how}{without} |")
     if split := [row for row in rows if row.itself > TOLERANCE]:
         lines += ["", "## Where transformers differs from itself", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -92,6 +93,15 @@ def describe_model(model: HookedModel) -> ModelFacts:
         found = quantised if isinstance(quantised, dict) else quantised.to_dict()
         facts["quantisation"] = json.loads(json.dumps(found, default=str))
     return facts
+
+
+def tensor_hash(tensors: Mapping[str, Tensor], *shaped_by: object) -> str:
+    """Hash of named tensors, with their shapes and dtypes, and of what else belongs to them."""
+    found = hashlib.sha256("".join(map(repr, shaped_by)).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def model_identity(model: HookedModel) -> str:

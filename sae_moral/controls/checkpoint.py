@@ -7,13 +7,13 @@ The files are a help against interruptions, not a cache: whoever finished remove
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from sae_moral.data import MoralData
 from sae_moral.io import key, write_bytes
 from sae_moral.metrics import Metric, Statistic
 from sae_moral.metrics.base import card_of
+from sae_moral.provenance import tensor_hash
 
 _DRAWN = ("resampled", "null", "free", "opening")
 _BETWEEN = "\t"
@@ -40,7 +41,6 @@ class Checkpoint:
     def __init__(self, folder: str | Path, shaped_by: Mapping[str, Any]) -> None:
         """`shaped_by`: what else shapes samples than what `sampled` is given; JSON values."""
         self.folder, self.found, self._shaped_by = Path(folder), 0, dict(shaped_by)
-        self._data: dict[int, tuple[MoralData, str]] = {}
         self._mine: set[Path] = set()
 
     def sampled(
@@ -55,8 +55,8 @@ class Checkpoint:
         """What `work` gives of a metric, read where it is kept."""
         shaped_by = {
             "metric": [type(metric).__module__, type(metric).__qualname__, dataclasses.asdict(card_of(metric))],
-            "vectors": _hash({"x": x.detach().cpu().numpy()}),
-            "data": self._hash_of(data),
+            "vectors": tensor_hash({"x": x}),
+            "data": [data.sha256, tensor_hash(_beside(data))],
             "controls": dataclasses.asdict(controls),
             "how": dict(how),
             **self._shaped_by,
@@ -76,22 +76,6 @@ class Checkpoint:
         for path in self._mine:
             path.unlink(missing_ok=True)
 
-    def _hash_of(self, data: MoralData) -> str:
-        if id(data) not in self._data:
-            own = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-            arrays = {name: value for name, value in own.items() if isinstance(value, np.ndarray)}
-            # The data are held, so that their id stays theirs.
-            self._data[id(data)] = data, _hash({**arrays, "text": np.array([text.encode() for text in data.text])})
-        return self._data[id(data)][1]
-
-
-def _hash(arrays: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.shape} {array.dtype}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
 
 def _read(path: Path) -> Sampled | None:
     """None where there is none, or a damaged one."""
@@ -107,6 +91,12 @@ def _read(path: Path) -> Sampled | None:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     return Sampled(statistics, **draws)
+
+
+def _beside(data: MoralData) -> dict[str, Tensor]:
+    """What shapes samples and is not in the hash of the data."""
+    own = {"length": data.length, "strata": data.strata, "nuisance": data.nuisance}
+    return {name: torch.from_numpy(value) for name, value in own.items() if value is not None}
 
 
 def _written(sample: Sampled) -> bytes:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from sae_moral.capture.hooks import STREAM
 from sae_moral.capture.models import as_device, as_dtype, hooked_model
 from sae_moral.errors import SaeMoralWarning
-from sae_moral.provenance import HookedModel
+from sae_moral.provenance import HookedModel, tensor_hash
 from sae_moral.sae.compatibility import ELEMENTWISE, check_usable, model_family, model_name
 from sae_moral.sae.config_keys import check_keys, flat, hook_of, place_of
 from sae_moral.sae.files import read_sae
-from sae_moral.sae.objects import FOLDED, assembled, centred, for_inference, tensor_hash
+from sae_moral.sae.objects import FOLDED, assembled, centred, for_inference
 from sae_moral.shown import shown
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,15 +9,6 @@ from torch import Tensor
 
 FOLDED = "folded into the encoder"
 """What `metadata.centring` says of an SAE that `centred` made."""
-
-
-def tensor_hash(tensors: Mapping[str, Tensor], *shaped_by: object) -> str:
-    """Hash of named tensors, with their shapes and dtypes, and of what else belongs to them."""
-    found = hashlib.sha256("".join(map(repr, shaped_by)).encode())
-    for name, value in sorted(tensors.items()):
-        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def for_inference(sae: Any) -> Any:

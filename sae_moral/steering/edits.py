@@ -24,9 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_moral.provenance import tensor_hash
 from sae_moral.sae.compatibility import ELEMENTWISE
 from sae_moral.sae.load import LoadedSae
-from sae_moral.sae.objects import assembled, tensor_hash
+from sae_moral.sae.objects import assembled
 from sae_moral.shown import shown
 from sae_moral.surgery import Operation
 

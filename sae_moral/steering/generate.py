@@ -69,8 +69,8 @@ def generate(
         top_p: sample from the likeliest tokens that together have this probability.
         stop_at_eos: end a text at any of the model's end tokens.
         use_cache: a KV cache, which is faster and gives the same. Of a bridge without hooks on it the wrapped model
-            itself runs, which is faster still. A model that goes on otherwise with its cache than without one
-            (TransformerLens's bridges of MPT and Mamba do) is run without; a warning says so once.
+            itself runs, which is faster still. Where no cache gives what the model gives without one (Mamba; with hooks
+            on the bridge MPT, too) there is none; a warning says so once.
         any_model: as for `steering_hooks`.
 
     Raises:

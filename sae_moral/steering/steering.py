@@ -18,8 +18,8 @@ from sae_moral.capture import Representations
 from sae_moral.data import MoralData
 from sae_moral.errors import unknown
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, VICE, VIRTUE
+from sae_moral.provenance import tensor_hash
 from sae_moral.sae.load import LoadedSae
-from sae_moral.sae.objects import tensor_hash
 from sae_moral.shown import shown
 from sae_moral.steering.edits import Term, Write, edit, reconstruction_error, written
 from sae_moral.surgery import Operation
