@@ -1,4 +1,8 @@
-"""The built-in sources besides Social-Chemistry: MoralStrength, the vignettes, the Reddit corpus.
+"""The built-in sources besides Social-Chemistry: scenarios-400, MoralStrength, the vignettes, the Reddit corpus.
+
+**scenarios-400**: 360 sentences written for this package, twelve of each foundation, pole and grade (1 slight, 2 clear,
+3 grave or great), and 60 neutral ones of no foundation. Strength = grade / 3. The author graded them and no one rated
+them: they are for teaching and smoke tests (docs/sources.md says how they were written, and what they cannot show).
 
 **MoralStrength** (Araque, Gatti & Kalimeri 2020): crowd ratings of 2,656 words for the five foundations. A rating r
 from 1 (vice) to 9 (virtue) becomes the strength |r − 5| / 4 of the vice (r < 5) or the virtue (r > 5); 5 is neutral.
@@ -26,6 +30,7 @@ import html
 import importlib.metadata
 import importlib.util
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +38,54 @@ import numpy as np
 from sae_moral.data.cells import Row
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.provenance import Source, provenance
-from sae_moral.data.rows import Rows, parse_csv
+from sae_moral.data.rows import Rows, parse_csv, read_rows
 from sae_moral.errors import DataError
-from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NO_FOUNDATION, VICE, VIRTUE
+from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, NEUTRAL, NO_FOUNDATION, POLARITIES, VICE, VIRTUE
 
 _OLDER_NAMES = ("care", "fairness", "loyalty", "authority", "purity")
 """The foundations in the order of `FOUNDATIONS` as MoralStrength and the Reddit corpus name them; purity: sanctity."""
+
+# Scenarios of our own
+
+SCENARIOS = "scenarios_400.csv"
+GRADES = 3
+
+
+def load_scenarios(path: Path | None = None) -> MoralData:
+    """The 420 scenarios, foundation after foundation, virtues before vices, slight before grave, the neutral ones last.
+
+    Args:
+        path: a table of the same columns (id, foundation, pole, grade, text); by default the one of this package.
+
+    Raises:
+        DataError: names file, row and column.
+    """
+    shipped = files("sae_moral.data").joinpath(SCENARIOS)
+    rows = read_rows(path) if path is not None else parse_csv(shipped.read_bytes(), SCENARIOS)
+    records: list[tuple[str, str, np.ndarray, int]] = []
+    for row in rows.read(("id", "foundation", "pole", "grade", "text")):
+        pole = row.choice("pole", {name: index for index, name in enumerate(POLARITIES)})
+        given = pole != NEUTRAL or not row.is_missing("foundation")
+        foundations = row.foundations("foundation") if given else (NO_FOUNDATION,)
+        vector = np.zeros(len(DIMENSIONS))
+        if pole != NEUTRAL:
+            vector[[2 * one + int(pole == VICE) for one in foundations]] = row.number_in("grade", 1, GRADES) / GRADES
+        records += [(row.identifier(), row.text("text"), vector, foundation) for foundation in foundations]
+    n = len(records)
+    found = provenance(scenarios_400, file=rows.file, sha256=rows.sha256, n_read=n, n=n)
+    return from_records(records, {**found, "labels": GRADED})
+
+
+GRADED = "grades 1 to 3 that the author of the sentences gave; no one else rated them"
+
+scenarios_400 = Source(
+    name="scenarios-400",
+    what="420 sentences written and graded for this package, for teaching and smoke tests; publish with rated sources",
+    licence="MIT (this package's)",
+    citation="The sae_moral authors (2026), scenarios-400, part of sae_moral (CITATION.cff)",
+    obtain="part of this package",
+    load=load_scenarios,
+)
 
 # MoralStrength
 
