@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -394,6 +395,20 @@ def metrics(a: argparse.Namespace) -> int:
             rows.append(["", "", f"does not prove: {text}"])
     _print_table(rows)
     return 0
+
+
+def doctor(a: argparse.Namespace) -> int:
+    """Look at versions, device, hub and caches, and say what to do about what does not fit.
+
+    Nothing is downloaded, and no token is shown. Exit status 1 when something blocks.
+
+    Example: sae-moral doctor --json
+    """
+    from sae_moral.doctor import examine
+
+    found = examine()
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if a.json else found.summary())
+    return int(found.blocked)
 
 
 # What commands have in common

@@ -273,4 +273,5 @@ COMMANDS = {
     ),
     "models": Command(run.models),
     "metrics": Command(run.metrics, of(DIAGNOSE, "protocol")),
+    "doctor": Command(run.doctor, switch("--json", help="as JSON")),
 }
