@@ -291,6 +291,7 @@ def _about(activations: Activations, settings: TrainSettings, config: SAELensCon
         "settings": settings.to_dict(),
         "sae_config": {name: value for name, value in sae.items() if name != "metadata"},
         "trainer_config": dataclasses.asdict(config.trainer),
+        "training_step": config.step,
         "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sae_lens.saes.sae import TrainingSAEConfig
 
 INITS = ("random", "data")
+SPARSE_STEP = ("topk", "batchtopk")
+"""Architectures of `sparse_step`."""
 EPOCHS, FEWEST_STEPS = 6, 400
 """The default number of steps (evidence: docs/design/training.md)."""
 L0_LOOKS, SHORTEST_LOOK = 200, 5
@@ -45,6 +47,8 @@ class TrainSettings:
         normalise: see `InputMap`.
         outliers: leave out vectors further from the mean than so many median distances (see `within`); None keeps all.
         init: `data` (decoder rows begin as training vectors, centred and scaled) or `random` (as SAELens does).
+        exact_step: take SAELens' own training step for every architecture. Without it, `topk` and `batchtopk` on a CPU
+            take one that leaves out the multiplications by zero: the same formula, other rounding (see `sparse_step`).
         seed: of the weights and the order of the data.
         split_seed: of the train/held-out split by text group.
         checkpoints: how often the state is saved (and train and held-out are compared) on the way.
@@ -64,6 +68,7 @@ class TrainSettings:
     normalise: str = "scale"
     outliers: float | None = 10.0
     init: str = "data"
+    exact_step: bool = False
     seed: int = 0
     split_seed: int = 0
     checkpoints: int = 10
@@ -117,12 +122,14 @@ class SAELensConfig:
         trainer: the trainer's, the same for every layer.
         l0_every: steps between two looks of the target-L0 controller, where there is one.
         controlled: names of the coefficients that it steers.
+        step: `sparse` or `SAELens`: whose training step it is (see `sparse_step`).
     """
 
     saes: dict[int, TrainingSAEConfig]
     trainer: SAETrainerConfig
     l0_every: int
     controlled: tuple[str, ...]
+    step: str
 
 
 def architectures() -> tuple[str, ...]:
@@ -142,8 +149,10 @@ def configure(activations: Activations, settings: TrainSettings, *, device: str 
     settings = settings.resolved(len(activations.rows("train")))
     l0_every = max(SHORTEST_LOOK, (settings.steps or FEWEST_STEPS) // L0_LOOKS)
     saes = {layer: sae_config(activations, layer, settings, device=device) for layer in activations.layers}
-    controlled = ("l1",) if "l1_coefficient" in _field_names(next(iter(saes.values()))) else ()
-    return SAELensConfig(saes, trainer_config(settings, l0_every, device=device), l0_every, controlled)
+    one, trainer = next(iter(saes.values())), trainer_config(settings, l0_every, device=device)
+    controlled = ("l1",) if "l1_coefficient" in _field_names(one) else ()
+    step = "sparse" if not settings.exact_step and fits_sparse_step(one, trainer) else "SAELens"
+    return SAELensConfig(saes, trainer, l0_every, controlled, step)
 
 
 def sae_config(activations: Activations, layer: int, settings: TrainSettings, *, device: str) -> TrainingSAEConfig:
@@ -199,6 +208,19 @@ def trainer_config(settings: TrainSettings, l0_every: int, *, device: str) -> SA
         **_checked(settings.trainer_options, SAETrainerConfig),
     }
     return SAETrainerConfig(**options)
+
+
+def fits_sparse_step(sae: Any, trainer: SAETrainerConfig) -> bool:
+    """Whether `sparse_step` has this training, and gains by it: on a GPU, products with zeros were not compared, and
+    its atomic sums would not be the same twice."""
+    return (
+        sae.architecture() in SPARSE_STEP
+        and sae.dtype == "float32"
+        and not sae.use_sparse_activations
+        and sae.normalize_activations not in ("constant_norm_rescale", "layer_norm")
+        and str(trainer.device).startswith("cpu")
+        and not trainer.autocast
+    )
 
 
 def _metadata(activations: Activations, layer: int, settings: TrainSettings) -> Any:

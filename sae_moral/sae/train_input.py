@@ -146,13 +146,20 @@ class Batches(Iterator[Tensor]):
         return self._order
 
 
-def new_sae(config: Any, seed: int) -> Any:
-    """SAELens draws its weights from the global generator, which is left as it was found."""
+def new_sae(config: Any, seed: int, *, sparse: bool = False) -> Any:
+    """SAELens draws its weights from the global generator, which is left as it was found.
+
+    Args:
+        sparse: with the training step of `sparse_step`.
+    """
     from sae_lens.saes.sae import TrainingSAE
 
+    from sae_moral.sae.sparse_step import SPARSE
+
+    kind = SPARSE[config.architecture()] if sparse else TrainingSAE
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return TrainingSAE.from_dict(config.to_dict())
+        return kind.from_dict(config.to_dict())
 
 
 @torch.no_grad()

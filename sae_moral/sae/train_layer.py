@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,20 @@ class LayerTraining:
         """
         from sae_lens.training.sae_trainer import SAETrainer
 
+        from sae_moral.sae.sparse_step import fused_adam
+
         self.layer, self.hook_name, self.settings = layer, activations.hooks[layer], settings
         self.checkpoints, self.key, self.log = checkpoints, key, log
         self.vectors = activations.vectors(layer)
         self.train, self.held, self.left_out = _parts(activations, self.vectors, settings)
         self.apply = InputMap.fit(self.vectors, self.train, settings.normalise)
         seed = int(np.random.SeedSequence([settings.seed, layer]).generate_state(1)[0])
-        self.sae = new_sae(config.saes[layer], seed)
+        self.sae = new_sae(config.saes[layer], seed, sparse=config.step == "sparse")
         if settings.init == "data":
             decoder_from_data(self.sae, self.vectors, self.train, self.apply, seed)
         self.batches = Batches(self.vectors, self.train, self.apply, batch=settings.batch, seed=seed)
-        self.trainer = SAETrainer(config.trainer, self.sae, self.batches, save_checkpoint_fn=self.checkpoint)
+        with fused_adam() if config.step == "sparse" else nullcontext():
+            self.trainer = SAETrainer(config.trainer, self.sae, self.batches, save_checkpoint_fn=self.checkpoint)
         if log is not None:  # SAELens would write and upload each checkpoint, optimiser and all
             self.trainer.save_checkpoint = lambda *_, **__: self.checkpoint()
         for name in config.controlled:
