@@ -1,19 +1,27 @@
-"""What training through sae_moral costs over SAELens' trainer called directly, and what one pass for all layers saves.
+"""What a training step costs: ours, SAELens', each of our shortcuts alone, and other trainers; what training through
+sae_moral costs over SAELens' trainer called directly; and what one pass for all layers saves.
 
-    python benchmarks/speed/sae.py [--data SOURCE] [--path FILE] [--texts 160] [--steps 30] [--rounds 3]
+    python benchmarks/speed/sae.py [--data SOURCE] [--path FILE] [--texts 160] [--steps 30] [--rounds 3] [--k 32]
 
-Both trainers get the same vectors, the same SAELens configuration and the same number of steps; SAELens' own is fed
-from memory by a shuffled tensor. Seconds are processor seconds, taken in turn, so that a busy machine meets both alike.
+All get the same vectors, and those that are SAELens' the same configuration and weights to begin with; SAELens' own
+trainer is fed from memory by a shuffled tensor. Seconds are processor seconds, taken in turn, so that a busy machine
+meets all alike. Steps are compared on one thread, 200 of them, and so are the weights that they leave: twice, without
+dead latents, as other trainers (peers.txt), which have their own losses and defaults, count none in so short a training,
+and with the auxiliary loss as we configure it. `rows in reverse` is SAELens' step on the same vectors in the opposite
+order: the same formula once more, with the rounding of another order.
 A checkpoint of ours also compares train with held-out; its cost is given by itself, and for ten per 2,000 steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +30,15 @@ import torch
 
 from sae_moral import load_data, load_model
 from sae_moral.sae.activations import Activations, capture_activations
-from sae_moral.sae.train_config import TrainSettings, configure
+from sae_moral.sae.sparse_step import fused_adam
+from sae_moral.sae.train_config import SPARSE_STEP, TrainSettings, configure
 from sae_moral.sae.train_layer import LayerTraining, progress_bar
 
 MODEL = "smollm2-135m-instruct"
+COMPARED, TURNS = 200, 10
+"""Steps after which weights are compared, and how many turns every arm takes them in."""
+REVERSED = "SAELens, rows in reverse"
+Step = Callable[[torch.Tensor], Any]
 
 
 def shuffled(vectors: torch.Tensor, batch: int) -> Iterator[torch.Tensor]:
@@ -67,11 +80,130 @@ def overhead(activations: Activations, layer: int, settings: TrainSettings, roun
             training.checkpoint()
             checkpoint = time.process_time() - started
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "SAELens"))
-    ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["SAELens"], strict=True))
+    ratio = _ratio(seconds["ours"], seconds["SAELens"])
     print(f"{settings.architecture}: {settings.batch} vectors × {latents} latents, {rounds} rounds")
     print(f"  ours {ours:.3f} s per step, SAELens' trainer {theirs:.3f}: ratio {ratio:.3f}")
     print(f"  a checkpoint {checkpoint:.2f} s: with ten per 2,000 steps {ratio + 10 * checkpoint / 2000 / theirs:.3f}")
     return ours, theirs
+
+
+def trainers(activations: Activations, layer: int, settings: TrainSettings) -> dict[str, Any]:
+    """SAELens' trainers of the arms that are compared by their weights: the exact way first, then ours."""
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    def training(**options: Any) -> LayerTraining:
+        chosen = replace(settings, **options)
+        return LayerTraining(activations, layer, chosen, configure(activations, chosen))
+
+    sparse = training()
+    arms = {
+        "SAELens": training(exact_step=True).trainer,
+        "ours": training().trainer,
+        REVERSED: training(exact_step=True).trainer,
+        "ours, sparse products only": SAETrainer(sparse.trainer.cfg, sparse.sae, sparse.batches),
+    }
+    with fused_adam():
+        arms["ours, fused Adam only"] = training(exact_step=True).trainer
+    return arms
+
+
+def saelens_step(trainer: Any, *, reverse: bool = False) -> Step:
+    """What `fit` does with a batch."""
+
+    def step(batch: torch.Tensor) -> None:
+        trainer.step(batch.flip(0) if reverse else batch)
+        trainer.n_training_steps += 1
+
+    return step
+
+
+def sparsify_step(d: int, latents: int, k: int, optimiser: str, lr: float, *, unit_norm: bool = True) -> Step:
+    """What the trainer of eai-sparsify does with a batch."""
+    from schedulefree import ScheduleFreeWrapper  # pyright: ignore[reportMissingImports]
+    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
+    from sparsify.sign_sgd import SignSGD  # pyright: ignore[reportMissingImports]
+
+    config = SparseCoderConfig(num_latents=latents, k=k, normalize_decoder=unit_norm)
+    coder = SparseCoder(d, config, dtype=torch.float32)
+    if optimiser == "adam":
+        optimizer: Any = torch.optim.Adam(coder.parameters(), lr=lr)
+    else:
+        optimizer = ScheduleFreeWrapper(SignSGD(coder.parameters(), lr=lr), momentum=0.95)
+        optimizer.train()
+    fired = torch.zeros(latents, dtype=torch.bool)
+
+    def step(batch: torch.Tensor) -> None:
+        if unit_norm:
+            coder.set_decoder_norm_to_unit_norm()
+        found = coder(batch)
+        fired[found.latent_indices.flatten()] = True
+        found.fvu.backward()
+        if unit_norm:
+            coder.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def peers(d: int, latents: int, k: int, lr: float) -> dict[str, Step]:
+    """Steps of other trainers, as far as they are installed."""
+    arms: dict[str, Step] = {}
+    with redirect_stdout(sys.stderr):  # both say at import what they lack
+        if importlib.util.find_spec("sparsify"):
+            arms["eai-sparsify (signum, its default)"] = sparsify_step(d, latents, k, "signum", lr)
+            arms["eai-sparsify, Adam"] = sparsify_step(d, latents, k, "adam", lr)
+            arms["eai-sparsify, Adam, free norms"] = sparsify_step(d, latents, k, "adam", lr, unit_norm=False)
+        if importlib.util.find_spec("dictionary_learning"):
+            from dictionary_learning.trainers.top_k import TopKTrainer  # pyright: ignore[reportMissingImports]
+
+            options = {"layer": 0, "lm_name": "", "lr": lr, "warmup_steps": 10, "device": "cpu"}
+            other = TopKTrainer(steps=COMPARED, activation_dim=d, dict_size=latents, k=k, **options)
+            arms["dictionary_learning"] = lambda batch: other.update(1, batch)
+    return arms
+
+
+def steps(activations: Activations, layer: int, settings: TrainSettings) -> None:
+    """Milliseconds per step of every arm, with ratios; then how far the weights of each are from SAELens'."""
+    of_saelens = trainers(activations, layer, settings)
+    source = LayerTraining(activations, layer, settings, configure(activations, settings))
+    (latents, d), begun = source.sae.W_dec.shape, {n: p.detach() for n, p in source.sae.named_parameters()}
+    arms = {name: saelens_step(trainer, reverse=name == REVERSED) for name, trainer in of_saelens.items()}
+    window = of_saelens["ours"].cfg.dead_feature_window
+    if settings.architecture == "topk" and window > COMPARED:
+        arms |= peers(d, latents, round(settings.target_l0), settings.lr)
+    print(f"{settings.architecture}: steps of {settings.batch} vectors × {d} × {latents} latents, on one thread")
+    print(f"  L0 {settings.target_l0:g}, dead after {window} steps, {COMPARED} steps in {TURNS} turns", flush=True)
+    dead: list[int] = []
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(TURNS):
+        batches = [next(source.batches) for _ in range(COMPARED // TURNS)]
+        # The last round goes in order, so that an arm that ends has what it is compared with.
+        for name in sorted(arms, key=list(arms).index, reverse=(TURNS - turn) % 2 == 0):
+            started = time.process_time()
+            for batch in batches:
+                arms[name](batch)
+                if name == "ours":
+                    dead.append(int(of_saelens[name].dead_neurons.sum()))
+            seconds[name].append((time.process_time() - started) / len(batches))
+            if turn == TURNS - 1:
+                took = f"{1000 * statistics.median(seconds[name]):6.1f} ms"
+                compared = [other for other in ("SAELens", "ours") if len(seconds[other]) == TURNS and other != name]
+                ratios = "".join(f"  {_ratio(seconds[name], seconds[of]):5.2f} × {of}" for of in compared)
+                print(f"  {name:<36} {took}{ratios}", flush=True)
+    print(f"  dead latents: {statistics.median(dead):g} in the median step, at most {max(dead)}")
+    exact = dict(of_saelens.pop("SAELens").sae.named_parameters())
+    moved = max(float((exact[name] - value).detach().abs().max()) for name, value in begun.items())
+    print(f"  weights after {COMPARED} steps, which moved them by up to {moved:.2g}; largest difference from SAELens',")
+    print("  and share of weights that differ by more than 1e-5:")
+    for name, trainer in of_saelens.items():
+        apart = [(p - exact[of]).detach().abs().flatten() for of, p in trainer.sae.named_parameters()]
+        differences = torch.cat(apart)
+        print(f"  {name:<36} {differences.max():.1e}  {(differences > 1e-5).float().mean():.1e}", flush=True)
+
+
+def _ratio(seconds: list[float], of: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
 
 
 def one_pass(model: Any, data: Any, layers: list[int], per_step: float, steps: int) -> None:
@@ -99,6 +231,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", default="5,10,15,20,25")
     parser.add_argument("--architectures", default="topk")
+    parser.add_argument("--k", type=float, default=32, help="active latents where steps are compared")
+    parser.add_argument("--only-steps", action="store_true", help="leave out what is not a comparison of steps")
     arguments = parser.parse_args()
     data = load_data(arguments.data, path=arguments.path).sample(arguments.texts)
     layers = [int(layer) for layer in arguments.layers.split(",")]
@@ -109,7 +243,17 @@ def main() -> None:
         vectors = capture_activations(model, data, [layers[0]], store=store, granularity="token", progress=False)
         for architecture in arguments.architectures.split(","):
             chosen = replace(settings, architecture=architecture)
-            per_step, _ = overhead(vectors, layers[0], chosen, arguments.rounds)
+            if architecture in SPARSE_STEP:
+                threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+                for options in ({"dead_feature_window": COMPARED + 1}, {}):
+                    compared = replace(chosen, target_l0=arguments.k, steps=None, trainer_options=options)
+                    steps(vectors, layers[0], compared)
+                torch.set_num_threads(threads)
+            if not arguments.only_steps:
+                per_step, _ = overhead(vectors, layers[0], chosen, arguments.rounds)
+    if arguments.only_steps:
+        return
     one_pass(model, data, layers, per_step, TrainSettings().resolved(0).steps or 0)
 
 

@@ -5,7 +5,8 @@ Of d_sae latents k are active in a vector, and no gradient reaches the others. S
 times per step; here the encoder's product alone is dense, because it says which are active. With h = (x − b_dec) W_enc
 + b_enc, the row norms n of W_dec and the active entries A of h n, SAELens' reconstruction is Σ_A relu(h n) / n · W_dec:
 n chooses A and cancels from the values, so that no gradient goes through it. Latents of the auxiliary loss are those
-that were silent for long, often hundreds in every vector: their products are dense, in their own columns only.
+that were silent for long, often hundreds in every vector: their products are dense, in their own columns only, as long
+as those are not many more than a vector may choose.
 
 A sum over few terms is not rounded as one over many zeros, so that weights agree to tolerance, not bit for bit
 (docs/design/training.md).
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,23 +29,56 @@ from torch.optim import Adam
 
 from sae_moral.sae.train_logging import in_trainer
 
-
-class _Active(NamedTuple):
-    """The entries of [batch, d_sae] that are reconstructed from, sorted by row."""
-
-    row: Int[Tensor, "m"]
-    latent: Int[Tensor, "m"]
-    weight: Float[Tensor, "m"]
+MANY = 10
+"""So many times more dead latents than a vector may choose, and their products are sparse too."""
 
 
-class _Dead(NamedTuple):
-    """The columns of the auxiliary loss, which entries are among the largest, and what the loss is multiplied by for
-    there being few columns."""
+class _Entries:
+    """Entries of [batch, d_sae], sorted by row, with the weights of their decoder rows; `moves` says through which weight
+    a gradient goes."""
 
-    latent: Int[Tensor, "n"]
-    weight: Float[Tensor, "b n"]
-    chosen: Bool[Tensor, "b n"]
-    scale: float
+    def __init__(
+        self, row: Int[Tensor, "m"], latent: Int[Tensor, "m"], weight: Float[Tensor, "m"], moves: Bool[Tensor, "m"]
+    ) -> None:
+        self.row, self.latent, self.weight, self.moves = row, latent, weight.requires_grad_(), moves
+
+    def times(self, W_dec: Float[Tensor, "s d"], n: int) -> Float[Tensor, "n d"]:
+        with torch.enable_grad():  # torch's own gradient of the weights copies no row of W_dec
+            self.product = _bags(self.latent, W_dec.detach(), _starts(self.row, n), self.weight)
+        return self.product.detach()
+
+    def gradients(self, x: Tensor, W_dec: Tensor, grad: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the transposed encoder, its bias and the decoder."""
+        (of_weight,) = torch.autograd.grad(self.product, self.weight, grad)
+        through = torch.where(self.moves, of_weight, 0.0)
+        order = self.latent.argsort(stable=True)
+        row, starts = self.row[order], _starts(self.latent[order], len(W_dec))
+        bias = torch.zeros_like(W_dec[:, 0]).index_add_(0, self.latent, through)
+        encoder, decoder = (
+            _bags(row, vectors, starts, weights[order])
+            for vectors, weights in ((x, through), (grad, self.weight.detach()))
+        )
+        return encoder, bias, decoder
+
+    def add(self, totals: tuple[Tensor, Tensor, Tensor], x: Tensor, W_dec: Tensor, grad: Tensor) -> None:
+        for total, one in zip(totals, self.gradients(x, W_dec, grad), strict=True):
+            total += one
+
+
+class _Columns:
+    """Whole columns of [batch, d_sae]: products are dense in them."""
+
+    def __init__(self, latent: Int[Tensor, "n"], weight: Float[Tensor, "b n"], moves: Bool[Tensor, "b n"]) -> None:
+        self.latent, self.weight, self.moves = latent, weight, moves
+
+    def times(self, W_dec: Float[Tensor, "s d"], n: int) -> Float[Tensor, "n d"]:
+        self.rows = W_dec[self.latent]
+        return self.weight @ self.rows
+
+    def add(self, totals: tuple[Tensor, Tensor, Tensor], x: Tensor, W_dec: Tensor, grad: Tensor) -> None:
+        through = torch.where(self.moves, grad @ self.rows.T, 0.0)
+        for total, one in zip(totals, (through.T @ x, through.sum(dim=0), self.weight.T @ grad), strict=True):
+            total.index_add_(0, self.latent, one)
 
 
 class _Reconstruction(torch.autograd.Function):
@@ -58,8 +92,8 @@ class _Reconstruction(torch.autograd.Function):
         b_enc: Float[Tensor, "s"],
         W_dec: Float[Tensor, "s d"],
         b_dec: Float[Tensor, "d"] | None,
-        active: _Active,
-        dead: _Dead | None,
+        active: _Entries,
+        dead: _Entries | _Columns | None,
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"] | None]:
         """Args:
         x: what the encoder multiplies; has no gradient.
@@ -67,32 +101,14 @@ class _Reconstruction(torch.autograd.Function):
         """
         ctx.save_for_backward(x, W_enc, W_dec)
         ctx.from_b_dec, ctx.active, ctx.dead = b_dec is not None, active, dead
-        ctx.rows = W_dec[:0] if dead is None else W_dec[dead.latent]
-        with torch.enable_grad():  # torch's own gradient of the weights copies no row of W_dec
-            ctx.weight = active.weight.requires_grad_()
-            ctx.recons = _bags(active.latent, W_dec.detach(), _starts(active.row, len(x)), ctx.weight)
-        return ctx.recons.detach(), None if dead is None else dead.weight @ ctx.rows
+        return active.times(W_dec, len(x)), None if dead is None else dead.times(W_dec, len(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, W_enc, W_dec = ctx.saved_tensors
-        (row, latent, weight), dead = ctx.active, ctx.dead
-        grad, grad_dead = grads
-        order = latent.argsort(stable=True)
-        of_latent, starts = row[order], _starts(latent[order], len(W_dec))
-        (of_weight,) = torch.autograd.grad(ctx.recons, ctx.weight, grad)
-        weight, through = weight.detach(), torch.where(weight > 0, of_weight, 0.0)
-
-        def summed(vectors: Float[Tensor, "b d"], weights: Float[Tensor, "m"]) -> Float[Tensor, "s d"]:
-            return _bags(of_latent, vectors, starts, weights[order])
-
-        decoder, encoder = summed(grad, weight), summed(x, through)
-        bias = torch.zeros_like(W_dec[:, 0]).index_add_(0, latent, through)
-        if dead is not None:
-            through = torch.where(dead.chosen, grad_dead @ ctx.rows.T, 0.0)
-            decoder.index_add_(0, dead.latent, dead.weight.T @ grad_dead)
-            encoder.index_add_(0, dead.latent, through.T @ x)
-            bias.index_add_(0, dead.latent, through.sum(dim=0))
+        encoder, bias, decoder = totals = ctx.active.gradients(x, W_dec, grads[0])
+        if ctx.dead is not None:
+            ctx.dead.add(totals, x, W_dec, grads[1])
         from_b_dec = -(W_enc @ bias) if ctx.from_b_dec else None
         return None, encoder.T, bias, decoder, from_b_dec, None, None
 
@@ -132,8 +148,8 @@ class SparseTopK(TopKTrainingSAE):
             acts = hidden[row, latent].relu_()
             feature_acts = torch.zeros_like(hidden)
             feature_acts[row, latent] = acts
-            active = _Active(row, latent, acts if norms is None else acts / norms[latent])
-            dead = self._dead(hidden, step_input.dead_neuron_mask, norms)
+            active = _Entries(row, latent, acts if norms is None else acts / norms[latent], acts > 0)
+            dead, scale = self._dead(hidden, step_input.dead_neuron_mask, norms)
         b_dec = self.b_dec if self.cfg.apply_b_dec_to_input else None
         recons, of_dead = _Reconstruction.apply(x, self.W_enc, self.b_enc, self.W_dec, b_dec, active, dead)
         sae_out = self.run_time_activation_norm_fn_out(self.hook_sae_recons(recons + self.b_dec))
@@ -143,7 +159,7 @@ class SparseTopK(TopKTrainingSAE):
         if dead is not None:
             of_dead = self.reshape_fn_out(of_dead, self.d_head)
             error = (of_dead - (step_input.sae_in - sae_out).detach()).pow(2).sum(dim=-1).mean()
-            auxiliary = self.cfg.aux_loss_coefficient * dead.scale * error
+            auxiliary = self.cfg.aux_loss_coefficient * scale * error
         return TrainStepOutput(
             sae_in=step_input.sae_in,
             sae_out=sae_out,
@@ -160,15 +176,20 @@ class SparseTopK(TopKTrainingSAE):
 
     def _dead(
         self, hidden: Float[Tensor, "b s"], mask: Tensor | None, norms: Float[Tensor, "s"] | None
-    ) -> _Dead | None:
+    ) -> tuple[_Entries | _Columns | None, float]:
+        """What the auxiliary loss reconstructs from, and what it is multiplied by for there being few."""
         if mask is None or not mask.any():
-            return None
-        latent = mask.nonzero().flatten()
-        acts, most = hidden[:, latent], self.cfg.d_in // 2
-        largest = acts.topk(min(most, len(latent)), dim=-1, sorted=False).indices
+            return None, 0.0
+        dead, most = mask.nonzero().flatten(), self.cfg.d_in // 2
+        scale = min(len(dead) / most, 1.0)
+        acts = hidden[:, dead] if norms is None else hidden[:, dead] / norms[dead]
+        largest = hidden[:, dead].topk(min(most, len(dead)), dim=-1, sorted=False).indices
+        if len(dead) > MANY * most:
+            row = torch.arange(len(hidden), device=hidden.device).repeat_interleave(most)
+            weight = acts.gather(1, largest).flatten()
+            return _Entries(row, dead[largest].flatten(), weight, torch.ones_like(row, dtype=torch.bool)), scale
         chosen = torch.zeros_like(acts, dtype=torch.bool).scatter_(-1, largest, True)
-        weight = torch.where(chosen, acts if norms is None else acts / norms[latent], 0.0)
-        return _Dead(latent, weight, chosen, min(len(latent) / most, 1.0))
+        return _Columns(dead, torch.where(chosen, acts, 0.0), chosen), scale
 
 
 class SparseBatchTopK(BatchTopKTrainingSAE, SparseTopK):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -33,7 +33,7 @@ def settings(**options: Any) -> TrainSettings:
 def pair(name: str, **options: Any) -> tuple[Any, Any]:
     """SAELens' SAE and ours, with the same random weights in float64."""
     theirs, config = get_sae_training_class(name)
-    made = config(d_in=12, d_sae=50, k=4, dtype="float64", **options)  # pyright: ignore[reportCallIssue]
+    made = config(d_in=12, d_sae=80, k=4, dtype="float64", **options)  # pyright: ignore[reportCallIssue]
     saes = theirs(made), SPARSE[name](made)
     generator = torch.Generator().manual_seed(0)
     for parameter in saes[0].parameters():
@@ -45,7 +45,7 @@ def pair(name: str, **options: Any) -> tuple[Any, Any]:
 def step_input(n_dead: int) -> TrainStepInput:
     x = torch.randn(20, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x[3] = 0
-    mask = torch.arange(50) % 50 >= 50 - n_dead
+    mask = torch.arange(80) >= 80 - n_dead
     return TrainStepInput(x, coefficients={}, dead_neuron_mask=mask, n_training_steps=0, is_logging_step=False)
 
 
@@ -53,7 +53,7 @@ def test_every_architecture_of_it_is_in_the_table() -> None:
     assert SPARSE_STEP == NAMES
 
 
-@pytest.mark.parametrize("n_dead", [0, 3, 40])  # none, fewer than d / 2, more
+@pytest.mark.parametrize("n_dead", [0, 3, 40, 65])  # none, fewer than d / 2, more, many more
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_saelens(name: str, options: dict[str, Any], n_dead: int) -> None:
