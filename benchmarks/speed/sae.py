@@ -5,10 +5,10 @@ sae_moral costs over SAELens' trainer called directly; and what one pass for all
 
 All get the same vectors, and those that are SAELens' the same configuration and weights to begin with; SAELens' own
 trainer is fed from memory by a shuffled tensor. Seconds are processor seconds, taken in turn, so that a busy machine
-meets all alike. Steps are compared on one thread, 200 of them, and so are the weights that they leave: twice, without
-dead latents, as other trainers (peers.txt), which have their own losses and defaults, count none in so short a training,
-and with the auxiliary loss as we configure it. `rows in reverse` is SAELens' step on the same vectors in the opposite
-order: the same formula once more, with the rounding of another order.
+meets all alike. Steps are compared on one thread, 200 of them, and so are the weights that they leave: once without
+dead latents, because other trainers (peers.txt), which have their own losses and defaults, count none in so short a
+training, and once with the auxiliary loss as we configure it. `rows in reverse` is SAELens' step on the same vectors
+in the opposite order: the same formula once more, with other rounding.
 A checkpoint of ours also compares train with held-out; its cost is given by itself, and for ten per 2,000 steps.
 """
 
@@ -35,8 +35,8 @@ from sae_moral.sae.train_config import SPARSE_STEP, TrainSettings, configure
 from sae_moral.sae.train_layer import LayerTraining, progress_bar
 
 MODEL = "smollm2-135m-instruct"
-COMPARED, TURNS = 200, 10
-"""Steps after which weights are compared, and how many turns every arm takes them in."""
+TURNS = 10
+"""In which every arm takes its steps."""
 REVERSED = "SAELens, rows in reverse"
 Step = Callable[[torch.Tensor], Any]
 
@@ -158,26 +158,26 @@ def peers(d: int, latents: int, k: int, lr: float) -> dict[str, Step]:
             from dictionary_learning.trainers.top_k import TopKTrainer  # pyright: ignore[reportMissingImports]
 
             options = {"layer": 0, "lm_name": "", "lr": lr, "warmup_steps": 10, "device": "cpu"}
-            other = TopKTrainer(steps=COMPARED, activation_dim=d, dict_size=latents, k=k, **options)
+            other = TopKTrainer(steps=1000, activation_dim=d, dict_size=latents, k=k, **options)
             arms["dictionary_learning"] = lambda batch: other.update(1, batch)
     return arms
 
 
-def steps(activations: Activations, layer: int, settings: TrainSettings) -> None:
+def steps(activations: Activations, layer: int, settings: TrainSettings, compared: int) -> None:
     """Milliseconds per step of every arm, with ratios; then how far the weights of each are from SAELens'."""
     of_saelens = trainers(activations, layer, settings)
     source = LayerTraining(activations, layer, settings, configure(activations, settings))
     (latents, d), begun = source.sae.W_dec.shape, {n: p.detach() for n, p in source.sae.named_parameters()}
     arms = {name: saelens_step(trainer, reverse=name == REVERSED) for name, trainer in of_saelens.items()}
     window = of_saelens["ours"].cfg.dead_feature_window
-    if settings.architecture == "topk" and window > COMPARED:
+    if settings.architecture == "topk" and window > compared:
         arms |= peers(d, latents, round(settings.target_l0), settings.lr)
     print(f"{settings.architecture}: steps of {settings.batch} vectors × {d} × {latents} latents, on one thread")
-    print(f"  L0 {settings.target_l0:g}, dead after {window} steps, {COMPARED} steps in {TURNS} turns", flush=True)
+    print(f"  L0 {settings.target_l0:g}, dead after {window} steps, {compared} steps in {TURNS} turns", flush=True)
     dead: list[int] = []
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(TURNS):
-        batches = [next(source.batches) for _ in range(COMPARED // TURNS)]
+        batches = [next(source.batches) for _ in range(compared // TURNS)]
         # The last round goes in order, so that an arm that ends has what it is compared with.
         for name in sorted(arms, key=list(arms).index, reverse=(TURNS - turn) % 2 == 0):
             started = time.process_time()
@@ -188,13 +188,13 @@ def steps(activations: Activations, layer: int, settings: TrainSettings) -> None
             seconds[name].append((time.process_time() - started) / len(batches))
             if turn == TURNS - 1:
                 took = f"{1000 * statistics.median(seconds[name]):6.1f} ms"
-                compared = [other for other in ("SAELens", "ours") if len(seconds[other]) == TURNS and other != name]
-                ratios = "".join(f"  {_ratio(seconds[name], seconds[of]):5.2f} × {of}" for of in compared)
+                beside = [other for other in ("SAELens", "ours") if len(seconds[other]) == TURNS and other != name]
+                ratios = "".join(f"  {_ratio(seconds[name], seconds[of]):5.2f} × {of}" for of in beside)
                 print(f"  {name:<36} {took}{ratios}", flush=True)
     print(f"  dead latents: {statistics.median(dead):g} in the median step, at most {max(dead)}")
     exact = dict(of_saelens.pop("SAELens").sae.named_parameters())
     moved = max(float((exact[name] - value).detach().abs().max()) for name, value in begun.items())
-    print(f"  weights after {COMPARED} steps, which moved them by up to {moved:.2g}; largest difference from SAELens',")
+    print(f"  weights after {compared} steps, which moved them by up to {moved:.2g}; largest difference from SAELens',")
     print("  and share of weights that differ by more than 1e-5:")
     for name, trainer in of_saelens.items():
         apart = [(p - exact[of]).detach().abs().flatten() for of, p in trainer.sae.named_parameters()]
@@ -232,12 +232,14 @@ def main() -> None:
     parser.add_argument("--layers", default="5,10,15,20,25")
     parser.add_argument("--architectures", default="topk")
     parser.add_argument("--k", type=float, default=32, help="active latents where steps are compared")
+    parser.add_argument("--compared", type=int, default=200, help="steps that are compared (default: %(default)s)")
+    parser.add_argument("--expansion", type=int, default=TrainSettings.expansion, help="default: %(default)s")
     parser.add_argument("--only-steps", action="store_true", help="leave out what is not a comparison of steps")
     arguments = parser.parse_args()
     data = load_data(arguments.data, path=arguments.path).sample(arguments.texts)
     layers = [int(layer) for layer in arguments.layers.split(",")]
     model = load_model(MODEL, device="cpu")
-    settings = TrainSettings(steps=arguments.steps, checkpoints=0)
+    settings = TrainSettings(steps=arguments.steps, checkpoints=0, expansion=arguments.expansion)
     per_step = 0.0
     with tempfile.TemporaryDirectory() as store:
         vectors = capture_activations(model, data, [layers[0]], store=store, granularity="token", progress=False)
@@ -246,9 +248,9 @@ def main() -> None:
             if architecture in SPARSE_STEP:
                 threads = torch.get_num_threads()
                 torch.set_num_threads(1)
-                for options in ({"dead_feature_window": COMPARED + 1}, {}):
-                    compared = replace(chosen, target_l0=arguments.k, steps=None, trainer_options=options)
-                    steps(vectors, layers[0], compared)
+                for options in ({"dead_feature_window": arguments.compared + 1}, {}):
+                    of_steps = replace(chosen, target_l0=arguments.k, steps=None, trainer_options=options)
+                    steps(vectors, layers[0], of_steps, arguments.compared)
                 torch.set_num_threads(threads)
             if not arguments.only_steps:
                 per_step, _ = overhead(vectors, layers[0], chosen, arguments.rounds)

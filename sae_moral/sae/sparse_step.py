@@ -34,8 +34,8 @@ MANY = 10
 
 
 class _Entries:
-    """Entries of [batch, d_sae], sorted by row, with the weights of their decoder rows; `moves` says through which weight
-    a gradient goes."""
+    """Entries of [batch, d_sae], sorted by row, with the weights of their decoder rows; `moves` says through which
+    weights a gradient goes."""
 
     def __init__(
         self, row: Int[Tensor, "m"], latent: Int[Tensor, "m"], weight: Float[Tensor, "m"], moves: Bool[Tensor, "m"]
