@@ -72,8 +72,7 @@ def claimed(
         raise
     except BaseException:
         if new and not any((out / name).exists() for name in files):
-            for name in ("run.json", io.LOCK):
-                (out / name).unlink(missing_ok=True)
+            (out / "run.json").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 out.rmdir()
         raise

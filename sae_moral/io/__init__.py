@@ -12,6 +12,7 @@ from sae_moral.io.files import (
     Writes,
     append,
     check_files,
+    discard,
     file_checksum,
     file_checksums,
     open_in_place,
@@ -37,6 +38,7 @@ from sae_moral.io.folders import (
     locked,
 )
 from sae_moral.io.journal import Journal
+from sae_moral.io.leases import Lease, leased
 from sae_moral.io.records import (
     canonical,
     checksum,
@@ -53,11 +55,13 @@ from sae_moral.io.records import (
     write_json,
     write_record,
 )
+from sae_moral.io.sharing import shared
 
 __all__ = [
     "LOCK",
     "OFFLINE_VARIABLES",
     "Journal",
+    "Lease",
     "Writes",
     "append",
     "cache_folder",
@@ -68,11 +72,13 @@ __all__ = [
     "claim",
     "decode",
     "differences",
+    "discard",
     "file_checksum",
     "file_checksums",
     "is_offline",
     "jsonable",
     "key",
+    "leased",
     "locked",
     "open_in_place",
     "parse_json",
@@ -84,6 +90,7 @@ __all__ = [
     "record",
     "remove_leftovers",
     "reserve",
+    "shared",
     "staged",
     "staged_files",
     "typed",

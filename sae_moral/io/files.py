@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
 from sae_moral.errors import DataError
 
-_TEMPORARY = ".sae-moral-"
+TEMPORARY = ".sae-moral-"
+"""What names of temporary entries begin with; then host and number of the process."""
 
 
 @runtime_checkable
@@ -55,7 +58,7 @@ def staged(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp is exclusive and private: nobody can plant a link where the file will be opened.
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_TEMPORARY}{_owner()}-"))
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{owner()}-"))
     try:
         temporary = scratch / path.name
         yield temporary
@@ -79,6 +82,15 @@ def publish(temporary: Path, path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, if it is there. It loses its name first: whoever works in it finds no folder, and never a part
+    of one."""
+    nameless = folder.with_name(f"{TEMPORARY}{owner()}-{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        os.rename(folder, nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -124,7 +136,7 @@ def staged_files(folder: str | Path, *, first: str | None = None) -> Iterator[Pa
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=f"{_TEMPORARY}{_owner()}-"))
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=f"{TEMPORARY}{owner()}-"))
     try:
         yield scratch
         paths = sorted((path for path in scratch.iterdir() if path.is_file()), key=lambda path: path.name != first)
@@ -222,23 +234,31 @@ def check_files(folder: str | Path, checksums: Mapping[str, str]) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary entries of processes that are no more (`staged`); those of other hosts stay for a day."""
-    for entry in Path(folder).glob(f"{_TEMPORARY}*"):
-        host, pid = [*entry.name.removeprefix(_TEMPORARY).split("-"), ""][:2]
+    for entry in Path(folder).glob(f"{TEMPORARY}*"):
+        host, pid = [*entry.name.removeprefix(TEMPORARY).split("-"), ""][:2]
         with contextlib.suppress(OSError):
             age = datetime.now().timestamp() - entry.stat().st_mtime
-            if (host == _host() and not _alive(pid)) or age > 86_400:
+            if (host == this_host() and not alive(pid)) or age > 86_400:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _host() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+@cache
+def this_host() -> str:
+    """This machine since it was started, and its process numbers: of two containers on one machine they are others."""
+    about = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        about.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf8"))
+        about.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(about).encode()).hexdigest()[:8]
 
 
-def _owner() -> str:
-    return f"{_host()}-{os.getpid()}"
+def owner() -> str:
+    """Host and number of this process."""
+    return f"{this_host()}-{os.getpid()}"
 
 
-def _alive(pid: str) -> bool:
+def alive(pid: str) -> bool:
+    """Whether a process of this host is there. One that has ended and was not yet waited for is not."""
     if not pid.isdecimal():
         return False
     try:
@@ -247,4 +267,6 @@ def _alive(pid: str) -> bool:
         return False
     except OSError:
         return True
+    with contextlib.suppress(OSError):  # Linux; elsewhere it counts as alive until somebody waits for it
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:1] != [b"Z"]
     return True

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from sae_moral.errors import BusyError, FolderError
-from sae_moral.io.files import remove_leftovers, write_text
+from sae_moral.io.files import remove_leftovers
+from sae_moral.io.leases import holder_of, leased
 from sae_moral.io.records import jsonable, key, read_record, write_record
 
 OFFLINE_VARIABLES = ("SAE_MORAL_OFFLINE", "HF_HUB_OFFLINE")
 LOCK = ".lock"
-"""Name of a folder's lock file; it stays behind when nobody holds it."""
+"""Name of a folder's lease; it is there while somebody holds it."""
 _NOTHING = object()
 
 
@@ -39,7 +37,7 @@ def is_offline(offline: bool | None = None) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
-    """Have a folder for this process alone; it is made if it is missing. The lock ends with the process that holds it.
+    """Have a folder for this process alone; it is made if it is missing. A lease, which ends with its process.
 
     What a killed process left under a temporary name is removed first.
 
@@ -52,19 +50,12 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / LOCK
-    lock = FileLock(place)
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise BusyError(f"{folder} is being written by {_holder(place)}; wait for it, or choose another") from None
-    try:
+    with leased(folder / LOCK, wait=wait) as lease:
+        if lease is None:
+            held = holder_of(folder / LOCK)
+            raise BusyError(f"{folder} is being written by {held}; wait for it, or choose another")
         remove_leftovers(folder)
-        write_text(folder / f"{LOCK}.holder", _who())
         yield folder
-    finally:
-        (folder / f"{LOCK}.holder").unlink(missing_ok=True)
-        lock.release()
 
 
 def claim(
@@ -131,15 +122,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _who() -> str:
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return f"process {os.getpid()} on {socket.gethostname()} (since {since})"
-
-
-def _holder(place: Path) -> str:
-    try:
-        return place.with_name(f"{LOCK}.holder").read_text(encoding="utf8") or "another process"
-    except (OSError, UnicodeDecodeError):
-        return "another process"

@@ -2,27 +2,37 @@
 
 A cell's result is a folder `cells/NAME-KEY` with a record `cell.json` and the files that the work left beside it. The
 work happens in a hidden folder, which becomes the result by one rename when it is complete: a result is there whole or
-not at all. While a cell is worked on its lease is held, a lock that ends with its process. So any number of workers can
-share a folder: none does a cell that another is doing, and the cell of one that was killed is taken over. Results whose
-key is no longer asked for stay, and are not read.
+not at all. While a cell is worked on its lease is held (`io.leases`). So any number of workers, on one host or on many,
+can share a folder: none does a cell that another is doing, and the cell of one that was killed is taken over. A worker
+that was only asleep finds its lease and its hidden folder gone, or the result there: nothing is written twice. Results
+whose key is no longer asked for stay, and are not read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sae_moral.errors import DataError
-from sae_moral.io import jsonable, key, publish, read_record, remove_leftovers, write_record
+from sae_moral.io import (
+    Lease,
+    discard,
+    jsonable,
+    key,
+    leased,
+    publish,
+    read_record,
+    remove_leftovers,
+    shared,
+    write_record,
+)
 from sae_moral.shown import shown
 
 SCHEMA_VERSION = 1
@@ -140,73 +150,68 @@ class Study:
                 raise ValueError(f"{times} cells are {path.name}: same name, same settings; expected each cell once")
         self._remove_leftovers()
         found = {i: done for i, cell in enumerate(cells) if (done := self.read(cell)) is not None}
+        left = {i: _lease(self.path(cell)) for i, cell in enumerate(cells) if i not in found}
+
+        def make(i: int, lease: Lease) -> Done | None:
+            bar.set_postfix_str(cells[i].name)
+            try:
+                return self._work(cells[i], lease)
+            except keep_going as error:
+                return Done(cells[i], None, None, error)
+
+        def tell(i: int) -> None:
+            bar.set_postfix_str(f"waiting for another process: {cells[i].name}")
+
         hidden = True if not what else None if progress is None else not progress
         with tqdm(total=len(cells), initial=len(found), desc=what, unit="cell", disable=hidden) as bar:
-            for patient in (False, True) if wait else (False,):
-                for i, cell in enumerate(cells):
-                    if i in found:
-                        continue
-                    bar.set_postfix_str(f"waiting for another process: {cell.name}" if patient else cell.name)
-                    if (done := self._obtain(cell, keep_going, patient)) is not None:
-                        found[i] = done
-                        bar.update()
+            try:
+                for i, done in shared(left, lambda i: self.read(cells[i]), make, wait=wait, waiting=tell):
+                    found[i] = done
+                    bar.update()
+            except KeyboardInterrupt:
+                kept = f"{len(found)} of {len(cells)} cells are kept in {self.folder}"
+                raise KeyboardInterrupt(f"{kept}; the same command goes on with the rest") from None
         return [found[i] for i in sorted(found)]
 
-    def _obtain(self, cell: Cell, keep_going: tuple[type[Exception], ...], wait: bool) -> Done | None:
-        """The cell's result, made here if it is not there; None where another worker has its lease."""
+    def _work(self, cell: Cell, lease: Lease) -> Done | None:
+        """The cell's result, made here; None where its lease was lost meanwhile."""
         path = self.path(cell)
-        with self._lease(path, wait) as lease:
-            if lease is None:
-                return None
-            try:
-                # Another worker may have finished it between the look and the lease.
-                done = self.read(cell) or self._work(cell, path)
-            except keep_going as error:
-                return Done(cell, None, None, error)
-            # Whoever waits for a removed lease finds the result: only of a finished cell can it go.
-            with contextlib.suppress(OSError):
-                lease.unlink()
-            return done
-
-    def _work(self, cell: Cell, path: Path) -> Done:
-        part = path.with_name(f".{path.name}.{'begun' if cell.resume else 'part'}")
-        if not cell.resume:
-            shutil.rmtree(part, ignore_errors=True)
+        part = path.with_name(f".{path.name}.{lease.holder}.{'begun' if cell.resume else 'part'}")
         try:
-            part.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}.*"):
+                if left.suffix == ".begun" and cell.resume and not part.exists():
+                    publish(left, part)
+                elif left.suffix in (".begun", ".part"):
+                    discard(left)
+            part.mkdir(exist_ok=True)
             remove_leftovers(part)
             value = jsonable(cell.work(part))
             content = {"name": cell.name, "key": self.key(cell), "shaped_by": dict(cell.shaped_by), "value": value}
             write_record(part / RECORD, "cell", SCHEMA_VERSION, content)
+            if not lease.held:
+                raise TimeoutError(f"the lease of {path.name} was taken over")
             publish(part, path)
-        except BaseException:
-            if not cell.resume:  # on a disk that is full, what cannot be used must not stay
-                shutil.rmtree(part, ignore_errors=True)
+        except BaseException as error:
+            lost = isinstance(error, Exception) and not lease.held
+            if lost or not cell.resume:  # on a disk that is full, what cannot be used must not stay
+                discard(part)
+            if lost:
+                return None  # whoever took it over makes the result, and may have what this was working in
             raise
         return Done(cell, path, value)
 
-    @contextlib.contextmanager
-    def _lease(self, path: Path, wait: bool) -> Iterator[Path | None]:
-        """The lease of a result's folder, held in the block; None where another worker has it."""
-        lease = path.with_name(f".{path.name}.lease")
-        lease.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lease)
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield None
-            return
-        try:
-            yield lease
-        finally:
-            lock.release()
-
     def _remove_leftovers(self) -> None:
-        """Remove what killed workers left: parts of cells that begin anew, leases of finished ones."""
-        for left in [*(self.folder / "cells").glob(".*.part"), *(self.folder / "cells").glob(".*.lease")]:
-            path = left.with_name(left.stem.removeprefix("."))
-            with contextlib.suppress(OSError), self._lease(path, wait=False) as lease:
-                if lease is not None and left != lease:
-                    shutil.rmtree(left, ignore_errors=True)
-                elif lease is not None and path.exists():
-                    lease.unlink()
+        """Remove what killed workers left: parts of cells that begin anew, and parts and leases of finished ones."""
+        cells = self.folder / "cells"
+        remove_leftovers(cells)
+        for left in [one for one in cells.glob(".*") if one.suffix in (".part", ".begun", ".lease")]:
+            name = left.name.removeprefix(".")
+            path = left.with_name(name.removesuffix(".lease") if left.suffix == ".lease" else name.rsplit(".", 2)[0])
+            if left.suffix == ".part" or path.exists():
+                with contextlib.suppress(OSError), leased(_lease(path)) as lease:
+                    if lease is not None and left.suffix != ".lease":
+                        discard(left)
+
+
+def _lease(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lease")

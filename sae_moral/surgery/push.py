@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.errors import in_one_line
-from sae_moral.io import LOCK, file_checksums, read_json, write_json, write_record, write_text
+from sae_moral.io import file_checksums, read_json, write_json, write_record, write_text
 from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
 from sae_moral.sae.train import TrainedSaes
 from sae_moral.sae.train_layer import RECORD as TRAINED
@@ -114,7 +114,6 @@ def _staged(
         place = folder.parent / "staged"
         if isinstance(one, Operation):
             one.save(place)
-            (place / LOCK).unlink(missing_ok=True)
             made, hook, layer = one, one.hook_name, one.layer
         else:
             shutil.copytree(one, place, ignore=shutil.ignore_patterns(".*"))

@@ -303,7 +303,7 @@ def test_saved_and_loaded_is_equal(planted: Any, tmp_path: Path) -> None:
     assert written["moral"][0]["latent"] == 0
     top = written["top"]["1"]
     assert len(top) == 10 and top[0]["value"] >= top[9]["value"] and top[0]["text"].startswith("t")
-    files = {"moral_latents.json", "moral_latents.safetensors", ".lock"}
+    files = {"moral_latents.json", "moral_latents.safetensors"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == files
     found.save(tmp_path / "out")
     other = dataclasses.replace(found, sae={**found.sae, "sha256": "0"})

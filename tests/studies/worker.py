@@ -17,7 +17,8 @@ from sae_moral.studies.study import Cell, Study
 
 
 def cells(folder: Path, n: int, seconds: float = 0.0, *, resume: bool = False) -> list[Cell]:
-    """n cells that square their number; each appends a line to `folder/log` when it begins and when it ends."""
+    """n cells that square their number; each appends a line to `folder/log` when it begins and when it ends, and one to
+    `folder/who` with its process."""
     return [
         Cell(f"cell {i}", {"i": i}, functools.partial(square, i, folder / "log", seconds), resume) for i in range(n)
     ]
@@ -25,6 +26,7 @@ def cells(folder: Path, n: int, seconds: float = 0.0, *, resume: bool = False) -
 
 def square(i: int, log: Path, seconds: float, folder: Path) -> dict[str, int]:
     """The work of a cell: a file, half of the time before it and half after."""
+    note(log.with_name("who"), f"{i} {os.getpid()}")
     note(log, f"begin {i}")
     time.sleep(seconds / 2)
     write_text(folder / "square.txt", str(i * i))

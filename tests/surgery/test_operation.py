@@ -83,7 +83,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_by_an_operation(
         operation("jumprelu").save(folder, overwrite=True)
     monkeypatch.undo()
     assert Operation.load(folder).sae.architecture == "standard"
-    files = {"cfg.json", "sae_weights.safetensors", "before.safetensors", "surgery.json", ".lock"}
+    files = {"cfg.json", "sae_weights.safetensors", "before.safetensors", "surgery.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["operation"]
     assert {path.name for path in folder.iterdir()} == files
     operation("jumprelu").save(folder, overwrite=True)
