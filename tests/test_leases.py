@@ -195,11 +195,15 @@ class TestShared:
         timer.join()
 
     def test_a_lease_that_was_lost_leads_to_another_look(self, tmp_path: Path) -> None:
-        tried = []
+        tried: list[Lease] = []
 
-        def make(name: str, lease: Lease) -> str | None:
-            tried.append(name)
-            return "made" if len(tried) > 1 else None
+        def make(name: str, lease: Lease) -> str:
+            tried.append(lease)
+            if len(tried) == 1:
+                (lease.place / lease.holder).rename(lease.place / "another-1-x")
+                (lease.place / "another-1-x").unlink()
+            lease.check()
+            return "made"
 
         found = shared({"a": tmp_path / ".a.lease"}, functools.partial(dict[str, str]().get), make)
-        assert list(found) == [("a", "made")] and tried == ["a", "a"]
+        assert list(found) == [("a", "made")] and len(tried) == 2

@@ -116,14 +116,15 @@ def capture(
         bos: `prepend` (exactly one BOS in front) or `tokenizer` (whatever the tokenizer itself adds).
         tokens_per_batch: padded tokens per batch; `TOKENS_PER_BATCH` by default, 16 times that on CUDA.
         store: folder to stream to instead of memory (4 bytes × distinct prompts, or their tokens, × layers × d); an
-            interrupted capture with the same key is taken up where it ended.
+            interrupted capture with the same key is taken up where it ended, and one that another process is at is
+            waited for.
         progress: show a progress bar; by default only on a terminal.
 
     Raises:
         ValueError: a layer or hook the model does not have, a bad template, pooling or granularity; a store asked for
             while hooks are active on the model (its key could not cover them).
         DataError: a text without tokens or longer than the context; a store that was damaged.
-        RuntimeError: a hook that did not fire exactly once; values that are not finite; a store in use (BusyError).
+        RuntimeError: a hook that did not fire exactly once; values that are not finite.
         OSError: too little space for the store.
     """
     model = hooked_model(model)

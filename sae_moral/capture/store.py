@@ -97,21 +97,20 @@ class Store:
         return (self.folder / "store.json").exists()
 
     def fill(self, write: Callable[[int, Callable[[int, Batch], None]], None]) -> None:
-        """Complete the store, unless it is.
+        """Complete the store, unless it is; what another process is writing is waited for.
 
         Args:
             write: called with how many rows are there already, and with a function that takes the next ones: the
                 number of the first of them, and per layer its tensors.
 
         Raises:
-            BusyError: another process is writing the store.
             OSError: the disk has too little space (nothing is left then), or refused a write.
             DataError: what is on the disk is not what was written.
         """
         if self.complete and not self._progress.exists():
             self.record  # noqa: B018  (damage to it is noticed)
             return
-        with locked(self.folder):
+        with locked(self.folder, wait=True):
             if not self.complete:
                 try:
                     self._open()

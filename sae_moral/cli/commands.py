@@ -8,6 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ def atlas(a: argparse.Namespace) -> int:
     out = a.out or Path(f"atlas-{a.models.stem}")
     check_folder(a, out, "atlas", ("atlas.json", "atlas.html"))
     _quiet_loading()
-    found = atlas(a.models, out, device=a.device, delete_stores=a.store_delete_after, overwrite=a.overwrite)
+    given = _given(a, atlas, "out")
+    found = atlas(a.models, out, delete_stores=a.store_delete_after, **given)
     print(found.summary())
     for name, error in found.failures.items():
         print(f"sae-moral: {name} {error}", file=sys.stderr)
@@ -108,8 +110,10 @@ def train_sae(a: argparse.Namespace) -> int:
     log = LogSettings(**asked) if "to" in asked else None
     data = _scenarios(a, limit=False)
     check_folder(a, out, KIND, (FILE,))
-    given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device")
-    trained = train_saes(_model(a), data, a.layers, settings, out=out, log=log, **given)
+    given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device", "workers")
+    model = _model(a)
+    with _beside(a, out):
+        trained = train_saes(model, data, a.layers, settings, out=out, log=log, **given)
     print(f"{trained.summary()}\n\n{out / FILE}")
     return 0
 
@@ -149,9 +153,9 @@ def latents(a: argparse.Namespace) -> int:
 
     out, settings, data = out_folder(a, "latents"), LatentSettings(**_given(a, LatentSettings)), _scenarios(a)
     check_folder(a, out, "latents", ("latents.html", "moral_latents.json"))
-    found, page = latents_with_page(
-        _model(a), a.sae, data, out, settings=settings, any_model=a.any_model, overwrite=a.overwrite
-    )
+    model, how = _model(a), {"settings": settings, "any_model": a.any_model, "overwrite": a.overwrite}
+    with _beside(a, out):
+        found, page = latents_with_page(model, a.sae, data, out, **how)
     rows = [["layer", "moral latents", "of", "share"]]
     for layer, one in found.items():
         moral = len(one.latents())
@@ -177,7 +181,9 @@ def compare_saes(a: argparse.Namespace) -> int:
     check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
     options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match, "reseed": a.reseed}
     options |= {"any_model": a.any_model}
-    compared = compare_saes(_model(a), a.saes, data, out, overwrite=a.overwrite, **options)
+    model = _model(a)
+    with _beside(a, out):
+        compared = compare_saes(model, a.saes, data, out, overwrite=a.overwrite, **options)
     print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
     return 0
 
@@ -283,6 +289,7 @@ def sweep(a: argparse.Namespace) -> int:
     from sae_moral.data import group_split
     from sae_moral.steering import MeasureSettings, Wording
     from sae_moral.studies import Sweep, sweep
+    from sae_moral.studies.study import Assembly
 
     out, given = out_folder(a, "sweep"), _given(a, MeasureSettings)
     if "neutral" in given:
@@ -300,8 +307,11 @@ def sweep(a: argparse.Namespace) -> int:
     check_folder(a, out, "sweep", Sweep.FILES)
     model = _model(a)
     operations, shuffled, random = (_operations(a, model) for a in (a.operations, a.shuffled, a.random_latents))
-    found = sweep(model, operations, data, out=out, shuffled=shuffled, random_latents=random, **options)
-    print(f"{found.summary()}\n\n{found.save(out)}")
+    assembly = Assembly(out)
+    with _beside(a, out):
+        found = sweep(model, operations, data, out=out, shuffled=shuffled, random_latents=random, **options)
+        assembly.make([found.provenance, found.rows], lambda: found.save(out))
+    print(f"{found.summary()}\n\n{out / 'sweep.html'}")
     return 0
 
 
@@ -412,6 +422,13 @@ def doctor(a: argparse.Namespace) -> int:
 
 
 # What commands have in common
+
+
+def _beside(arguments: argparse.Namespace, out: Path) -> AbstractContextManager[None]:
+    """The other workers, while the block does the same as they."""
+    from sae_moral.workers import workers
+
+    return workers(arguments.workers, arguments.again, logs=out / "workers", device=arguments.device)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -35,6 +35,7 @@ def _is_safetensors(error: BaseException) -> bool:
 
 
 FAILURES = (
+    Failure(130, "interrupted; {}", lambda error: isinstance(error, KeyboardInterrupt) and bool(str(error))),
     Failure(130, "interrupted", lambda error: isinstance(error, KeyboardInterrupt)),
     Failure(141, "", lambda error: isinstance(error, BrokenPipeError)),
     Failure(4, "{}", lambda error: isinstance(error, BusyError)),

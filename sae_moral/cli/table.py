@@ -91,6 +91,9 @@ WRITE = "what decoder rows gain; output, downstream and order need the model"
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
 
 
+workers = of("studies.atlas_run:atlas", "workers", metavar="N")
+
+
 def _out(folder: str) -> tuple[Option, ...]:
     return (
         own("--out", type=Path, metavar="DIR", help=f"folder for the results (default: {folder})"),
@@ -157,6 +160,7 @@ COMMANDS = {
         own("models", type=Path, metavar="MODELS.yaml", help="which models, measured how (see docs/atlas.md)"),
         device,
         switch("--store-delete-after", help="delete the captured vectors once they have been compared"),
+        workers,
         *_out("atlas-MODELS"),
     ),
     "train-sae": Command(
@@ -172,7 +176,7 @@ COMMANDS = {
             help="log the course of the training (default: off)",
         ),
         *(of(LOG, name, f"--log-{name}") for name in ("project", "entity", "every", "weights")),
-        *(*machine, *_out("saes-MODEL-SOURCE")),
+        *(workers, *machine, *_out("saes-MODEL-SOURCE")),
     ),
     "saes": Command(
         run.saes,
@@ -183,14 +187,14 @@ COMMANDS = {
         run.latents,
         *data,
         own("--sae", required=True, metavar="SAE", help="a folder (of one or of several), or release/id"),
-        *(any_model, all_of(LATENTS), *machine, *_out("latents-MODEL-SOURCE")),
+        *(any_model, all_of(LATENTS), workers, *machine, *_out("latents-MODEL-SOURCE")),
     ),
     "compare-saes": Command(
         run.compare_saes,
         *data,
         own("--saes", required=True, nargs="+", metavar="SAE", help="folders, or release/id"),
         own("--reseed", default=(), nargs="+", metavar="SAE", help="other seeds of some of these: the noise of a seed"),
-        *(any_model, *measured, *machine, *_out("saes-MODEL-SOURCE-compared")),
+        *(any_model, *measured, workers, *machine, *_out("saes-MODEL-SOURCE-compared")),
     ),
     "operate": Command(
         run.operate,
@@ -253,7 +257,7 @@ COMMANDS = {
         of(MEASURES, "neutral", type=Path, metavar="FILE", default=UNKNOWN, help=NEUTRAL),
         of(MEASURES, "wordings", type=Path, metavar="FILE", default=UNKNOWN, help=WORDINGS),
         *(all_of(MEASURES), of(SWEEP, "draws", metavar="N")),
-        *(any_model, *machine, *_out("sweep-MODEL-SOURCE")),
+        *(any_model, workers, *machine, *_out("sweep-MODEL-SOURCE")),
     ),
     "data": Command(
         run.data,

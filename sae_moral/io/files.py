@@ -202,6 +202,13 @@ def append(path: str | Path, content: bytes | memoryview) -> None:
         write_all(file, content)
 
 
+def open_log(path: str | Path) -> IO[bytes]:
+    """A file to append to what a process prints, unbuffered; its folder is made if it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab", buffering=0)
+
+
 def file_checksum(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -50,6 +50,15 @@ class Lease:
         """False once another process took it over."""
         return (self.place / self.holder).exists()
 
+    def check(self) -> None:
+        """Before a result is given its name.
+
+        Raises:
+            RuntimeError: another process took the lease over.
+        """
+        if not self.held:
+            raise RuntimeError(f"{self.place}: another process took over; this one was not heard of for {STALE:g} s")
+
     def release(self) -> None:
         """Let go; harmless where another process took it over."""
         self._released.set()

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def shared(
     places: Mapping[Name, Path],
     find: Callable[[Name], Result | None],
-    make: Callable[[Name, Lease], Result | None],
+    make: Callable[[Name, Lease], Result],
     *,
     wait: bool = True,
     waiting: Callable[[Name], object] = lambda name: None,
@@ -27,7 +27,7 @@ def shared(
     Args:
         places: per result the place of its lease.
         find: the result; None where there is none.
-        make: what makes it; None where the lease was lost meanwhile.
+        make: what makes it. Its errors are raised, unless the lease was lost meanwhile: then it is another's to make.
         wait: wait for what others are making, after all else, and make what they give up; else leave it out.
         waiting: told of what is waited for.
     """
@@ -44,8 +44,12 @@ def shared(
                             waiting(name)
                         continue
                     # Another may have finished it between the look and the lease.
-                    found = find(name)
-                    result = make(name, lease) if found is None else found
+                    result = find(name)
+                    try:
+                        result = make(name, lease) if result is None else result
+                    except Exception:
+                        if lease.held:
+                            raise
             if result is not None:
                 del left[name]
                 yield name, result

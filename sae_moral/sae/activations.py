@@ -92,7 +92,7 @@ def capture_activations(
     Raises:
         ValueError: an unknown granularity, a layer the model does not have, hooks active on the model.
         DataError: a text without tokens or longer than the context.
-        RuntimeError: a hook that did not fire exactly once, values that are not finite, a store in use.
+        RuntimeError: a hook that did not fire exactly once, values that are not finite.
     """
     chosen, model = get_protocol(protocol), hooked_model(model)
     captured = capture(

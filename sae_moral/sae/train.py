@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -24,7 +23,19 @@ from torch import nn
 from sae_moral.data.moral_data import MoralData
 from sae_moral.data.sources import load_data
 from sae_moral.data.splits import group_split
-from sae_moral.io import check_claim, check_files, claim, jsonable, key, locked, read_typed, write_record
+from sae_moral.io import (
+    Lease,
+    check_claim,
+    check_files,
+    claim,
+    jsonable,
+    key,
+    locked,
+    publish,
+    read_typed,
+    shared,
+    write_record,
+)
 from sae_moral.provenance import HookedModel, describe_model, versions
 from sae_moral.report.words import MISSING
 from sae_moral.sae.activations import Activations, capture_activations
@@ -34,6 +45,7 @@ from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_tr
 from sae_moral.sae.train_logging import LogSettings, keep_weights, log_settings, logged_run, with_logger
 from sae_moral.shown import shown
 from sae_moral.tables import Table, text_table
+from sae_moral.workers import workers as beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,10 +127,12 @@ def train_saes(
     device: str | None = None,
     splice_texts: int = SPLICED_TEXTS,
     log: LogSettings | str | None = None,
+    workers: int = 1,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
-    """Train one SAE per layer; run again after a crash, it goes on where it was and ends with the same weights.
+    """Train one SAE per layer; run again after a crash, it goes on where it was and ends with the same weights. Several
+    processes that are asked for the same share the layers; the vectors are captured by one of them.
 
     Args:
         model: as for `capture`, or a name for `load_model`.
@@ -132,13 +146,13 @@ def train_saes(
         device: of a model given by name; the SAEs are on the model's device.
         splice_texts: held-out scenarios for `loss_recovered`; 0 skips it.
         log: `wandb`, `trackio` or `LogSettings`: log the course of the training there.
+        workers: of a model given by name: processes on this machine that share the layers.
         overwrite: take over a folder that holds another training.
         progress: progress bars; by default only on a terminal.
 
     Raises:
         ValueError: an unknown name or option.
         FolderError: a folder that holds other results; says in what they differ.
-        BusyError: another process is writing there.
         DataError: scenarios that cannot be read or used; a damaged file of an earlier run.
         RuntimeError: a hook that did not fire exactly once, values that are not finite.
 
@@ -151,14 +165,24 @@ def train_saes(
     settings, log, out = settings or TrainSettings(), log_settings(log), Path(out)
     scenarios = load_data(data)
     scenarios = scenarios if limit is None else scenarios.sample(limit)
-    by_name = isinstance(model, str | Path)
-    model = load_model(model, dtype=dtype, device=device) if by_name else hooked_model(model)
+    given = model
+    if isinstance(model, str | Path):
+        model = load_model(model, dtype=dtype, device=device)
+    elif workers > 1:
+        raise ValueError(f"{workers} workers and a model that is loaded; expected its name: each worker loads its own")
+    else:
+        model = hooked_model(model)
     chosen = parse_layers(layers, model.cfg.n_layers)
     held = group_split(scenarios, seed=settings.split_seed)["validation"]
     text = list(dict.fromkeys(scenarios.text[i] for i in held))[:splice_texts]
     splice = partial(_splice, model, text, settings) if text else None
     shaped_by = _shaped_by(settings, describe_model(model), scenarios.sha256, len(text))
-    with _claimed(out, shaped_by, overwrite):
+    _claim(out, shaped_by, overwrite)
+    same = partial(
+        train_saes, given, data, layers, settings, out=out, store=store, limit=limit, dtype=dtype, device=device,
+        splice_texts=splice_texts, log=log, progress=False,
+    )  # fmt: skip
+    with beside(workers, same, logs=out / "workers", device=device):
         activations = capture_activations(
             model,
             scenarios,
@@ -193,13 +217,12 @@ def train_on(
     Raises:
         ValueError: an option that SAELens does not have.
         FolderError: a folder that holds other results; says in what they differ.
-        BusyError: another process is writing there.
     """
     out, log, about = Path(out), log_settings(log), activations.provenance
     configure(activations, settings, device=device)  # what SAELens refuses is refused before anything is written
     shaped_by = _shaped_by(settings, about["model"], about["data"]["sha256"], int(splice is not None))
-    with _claimed(out, shaped_by, overwrite):
-        return _trained(activations, settings, out, device, splice, shaped_by, log, progress)
+    _claim(out, shaped_by, overwrite)
+    return _trained(activations, settings, out, device, splice, shaped_by, log, progress)
 
 
 def _shaped_by(settings: TrainSettings, model: Mapping[str, Any], data_sha256: str, spliced: int) -> dict[str, Any]:
@@ -207,13 +230,11 @@ def _shaped_by(settings: TrainSettings, model: Mapping[str, Any], data_sha256: s
     return {**settings.to_dict(), "model": dict(model), "data_sha256": data_sha256, "spliced_texts": spliced}
 
 
-@contextmanager
-def _claimed(out: Path, shaped_by: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+def _claim(out: Path, shaped_by: Mapping[str, Any], overwrite: bool) -> None:
     if not overwrite:
         check_claim(out, KIND, shaped_by, files=(FILE,))
-    with locked(out):
+    with locked(out, wait=True):
         claim(out, KIND, shaped_by, files=(FILE,), overwrite=overwrite)
-        yield
 
 
 def _trained(
@@ -228,24 +249,44 @@ def _trained(
 ) -> TrainedSaes:
     settings = settings.resolved(len(activations.rows("train")))
     config = configure(activations, settings, device=device)
-    results: dict[int, TrainedSae] = {}
-    for layer, hook in activations.hooks.items():
-        of_layer = key("trained-sae", layer=layer, hook=hook, **shaped_by)
-        found = read_trained(out / hook) if (out / hook / RECORD).exists() else None
-        if found is None or found.get("key") != of_layer:
-            about = _about(activations, settings, config, layer)
-            with logged_run(log, f"{out.name}/{hook}", of_layer, about) as logged:
-                training = LayerTraining(
-                    activations, layer, settings, with_logger(config, log),
-                    checkpoints=out / ".checkpoints" / hook, key=of_layer, log=logged,
-                )  # fmt: skip
-                found = train_layer(training, out / hook, about=about, splice=splice, progress=progress)
-                keep_weights(log, out / hook, training.sae.get_name())
-        results[layer] = found
-        listing = {"shaped_by": dict(shaped_by), "results": [_row(result) for result in results.values()]}
-        write_record(out / FILE, KIND, SCHEMA_VERSION, listing)
+    hooks, known = activations.hooks, dict[int, TrainedSae]()
+
+    def key_of(layer: int) -> str:
+        return key("trained-sae", layer=layer, hook=hooks[layer], **shaped_by)
+
+    def find(layer: int) -> TrainedSae | None:
+        folder = out / hooks[layer]
+        if (
+            layer not in known
+            and (folder / RECORD).exists()
+            and (found := read_trained(folder)).get("key") == key_of(layer)
+        ):
+            known[layer] = found
+        return known.get(layer)
+
+    def make(layer: int, lease: Lease) -> TrainedSae:
+        hook, about = hooks[layer], _about(activations, settings, config, layer)
+        checkpoints = out / ".checkpoints" / hook / lease.holder
+        for left in sorted(checkpoints.parent.glob("*"))[:1]:
+            publish(left, checkpoints)  # whoever had it writes there no more, should it only have been asleep
+        with logged_run(log, f"{out.name}/{hook}", key_of(layer), about) as logged:
+            training = LayerTraining(
+                activations, layer, settings, with_logger(config, log),
+                checkpoints=checkpoints, key=key_of(layer), log=logged,
+            )  # fmt: skip
+            how = {"about": about, "splice": splice, "progress": progress}
+            found = train_layer(training, out / hook, check=lease.check, **how)
+            keep_weights(log, out / hook, training.sae.get_name())
+        return found
+
+    for layer, found in shared({layer: out / f".{hook}.lease" for layer, hook in hooks.items()}, find, make):
+        known[layer] = found
+        with locked(out, wait=True):
+            there = [one for layer in hooks if (one := find(layer)) is not None]  # those of other workers, too
+            listing = {"shaped_by": dict(shaped_by), "results": [_row(one) for one in there]}
+            write_record(out / FILE, KIND, SCHEMA_VERSION, listing)
     shutil.rmtree(out / ".checkpoints", ignore_errors=True)
-    return TrainedSaes(out, results)
+    return TrainedSaes(out, {layer: known[layer] for layer in hooks})
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ def train_layer(
     *,
     about: dict[str, Any],
     splice: Callable[[Any], LossRecovered] | None = None,
+    check: Callable[[], None] = lambda: None,
     progress: bool | None = None,
 ) -> TrainedSae:
     """Train, save as an ordinary SAELens folder, and measure what `SAE.load_from_disk` reads from there.
@@ -163,6 +164,7 @@ def train_layer(
     Args:
         folder: written whole or not at all; `sae_moral.json` in it is the result, with `about` as its provenance.
         splice: from the loaded SAE to its `loss_recovered`.
+        check: called when all is written and has no name yet; what it raises leaves nothing.
 
     Warns:
         SaeMoralWarning: train and held-out explained variance parted.
@@ -186,6 +188,7 @@ def train_layer(
             files=file_checksums(temporary),
         )
         write_record(temporary / RECORD, RECORDS[RECORD], RECORD_SCHEMA, result)
+        check()
     if training.log is not None:
         training.log(_final(result), training.trainer.n_training_steps)
     if training.checkpoints is not None:

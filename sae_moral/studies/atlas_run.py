@@ -7,6 +7,7 @@ import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +31,9 @@ from sae_moral.studies.atlas_results import (
 from sae_moral.studies.cka import layer_similarities
 from sae_moral.studies.plan import Entry, Plan, baseline_pairs, read_plan, variant_pairs
 from sae_moral.studies.shape import shape_of_diagnosis
-from sae_moral.studies.study import Cell, Done, Study
+from sae_moral.studies.study import Assembly, Cell, Done, Study
 from sae_moral.studies.weights import Checksums, LoadError, OneModel, explained, source_of
+from sae_moral.workers import workers as beside
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -49,6 +51,7 @@ def atlas(
     *,
     device: str | None = None,
     delete_stores: bool = False,
+    workers: int = 1,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Atlas:
@@ -64,6 +67,8 @@ def atlas(
         device: cpu, cuda, …; by default CUDA when there is one.
         delete_stores: delete the captured vectors once they have been compared (4 bytes × texts × layers × width per
             model and protocol); a model that is compared with a new one later is then captured again.
+        workers: processes on this machine that share the work; each loads the model, and has a GPU or its share of the
+            threads.
         overwrite: write to `out` even if it holds something else.
         progress: progress bars; by default only on a terminal.
 
@@ -85,12 +90,19 @@ def atlas(
         check_claim(out, "atlas", {}, files=FILES)
     with locked(out, wait=True):
         claim(out, "atlas", {}, files=FILES, overwrite=overwrite)
-    entries = run.entries()
-    found = Atlas(entries, run.similarities(entries), run.provenance(entries))
-    with locked(out, wait=True):
-        write_together(out, dict(zip(FILES, (found.to_text(), render_atlas(found, Path(out))), strict=True)))
-        if delete_stores:
-            shutil.rmtree(run.store, ignore_errors=True)
+    assembly = Assembly(out)
+    same = partial(atlas, plan, out, device=device, delete_stores=delete_stores, progress=False)
+    with beside(workers, same, logs=Path(out) / "workers", device=device):
+        entries = run.entries()
+        found = Atlas(entries, run.similarities(entries), run.provenance(entries))
+
+        def write() -> None:
+            with locked(out, wait=True):
+                write_together(out, dict(zip(FILES, (found.to_text(), render_atlas(found, Path(out))), strict=True)))
+                if delete_stores:
+                    shutil.rmtree(run.store, ignore_errors=True)
+
+        assembly.make([found.entries, found.similarities], write)
     return found
 
 

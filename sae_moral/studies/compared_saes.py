@@ -19,7 +19,7 @@ from sae_moral.sae import LoadedSae, load_saes
 from sae_moral.sae.load import SaeLike
 from sae_moral.shown import at, shown
 from sae_moral.studies.shape import shape_of_diagnosis
-from sae_moral.studies.study import Cell, Study
+from sae_moral.studies.study import Assembly, Cell, Study
 from sae_moral.tables import Table, markdown_table, table, text_table
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def compare_saes(
         check_claim(out, "compared_saes", {}, files=FILES)
     with locked(out, wait=True):
         claim(out, "compared_saes", {}, files=FILES, overwrite=overwrite)
+    assembly = Assembly(out)
     done = Study(out, "sae-diagnosis").run(map(cell, [*loaded, *others]), what="SAEs", progress=progress)
     measured = [[typed(row, SaeComparison, file=one.folder) for row in one.value] for one in done]
     rows = [row for own in measured[: len(loaded)] for row in own]
@@ -257,8 +258,7 @@ def compare_saes(
         for row in measured[i]
     ]
     compared = ComparedSaes(rows, facts, data.sha256, shaped, noise)
-    with locked(out, wait=True):
-        compared.save(out)
+    assembly.make([rows, facts, shaped, noise], lambda: compared.save(out))
     return compared
 
 

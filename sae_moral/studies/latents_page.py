@@ -38,7 +38,7 @@ from sae_moral.report.style import FAINT, INK, MUTED, blank_figure, group_styles
 from sae_moral.report.words import MISSING, count, interval, number
 from sae_moral.sae import LatentSettings, MoralLatents, find_moral_latents, latent_representations, load_saes
 from sae_moral.sae.latents import latents_by_token
-from sae_moral.studies.study import Cell, Study
+from sae_moral.studies.study import Assembly, Cell, Study
 from sae_moral.tables import Table, table
 
 if TYPE_CHECKING:
@@ -157,14 +157,21 @@ def latents_with_page(
         Cell(f"layer {layer}", {"sae": of_saes[str(layer)], "layer": layer, **shaped}, lambda f, n=layer: work(n, f))
         for layer in saes
     ]
+    assembly, page = Assembly(out), out / "latents.html"
     done = Study(out, "moral-latents").run(cells, what="layers", progress=progress)
     found, by_layer = {}, {}
     for layer, one in zip(saes, done, strict=True):
         assert one.folder is not None
         found[layer] = MoralLatents.load(one.folder)
-        found[layer].save(out if len(saes) == 1 else out / f"layer_{layer:03d}", overwrite=overwrite)
         by_layer[layer] = {latent: {text: _pairs(words) for text, words in shown} for latent, shown in one.value}
-    return found, write_latents_report(found, out / "latents.html", tokens=by_layer)
+
+    def write() -> None:
+        for layer, one in found.items():
+            one.save(out if len(saes) == 1 else out / f"layer_{layer:03d}", overwrite=overwrite)
+        write_latents_report(found, page, tokens=by_layer)
+
+    assembly.make([shaped, of_saes], write)
+    return found, page
 
 
 def _tokens(model: HookedModel, sae: LoadedSae, found: MoralLatents) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -152,11 +153,12 @@ class Study:
         found = {i: done for i, cell in enumerate(cells) if (done := self.read(cell)) is not None}
         left = {i: _lease(self.path(cell)) for i, cell in enumerate(cells) if i not in found}
 
-        def make(i: int, lease: Lease) -> Done | None:
+        def make(i: int, lease: Lease) -> Done:
             bar.set_postfix_str(cells[i].name)
             try:
                 return self._work(cells[i], lease)
             except keep_going as error:
+                lease.check()
                 return Done(cells[i], None, None, error)
 
         def tell(i: int) -> None:
@@ -173,8 +175,7 @@ class Study:
                 raise KeyboardInterrupt(f"{kept}; the same command goes on with the rest") from None
         return [found[i] for i in sorted(found)]
 
-    def _work(self, cell: Cell, lease: Lease) -> Done | None:
-        """The cell's result, made here; None where its lease was lost meanwhile."""
+    def _work(self, cell: Cell, lease: Lease) -> Done:
         path = self.path(cell)
         part = path.with_name(f".{path.name}.{lease.holder}.{'begun' if cell.resume else 'part'}")
         try:
@@ -188,15 +189,11 @@ class Study:
             value = jsonable(cell.work(part))
             content = {"name": cell.name, "key": self.key(cell), "shaped_by": dict(cell.shaped_by), "value": value}
             write_record(part / RECORD, "cell", SCHEMA_VERSION, content)
-            if not lease.held:
-                raise TimeoutError(f"the lease of {path.name} was taken over")
+            lease.check()
             publish(part, path)
-        except BaseException as error:
-            lost = isinstance(error, Exception) and not lease.held
-            if lost or not cell.resume:  # on a disk that is full, what cannot be used must not stay
+        except BaseException:
+            if not cell.resume or not lease.held:  # on a disk that is full, what cannot be used must not stay
                 discard(part)
-            if lost:
-                return None  # whoever took it over makes the result, and may have what this was working in
             raise
         return Done(cell, path, value)
 
@@ -211,6 +208,41 @@ class Study:
                 with contextlib.suppress(OSError), leased(_lease(path)) as lease:
                     if lease is not None and left.suffix != ".lease":
                         discard(left)
+
+
+class Assembly:
+    """The files that are made of all results: by whichever worker is the first to have them, once.
+
+    Made before the work begins: a worker that finds at its end that another has meanwhile assembled the very same
+    leaves it at that. A later run assembles again, so that a page that was deleted or changed comes back.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._before = self._read()
+
+    def make(self, of: Any, write: Callable[[], object]) -> None:
+        """Call `write`, unless another worker has meanwhile.
+
+        Args:
+            of: what the files are made of; JSON values, dataclasses of them.
+            write: writes them.
+        """
+        made_of = key("assembly", of=of)
+        with leased(self.folder / ".assembly.lease", wait=True):
+            there = self._read()
+            if there == self._before or there.get("of") != made_of:
+                write()
+                write_record(self._path, "assembly", 1, {"of": made_of, "by": secrets.token_hex(8)})
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "assembled.json"
+
+    def _read(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, DataError):
+            return read_record(self._path, "assembly", 1)[1]
+        return {}
 
 
 def _lease(path: Path) -> Path:

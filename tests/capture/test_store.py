@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from sae_moral import diagnose
 from sae_moral.capture import capture, load_model
 from sae_moral.capture.store import Store, reopen, save_index
-from sae_moral.errors import BusyError, DataError
+from sae_moral.errors import DataError
 from sae_moral.io import LOCK, read_record, write_record
 from tests.conftest import bundled
 from tests.forks import killed_until, one_thread
@@ -168,7 +169,7 @@ def test_interrupted_store_is_taken_up_where_it_ended(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_store_in_use_is_refused(tiny: Any, tmp_path: Path) -> None:
+def test_store_in_use_is_waited_for(tiny: Any, tmp_path: Path) -> None:
     text = scenarios(10).text
     capture(tiny, text, store=tmp_path)
     folder = the_store(tmp_path)
@@ -176,10 +177,12 @@ def test_store_in_use_is_refused(tiny: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(BusyError, match=f"is being written by process {other.pid}"):
-            capture(tiny, text, store=tmp_path)
-        other.communicate("go\n")
-    capture(tiny, text, store=tmp_path)
+        let_go = threading.Timer(1.0, other.communicate, ["go\n"])
+        let_go.start()
+        started = time.monotonic()
+        capture(tiny, text, store=tmp_path)
+        assert time.monotonic() - started > 0.9
+        let_go.join()
 
 
 def test_layer_file_cut_short_is_refused(tiny: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from sae_moral.errors import BusyError, DataError, FolderError, SaeMoralWarning
-from sae_moral.io import locked
+from sae_moral.errors import DataError, FolderError, SaeMoralWarning
 from sae_moral.sae.columns import columns_of
 from sae_moral.sae.evaluate import reconstruction
 from sae_moral.sae.load import load_sae
 from sae_moral.sae.train import TrainedSaes, train_on
 from sae_moral.sae.train_config import TrainSettings, architectures, configure
-from sae_moral.sae.train_layer import LayerTraining, TrainedSae, warn_if_parted
+from sae_moral.sae.train_layer import LayerTraining, TrainedSae, train_layer, warn_if_parted
+from tests.forks import forked, one_thread
 from tests.sae.test_train_input import invented
 
 NAMES = architectures()
@@ -116,8 +117,43 @@ def test_one_folder_is_one_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no option 'kk'"):
         train_on(activations, settings(sae_options={"kk": 1}), out=tmp_path / "never")
     assert not (tmp_path / "never").exists()
-    with locked(out), pytest.raises(BusyError, match=f"is being written by .*{os.getpid()}"):
-        train_on(activations, settings(steps=61), out=out)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_workers_share_the_layers_and_train_what_one_trains(
+    kill: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activations, chosen = invented(tmp_path, layers=3), settings(checkpoints=4)
+    alone, log = train_on(activations, chosen, out=tmp_path / "alone", progress=False), tmp_path / "log"
+
+    def noted(training: LayerTraining, *args: Any, **options: Any) -> TrainedSae:
+        with log.open("a") as file:
+            file.write(f"{training.layer} {os.getpid()}\n")
+        return train_layer(training, *args, **options)
+
+    monkeypatch.setattr("sae_moral.sae.train.train_layer", noted)
+    with one_thread():
+        crew = [forked(lambda: train_on(activations, chosen, out=tmp_path / "o", progress=False)) for _ in range(3)]
+        if kill:
+            while not list((tmp_path / "o").glob(".checkpoints/*/*/step-*")):
+                time.sleep(0.001)
+            crew[0].kill()
+    for one in crew:
+        one.join()
+    assert [one.exitcode for one in crew[kill:]] == [0] * (3 - kill)
+    together = TrainedSaes.read(tmp_path / "o")
+    assert list(together.results) == [0, 1, 2] == [int(row["layer"]) for row in listed(tmp_path / "o")]
+    for layer in alone.results:
+        weights = [(found.path(layer) / "sae_weights.safetensors").read_bytes() for found in (alone, together)]
+        assert weights[0] == weights[1]
+    trained_by = [line.split() for line in log.read_text().splitlines()]
+    lost = [layer for layer, pid in trained_by if pid == str(crew[0].pid)] if kill else []
+    assert 3 <= len(trained_by) <= 3 + len(lost[-1:])
+    assert not [path for path in (tmp_path / "o").iterdir() if path.name.startswith(".")]
+
+
+def listed(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "training.json").read_text())["results"]
 
 
 def test_any_flipped_byte_of_a_training_is_noticed(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def killed_at_random(folder: Path, kills: int, seed: int) -> set[int]:
         time.sleep(rng.uniform(0.0, 0.15))
         doomed = crew.pop(rng.randrange(2))
         assert doomed.pid is not None
-        os.kill(doomed.pid, signal.SIGKILL)
+        doomed.kill()
         doomed.join()
         if doomed.exitcode == 0:  # it was done: a new study
             break

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sae_moral.workers import workers
 from sae_moral_inspect.answers import KINDS, read_answers
 from sae_moral_inspect.prompts import flames_prompts
 
@@ -53,15 +55,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scorer", default="judge", choices=("judge", "classifier"), help="who grades")
     made.add_argument("--trust-remote-code", action="store_true", help="the classifier runs code from the hub")
     made.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: flames-MODEL)")
+    made.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (default: 1)")
     made.add_argument("--overwrite", action="store_true", help="take over a folder that holds another run")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 0 done, 2 bad input, 3 stopped on the way (run it again)."""
-    given = parser().parse_args(arguments)
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser().parse_args(line)
     try:
-        return _main(given)
+        return _main(given, partial(main, [*line, "--workers", "1"]))
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"sae-moral flames: {error}", file=sys.stderr)
         return 2
@@ -81,7 +85,7 @@ def folder(given: argparse.Namespace) -> Path:
     return given.out or Path(f"flames-{Path(given.model).name if given.model else given.answers[0].stem}")
 
 
-def _main(given: argparse.Namespace) -> int:
+def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
     from inspect_ai.model import GenerateConfig, get_model
 
     from sae_moral_inspect.report import summary
@@ -103,7 +107,9 @@ def _main(given: argparse.Namespace) -> int:
         given.scorer,
         given.trust_remote_code,
     )
-    provenance = {name: _plain(value) for name, value in vars(given).items() if name not in ("out", "overwrite")}
+    provenance = {
+        name: _plain(value) for name, value in vars(given).items() if name not in ("out", "overwrite", "workers")
+    }
     options: dict[str, Any] = {"provenance": provenance, "overwrite": given.overwrite}
     if given.answers:
         options["answers"] = read_answers(given.answers)
@@ -124,7 +130,9 @@ def _main(given: argparse.Namespace) -> int:
             **({"device": given.device} if given.device else {}),
             **({"revision": given.revision} if given.revision else {}),
         )
-    print(summary(run(out, judges, **options)))
+    with workers(given.workers, again, logs=out / "workers", device=given.device):
+        results = run(out, judges, **options)
+    print(summary(results))
     print(f"\n{out / REPORT}")
     return 0
 

@@ -22,7 +22,7 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 from sae_moral.errors import DataError
 from sae_moral.io import Journal, check_claim, claim, key, locked, read_json, typed, write_together
 from sae_moral.steering import SideEffects
-from sae_moral.studies.study import Cell, Done, Study
+from sae_moral.studies.study import Assembly, Cell, Done, Study
 from sae_moral_inspect.answers import BASELINE, KINDS, Answer, Answers, write_answers
 from sae_moral_inspect.configuration import RECORD
 from sae_moral_inspect.judge import CLASSIFIER, judge_identity
@@ -181,6 +181,7 @@ def run(
         check_claim(out, "flames", shaped_by, files=files)
     with locked(out, wait=True):
         claim(out, "flames", shaped_by, files=files, overwrite=overwrite)
+    assembly = Assembly(out)
     about = [ArmAbout(name, "given") for name in answers or ()]
     if answers is None:
         about, answers = _answers(study.run(asking, what="answers"), arms)
@@ -188,9 +189,13 @@ def run(
             write_answers(out / "answers" / f"{arm.name}.jsonl", arm.name, answers[arm.name].values())
     graded, compared = _judgements(study, answers, judges)
     results = results_of(answers, graded, compared, arms=about, provenance=provenance)
-    page = render(results, items_of(answers, graded, compared))
-    with locked(out, wait=True):
-        write_together(out, {RESULTS: results.record(), REPORT: page})
+
+    def write() -> None:
+        page = render(results, items_of(answers, graded, compared))
+        with locked(out, wait=True):
+            write_together(out, {RESULTS: results.record(), REPORT: page})
+
+    assembly.make(results, write)
     return results
 
 
