@@ -40,6 +40,7 @@ def read_prompts(
     sites: Mapping[int, str] | None = None,
     tokens_per_batch: int | None = None,
     done: int = 0,
+    until: int | None = None,
     progress: bool | None = None,
     what: str = "capture",
 ) -> None:
@@ -55,6 +56,7 @@ def read_prompts(
             layer.
         tokens_per_batch: padded tokens; see `batch_size`.
         done: so many rows were handed on before, by whole batches; they are not run again.
+        until: the row to end at, where a batch begins; the last by default.
         progress: show a progress bar; by default only on a terminal.
         what: its label.
 
@@ -68,8 +70,9 @@ def read_prompts(
     check_agreement(model)
     hooks, device, first = resolve_hooks(model, layers, sites), _device(model), reader.first(prompts)
     warn_of_saes(model)
-    batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if first[b[1]] > done]
-    n, disable = len(prompts.ids), None if progress is None else not progress
+    end = first[-1] if until is None else until
+    batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if done < first[b[1]] <= end]
+    n, disable = batches[-1][1] if batches else len(prompts.ids), None if progress is None else not progress
     with (
         tqdm(total=n, initial=batches[0][0] if batches else n, desc=what, unit="text", disable=disable) as bar,
         forward_run(model, hooks, reader) as forward,
@@ -96,6 +99,7 @@ def capture(
     bos: str = "prepend",
     tokens_per_batch: int | None = None,
     store: Path | str | None = None,
+    shards: int = 1,
     progress: bool | None = None,
 ) -> Representations:
     """Residual-stream vectors of n scenarios after the given blocks, in one pass over the distinct prompts.
@@ -118,6 +122,8 @@ def capture(
         store: folder to stream to instead of memory (4 bytes × distinct prompts, or their tokens, × layers × d); an
             interrupted capture with the same key is taken up where it ended, and one that another process is at is
             waited for.
+        shards: with a store: parts that processes which capture the same in as many shards divide among themselves;
+            the vectors are the same, bit for bit.
         progress: show a progress bar; by default only on a terminal.
 
     Raises:
@@ -152,8 +158,8 @@ def capture(
     }
     shape = int(first[-1]), int(model.cfg.d_model)
 
-    def run(done: int, take: Callable[[int, Batch], None]) -> None:
-        how = {"sites": sites, "tokens_per_batch": budget, "done": done, "progress": progress}
+    def run(done: int, take: Callable[[int, Batch], None], until: int | None = None) -> None:
+        how = {"sites": sites, "tokens_per_batch": budget, "done": done, "until": until, "progress": progress}
         read_prompts(model, prompts, chosen, reader, take, **how)
 
     if store is None:
@@ -181,7 +187,12 @@ def capture(
             "layers": list(chosen),
         }
         on_disk = Store(Path(store), shaped_by, chosen, shape, reader.parts)
-        on_disk.fill(run)
+        if shards > 1:
+            batches = list(prompts.batches(budget))
+            starts = [int(first[batches[len(batches) * i // shards][0]]) for i in range(min(shards, len(batches)))]
+            on_disk.fill_in_shards(lambda done, until, take: run(done, take, until), [*starts, shape[0]])
+        else:
+            on_disk.fill(run)
         read = on_disk.read
         provenance["store"] = on_disk.folder.name
     if "sink" in reader.parts:

@@ -9,10 +9,11 @@ a capture is taken up, and when a layer is first read.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,15 +26,29 @@ from torch import Tensor
 
 from sae_moral.capture.vectors import Representations
 from sae_moral.errors import DataError
-from sae_moral.io import key, locked, open_in_place, read_record, read_typed, write_all, write_record
+from sae_moral.io import (
+    Lease,
+    discard,
+    key,
+    locked,
+    open_in_place,
+    read_record,
+    read_typed,
+    shared,
+    write_all,
+    write_record,
+)
 
 KIND, PROGRESS, INDEX = "capture-store", "capture-progress", "capture-index"
 SCHEMA = 2
 SECONDS_BETWEEN_SYNCS = 2.0
 _CHUNK = 1 << 24
+_ROWS = 4096
 
 Batch = Mapping[int, Mapping[str, Tensor]]
 """Per layer what a reader took of a batch, by name: `vectors` [rows, d], `sink` [rows]."""
+WriteRows = Callable[[int, int, Callable[[int, Batch], None]], None]
+"""Called with rows from and to, and with what takes them."""
 _verified: set[tuple[str, int, int, int]] = set()
 """Layer files whose checksums were compared in this process: path, size, time of the last change, inode."""
 
@@ -120,6 +135,57 @@ class Store:
                     while self._files:
                         self._files.popitem()[1].close()
             self._progress.unlink(missing_ok=True)
+
+    def fill_in_shards(self, write: WriteRows, bounds: Sequence[int]) -> None:
+        """`fill` by all processes that call this: each captures shards into stores of their own, and the first that
+        finds all there puts them together. For a while the vectors take twice their space.
+
+        Args:
+            write: called with rows `from` and `to`, and with a function that takes those, as for `fill`.
+            bounds: ascending row numbers from 0 to the number of rows; where the shards begin and end.
+
+        Raises:
+            OSError, DataError: as `fill`.
+        """
+        place, rows = self.folder / "shards", list(itertools.pairwise(bounds))
+        of = {
+            (a, b): Store(place, {**self.shaped_by, "rows": [a, b]}, self.layers, (b - a, self.shape[1]), self.parts)
+            for a, b in rows
+        }
+
+        def find(shard: tuple[int, int]) -> bool | None:
+            return self.complete or of[shard].complete or None
+
+        def make(shard: tuple[int, int], lease: Lease) -> bool:
+            a, b = shard
+            of[shard].fill(lambda done, take: write(a + done, b, lambda start, batch: take(start - a, batch)))
+            return True
+
+        def join(done: int, take: Callable[[int, Batch], None]) -> None:
+            for start in range(done, self.shape[0], _ROWS):
+                take(start, self._joined(of, start, min(start + _ROWS, self.shape[0])))
+
+        if not self.complete:
+            for _ in shared({shard: place / f".{shard[0]}-{shard[1]}.lease" for shard in rows}, find, make):
+                pass
+        self.fill(join)
+        discard(place)
+
+    def _joined(self, of: Mapping[tuple[int, int], Store], start: int, stop: int) -> Batch:
+        """Rows start … stop, from the shards that have them."""
+        found: dict[int, dict[str, Tensor]] = {}
+        for layer in self.layers:
+            found[layer] = {
+                name: torch.cat(
+                    [
+                        one.read(layer, name)[max(start - a, 0) : max(stop - a, 0)]
+                        for (a, b), one in of.items()
+                        if a < stop and start < b
+                    ]
+                )
+                for name in self.parts
+            }
+        return found
 
     def read(self, layer: int, name: str = "vectors") -> Tensor:
         """One layer's `vectors` [rows, d] or `sink` [rows], mapped from disk: only what is used comes into memory.

@@ -14,7 +14,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from sae_moral import __version__
@@ -54,9 +53,7 @@ def _run(given: list[str]) -> int:
         return _flames(given[given.index(name) + 1 :])
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, (*COMMANDS, "flames"))
-    # The last of an option counts: what a worker runs is this very line, alone.
-    again = partial(main, [*given, "--workers", "1"])
-    parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(again=again))
+    parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(main=main, line=given))
     if rest:
         hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
         raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")

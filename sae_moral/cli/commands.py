@@ -111,8 +111,8 @@ def train_sae(a: argparse.Namespace) -> int:
     data = _scenarios(a, limit=False)
     check_folder(a, out, KIND, (FILE,))
     given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device", "workers")
-    model = _model(a)
-    with _beside(a, out):
+    model, given["shards"] = _model(a), a.shards or a.workers
+    with _beside(a, out, "--shards", str(given["shards"])):
         trained = train_saes(model, data, a.layers, settings, out=out, log=log, **given)
     print(f"{trained.summary()}\n\n{out / FILE}")
     return 0
@@ -424,11 +424,12 @@ def doctor(a: argparse.Namespace) -> int:
 # What commands have in common
 
 
-def _beside(arguments: argparse.Namespace, out: Path) -> AbstractContextManager[None]:
-    """The other workers, while the block does the same as they."""
+def _beside(a: argparse.Namespace, out: Path, *options: str) -> AbstractContextManager[None]:
+    """The other workers, while the block does the same: they run this very line, where the last of an option counts."""
     from sae_moral.workers import workers
 
-    return workers(arguments.workers, arguments.again, logs=out / "workers", device=arguments.device)
+    again = partial(a.main, [*a.line, "--workers", "1", *options])
+    return workers(a.workers, again, logs=out / "workers", device=a.device)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

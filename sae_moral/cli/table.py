@@ -176,7 +176,7 @@ COMMANDS = {
             help="log the course of the training (default: off)",
         ),
         *(of(LOG, name, f"--log-{name}") for name in ("project", "entity", "every", "weights")),
-        *(workers, *machine, *_out("saes-MODEL-SOURCE")),
+        *(workers, of(TRAIN, "shards", metavar="N"), *machine, *_out("saes-MODEL-SOURCE")),
     ),
     "saes": Command(
         run.saes,

@@ -76,6 +76,7 @@ def capture_activations(
     granularity: str = "scenario",
     protocol: str | Protocol = "audited",
     split_seed: int = 0,
+    shards: int = 1,
     progress: bool | None = None,
 ) -> Activations:
     """Vectors of all layers from one pass over the distinct prompts; an interrupted pass is taken up where it ended.
@@ -88,6 +89,7 @@ def capture_activations(
             BOS nor the template's words).
         protocol: its template, BOS and pooling.
         split_seed: of `group_split`.
+        shards: as for `capture`.
 
     Raises:
         ValueError: an unknown granularity, a layer the model does not have, hooks active on the model.
@@ -104,6 +106,7 @@ def capture_activations(
         pooling=chosen.pooling,
         bos=chosen.bos,
         store=store,
+        shards=shards,
         progress=progress,
     )
     of_text = np.empty(len(data), dtype=np.int64)

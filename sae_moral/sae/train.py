@@ -128,11 +128,12 @@ def train_saes(
     splice_texts: int = SPLICED_TEXTS,
     log: LogSettings | str | None = None,
     workers: int = 1,
+    shards: int | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> TrainedSaes:
     """Train one SAE per layer; run again after a crash, it goes on where it was and ends with the same weights. Several
-    processes that are asked for the same share the layers; the vectors are captured by one of them.
+    processes that are asked for the same share the layers, and the shards of the capture.
 
     Args:
         model: as for `capture`, or a name for `load_model`.
@@ -147,6 +148,7 @@ def train_saes(
         splice_texts: held-out scenarios for `loss_recovered`; 0 skips it.
         log: `wandb`, `trackio` or `LogSettings`: log the course of the training there.
         workers: of a model given by name: processes on this machine that share the layers.
+        shards: of the capture, for processes that share it; as many as workers by default.
         overwrite: take over a folder that holds another training.
         progress: progress bars; by default only on a terminal.
 
@@ -180,7 +182,7 @@ def train_saes(
     _claim(out, shaped_by, overwrite)
     same = partial(
         train_saes, given, data, layers, settings, out=out, store=store, limit=limit, dtype=dtype, device=device,
-        splice_texts=splice_texts, log=log, progress=False,
+        splice_texts=splice_texts, log=log, shards=shards or workers, progress=False,
     )  # fmt: skip
     with beside(workers, same, logs=out / "workers", device=device):
         activations = capture_activations(
@@ -191,6 +193,7 @@ def train_saes(
             granularity=settings.granularity,
             protocol=settings.protocol,
             split_seed=settings.split_seed,
+            shards=shards or workers,
             progress=progress,
         )
         device = str(model.cfg.device or "cpu")

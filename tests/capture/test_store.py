@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 
 from sae_moral import diagnose
 from sae_moral.capture import capture, load_model
+from sae_moral.capture import run as capture_run
 from sae_moral.capture.store import Store, reopen, save_index
 from sae_moral.errors import DataError
 from sae_moral.io import LOCK, read_record, write_record
 from tests.conftest import bundled
-from tests.forks import killed_until, one_thread
+from tests.forks import forked, killed_until, one_thread
 from tests.tiny import save_tiny_model, scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +184,48 @@ def test_store_in_use_is_waited_for(tiny: Any, tmp_path: Path) -> None:
         capture(tiny, text, store=tmp_path)
         assert time.monotonic() - started > 0.9
         let_go.join()
+
+
+@pytest.mark.parametrize("granularity", ["scenario", "token"])
+@pytest.mark.parametrize("kill", [False, True])
+def test_processes_that_capture_in_shards_write_the_bytes_of_one(
+    kill: bool, granularity: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, how = scenarios(120).text, {"tokens_per_batch": 32, "granularity": granularity}
+    capture(tiny, text, store=tmp_path / "a", **how)
+    monkeypatch.setattr("sae_moral.capture.store._ROWS", 7)
+    log, run = tmp_path / "log", capture_run.forward_run
+
+    @contextmanager
+    def noted(*args: Any) -> Iterator[Any]:
+        with run(*args) as forward:
+
+            def one(tokens: Any) -> Any:
+                with log.open("a") as file:
+                    file.write("batch\n")
+                return forward(tokens)
+
+            yield one
+
+    monkeypatch.setattr(capture_run, "forward_run", noted)
+    capture(tiny, text, store=tmp_path / "c", **how)
+    batches = len(log.read_text().splitlines())
+    log.unlink()
+    with one_thread():
+        crew = [forked(lambda: capture(tiny, text, store=tmp_path / "b", shards=5, **how)) for _ in range(3)]
+        if kill:
+            while not list((tmp_path / "b").glob("*/shards/*/store.json")):
+                time.sleep(0.001)
+            crew[0].kill()
+    for one in crew:
+        one.join()
+    assert [one.exitcode for one in crew[kill:]] == [0] * (3 - kill)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    if not kill:
+        assert len(log.read_text().splitlines()) == batches
+    capture(tiny, text, store=tmp_path / "b", shards=3, **how)  # it is there
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert not list((tmp_path / "b").rglob(".*"))
 
 
 def test_layer_file_cut_short_is_refused(tiny: Any, tmp_path: Path) -> None:
