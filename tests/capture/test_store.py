@@ -191,7 +191,7 @@ def test_store_in_use_is_waited_for(tiny: Any, tmp_path: Path) -> None:
 def test_processes_that_capture_in_shards_write_the_bytes_of_one(
     kill: bool, granularity: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, how = scenarios(120).text, {"tokens_per_batch": 32, "granularity": granularity}
+    text, how = scenarios(60).text, {"tokens_per_batch": 32, "granularity": granularity}
     capture(tiny, text, store=tmp_path / "a", **how)
     monkeypatch.setattr("sae_moral.capture.store._ROWS", 7)
     log, run = tmp_path / "log", capture_run.forward_run

@@ -1,0 +1,36 @@
+"""`--workers`: the processes that a command starts run its own line, and the result is that of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sae_moral.cli import main
+from sae_moral.sae.train import TrainedSaes
+
+TRAIN = ["--layers", "0,1,2", "--steps", "40", "--batch", "32", "--expansion", "3", "--target-l0", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
+def test_the_workers_of_a_command_make_what_one_makes(
+    tiny_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    given = [str(tiny_folder), "--data", str(table), "--device", "cpu"]
+    for out, workers in (("alone", []), ("shared", ["--workers", "2"])):
+        saes = tmp_path / out / "saes"
+        assert main(["train-sae", *given, *TRAIN, *workers, "--out", str(saes)]) == 0
+        latents = ["--sae", str(tmp_path / "alone" / "saes"), "--out", str(tmp_path / out / "latents")]
+        assert main(["latents", *given, *latents, *workers]) == 0
+    alone, shared = (TrainedSaes.read(tmp_path / out / "saes") for out in ("alone", "shared"))
+    for layer in (0, 1, 2):
+        files = [one.path(layer) / "sae_weights.safetensors" for one in (alone, shared)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        name = f"latents/layer_{layer:03d}/moral_latents.safetensors"
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+    log = next((tmp_path / "shared" / "saes" / "workers").iterdir())
+    assert "Traceback" not in log.read_text()
+    assert json.loads((tmp_path / "shared" / "latents" / "assembled.json").read_text())["kind"] == "assembly"
