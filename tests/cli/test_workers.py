@@ -9,6 +9,7 @@ import pytest
 
 from sae_moral.cli import main
 from sae_moral.sae.train import TrainedSaes
+from tests.tiny import scenarios
 
 TRAIN = ["--layers", "0,1,2", "--steps", "40", "--batch", "32", "--expansion", "3", "--target-l0", "3"]
 
@@ -16,9 +17,12 @@ TRAIN = ["--layers", "0,1,2", "--steps", "40", "--batch", "32", "--expansion", "
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
 def test_the_workers_of_a_command_make_what_one_makes(
-    tiny_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    data, table = scenarios(900), tmp_path / "table.jsonl"
+    rows = zip(data.text, data.vector.tolist(), strict=True)
+    table.write_text("\n".join(json.dumps({"text": text, "vector": vector}) for text, vector in rows))
     given = [str(tiny_folder), "--data", str(table), "--device", "cpu"]
     for out, workers in (("alone", []), ("shared", ["--workers", "2"])):
         saes = tmp_path / out / "saes"
