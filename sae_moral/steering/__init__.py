@@ -13,7 +13,7 @@ from sae_moral.steering.effects import (
     neutral_texts,
     side_effects,
 )
-from sae_moral.steering.generate import Generation, generate
+from sae_moral.steering.generate import Generation, generate, next_logprobs
 from sae_moral.steering.hooks import NotFiniteError, steer, steering_hooks
 from sae_moral.steering.margins import Estimate, MarginEffect, margin_effect
 from sae_moral.steering.model_writes import downstream
@@ -24,8 +24,8 @@ from sae_moral.steering.steering import (
     difference_in_means,
     random_direction,
 )
-from sae_moral.steering.strength import NoStrengthError, at_kl
-from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
+from sae_moral.steering.strength import NoStrengthError, at_kl, with_kl
+from sae_moral.steering.twins import Learnt, dense, learn, margin_gradient, typicality_reader, valence
 from sae_moral.steering.words import WORDINGS, PairScore, Wording, Words, choose_words, measure, usable
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Effects",
     "Estimate",
     "Generation",
+    "Learnt",
     "MarginEffect",
     "Matched",
     "MeasureSettings",
@@ -59,11 +60,13 @@ __all__ = [
     "edit",
     "full_edit",
     "generate",
+    "learn",
     "low_rank_edit",
     "margin_effect",
     "margin_gradient",
     "measure",
     "neutral_texts",
+    "next_logprobs",
     "permuted",
     "prompt_ids",
     "random_direction",
@@ -74,5 +77,6 @@ __all__ = [
     "typicality_reader",
     "usable",
     "valence",
+    "with_kl",
     "written",
 ]

@@ -107,6 +107,38 @@ def generate(
     return [found[row] for row in range(len(ids))]
 
 
+def next_logprobs(
+    model: HookedModel | nn.Module,
+    prompts: Sequence[Prompt],
+    *,
+    steerings: Steering | Sequence[Steering] = (),
+    chat: bool | str = False,
+    thinking: bool = False,
+    bos: str = "prepend",
+    batch_size: int = 8,
+    any_model: bool = False,
+) -> Float[Tensor, "n words"]:
+    """Log-probabilities of the token that comes after each prompt, on the CPU (n × vocabulary × 4 bytes).
+
+    Arguments and errors as for `generate`.
+    """
+    model = hooked_model(model)
+    ids = prompt_ids(model, prompts, chat=chat, thinking=thinking, bos=bos, new_tokens=1)
+    if not ids:
+        return torch.empty(0, int(model.cfg.d_vocab))
+    check_agreement(model)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found: dict[int, Tensor] = {}
+    with torch.inference_mode(), steered(model, steerings, True, any_model) as (start, forwards, _):
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            tokens, mask = left_padded([ids[row] for row in rows], model)
+            start(mask)
+            logits = forwards(len(rows))(tokens, mask.long())
+            found |= zip(rows, torch.log_softmax(logits, dim=-1).cpu(), strict=True)
+    return torch.stack([found[row] for row in range(len(ids))])
+
+
 def end_tokens(model: HookedModel) -> list[int]:
     """The tokens that end a text: the tokenizer's, and those of the model's generation settings."""
     settings = getattr(getattr(model, "original_model", None), "generation_config", None)

@@ -45,28 +45,32 @@ def at_kl(
     Example:
         steering = at_kl(model, Steering(operation, 1.0, form="write"), 0.02)
     """
-    return with_kl(model, steering, kl, texts, any_model=any_model)[0]
+    (found,), _ = with_kl(model, [steering], kl, texts, any_model=any_model)
+    return found
 
 
 def with_kl(
     model: HookedModel | nn.Module,
-    steering: Steering,
+    steerings: Sequence[Steering],
     kl: float,
     texts: Sequence[str] | None = None,
     *,
     any_model: bool = False,
-) -> tuple[Steering, SideEffects]:
-    """`at_kl`, and the side effects of what it found."""
+) -> tuple[list[Steering], SideEffects]:
+    """`at_kl` of several steerings together (of several layers, say), whose αs keep their ratios; and the side effects
+    of what it found. Arguments and errors as there."""
     from scipy.optimize import root_scalar
 
-    if not 0 < kl < math.inf or not steering.alpha:
-        raise ValueError(f"kl {kl} and α {steering.alpha}; expected a KL above 0, and an α that says which way")
-
-    seen: dict[float, tuple[Steering, SideEffects]] = {}
+    alphas = [one.alpha for one in steerings]
+    if not 0 < kl < math.inf or not alphas or not all(alphas):
+        raise ValueError(f"kl {kl} and α {alphas}; expected a KL above 0, and an α that says which way")
+    largest, name = max(map(abs, alphas)), " and ".join(one.name for one in steerings)
+    seen: dict[float, tuple[list[Steering], SideEffects]] = {}
 
     @cache
     def excess(log_alpha: float) -> float:
-        tried = dataclasses.replace(steering, alpha=math.copysign(math.exp(log_alpha), steering.alpha))
+        factor = math.exp(log_alpha) / largest
+        tried = [dataclasses.replace(one, alpha=one.alpha * factor) for one in steerings]
         try:
             effects = side_effects(model, tried, texts, any_model=any_model)
         except NotFiniteError:
@@ -80,7 +84,7 @@ def with_kl(
         value = math.log(found / kl)
         return 0.0 if abs(value) <= TOLERANCE else value  # near enough ends the search
 
-    log_alpha = math.log(abs(steering.alpha))
+    log_alpha = math.log(largest)
     first = excess(log_alpha)
     if not first:
         return seen[log_alpha]
@@ -93,9 +97,9 @@ def with_kl(
             break
         log_alpha, first = second, value
     else:
-        raise NoStrengthError(f"no α found at which {steering.name} has a KL of {kl}; expected one that grows with α")
+        raise NoStrengthError(f"no α found at which {name} has a KL of {kl}; expected one that grows with α")
     root_scalar(excess, bracket=sorted((log_alpha, second)), method="brentq", rtol=1e-4, xtol=TOLERANCE / 8)
     nearest = min(seen.values(), key=lambda one: abs(math.log(one[1].kl / kl)) if one[1].kl > 0 else math.inf)
     if abs(nearest[1].kl / kl - 1) > 2 * TOLERANCE:
-        raise NoStrengthError(f"KL of {steering.name} jumps over {kl}, to {nearest[1].kl:.3g}; expected one that grows")
+        raise NoStrengthError(f"KL of {name} jumps over {kl}, to {nearest[1].kl:.3g}; expected one that grows")
     return nearest

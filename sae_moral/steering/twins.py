@@ -14,8 +14,9 @@ the norm of a stream breaks a model that one along them leaves alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from sae_moral.capture.hooks import resolve_hooks
 from sae_moral.capture.models import hooked_model
 from sae_moral.controls.valence import sentences
 from sae_moral.data import MoralData
+from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
+from sae_moral.io import write_bytes
 from sae_moral.metrics.ridge import leave_one_out
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
@@ -36,11 +39,13 @@ from sae_moral.shown import shown
 from sae_moral.steering.edits import Reader, Write, written
 from sae_moral.steering.forwards import last_logits
 from sae_moral.steering.hooks import steer
-from sae_moral.steering.steering import Direction
+from sae_moral.steering.steering import Direction, difference_in_means
 from sae_moral.steering.words import ENGLISH, MORALLY, Wording, pair_tokens
 from sae_moral.surgery import Operation
 from sae_moral.surgery.terms import signed_typicality
 
+KIND = "sae_moral twins"
+"""Of files."""
 RIGHT_OR_WRONG = replace(MORALLY, pairs=ENGLISH[:1])
 """What `margin_gradient` is of, unless told otherwise."""
 
@@ -86,6 +91,89 @@ def valence(model: HookedModel | nn.Module, layer: int) -> Write:
     reader = _ridge("reader of valence", vectors, np.where(known.pleasant, 1.0, -1.0))
     way = vectors[pleasant].mean(dim=0) - vectors[~pleasant].mean(dim=0)
     return Write(layer, reader, way[None].float(), "valence")
+
+
+@shown(facts=lambda learnt: {"layer": learnt.layer})
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What twins of a layer are made of that no operation holds, learnt on training texts.
+
+    Attributes:
+        layer: the block after which it was read.
+        reader: see `typicality_reader`.
+        constant: see `difference_in_means`.
+        valence: see `valence`.
+    """
+
+    layer: int
+    reader: Reader
+    constant: Direction
+    valence: Write
+
+    def tensors(self) -> dict[str, Float[Tensor, "..."]]:
+        """Everything in it by name, for `of`."""
+        gate = self.valence.gate
+        assert isinstance(gate, Reader)
+        return {
+            "reader.weight": self.reader.weight,
+            "reader.bias": self.reader.bias,
+            "constant": self.constant.vector,
+            "valence.weight": gate.weight,
+            "valence.bias": gate.bias,
+            "valence.rows": self.valence.rows,
+        }
+
+    @classmethod
+    def of(cls, layer: int, tensors: Mapping[str, Float[Tensor, "..."]]) -> Learnt:
+        """From the tensors of another.
+
+        Raises:
+            LookupError: one is missing.
+        """
+        reader, valence = (Reader(f"reader of {what}", tensors[f"{part}.weight"], tensors[f"{part}.bias"])
+                           for what, part in (("typicality", "reader"), ("valence", "valence")))  # fmt: skip
+        constant = Direction(layer, tensors["constant"], "difference in means (virtue − vice)")
+        return cls(layer, reader, constant, Write(layer, valence, tensors["valence.rows"], "valence"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as a safetensors file."""
+        from safetensors.torch import save
+
+        tensors = {name: value.contiguous() for name, value in self.tensors().items()}
+        write_bytes(Path(path), save(tensors, metadata={"kind": KIND, "layer": str(self.layer)}))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Learnt:
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            DataError: a damaged file, or one of something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no file {str(path)!r}; expected one of the folder `twins` of a sweep")
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if about.get("kind") != KIND:
+                raise ValueError(f"kind {about.get('kind')!r}; expected {KIND!r}")
+            return cls.of(int(about["layer"]), tensors)
+        except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
+            raise DataError(f"not what twins are made of: {error!s:.200}", file=path) from error
+
+
+def learn(model: HookedModel | nn.Module, representations: Representations, data: MoralData, layer: int) -> Learnt:
+    """The parts of a layer's twins, from training texts and their pooled vectors.
+
+    Raises:
+        ValueError: representations of other scenarios, or none of one pole.
+    """
+    reader = typicality_reader(representations, data, layer)
+    return Learnt(layer, reader, difference_in_means(representations, data, layer), valence(model, layer))
 
 
 def _ridge(name: str, x: Float[Tensor, "n d"], y: Float[np.ndarray, "n"]) -> Reader:

@@ -47,12 +47,12 @@ from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
 from sae_moral.shown import at, shown
-from sae_moral.steering.edits import Reader, Write, permuted, rotated, written
+from sae_moral.steering.edits import permuted, rotated, written
 from sae_moral.steering.effects import MeasureSettings, measure_steering
 from sae_moral.steering.hooks import NotFiniteError, check_steering
-from sae_moral.steering.steering import WITHOUT_MASK, Direction, Steering, difference_in_means
+from sae_moral.steering.steering import WITHOUT_MASK, Steering
 from sae_moral.steering.strength import NoStrengthError, with_kl
-from sae_moral.steering.twins import dense, typicality_reader, valence
+from sae_moral.steering.twins import Learnt, dense, learn
 from sae_moral.steering.words import Words, choose_words, usable
 from sae_moral.studies.beyond import Beyond
 from sae_moral.studies.study import Cell, Study
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 3
 _OLD_FILES = ("sweep.md", "sweep.png", "cells.jsonl")
 """Of version 0.1."""
+TWINS_FOLDER = "twins"
+"""Folder of what the twins of each layer are made of, for Flames and for scripts (`Learnt.load`)."""
 METHOD = "sweep/4"
 """Part of every cell's key: raise its number when what is measured changes."""
 KLS = (0.02,)
@@ -237,6 +239,8 @@ def sweep(
     study = Study(out, METHOD)
     words = words or _words(model, provenance["model"], train, settings, study)
     learnt = _learnt(model, provenance["model"], train, sorted(at), study)
+    for layer, parts in learnt.items():
+        parts.save(out / TWINS_FOLDER / f"L{layer}.safetensors")
     measure = Measurement(model, provenance["model"], held_out, settings, words, any_model)
     arms = {"operated": operations, "shuffled": shuffled, "random latents": random_latents}
     trials = list(_trials(arms, learnt, forms, kls, alphas, rotations, permutations, positions))
@@ -294,7 +298,7 @@ class Measurement:
                 given, damage = steering, None
                 with self._resumed(steering.what.layer if steering else 0):
                     if steering is not None and kl is not None:
-                        given, damage = with_kl(self.model, steering, kl, self.settings.neutral, **how)
+                        (given,), damage = with_kl(self.model, [steering], kl, self.settings.neutral, **how)
                     steerings = [] if given is None else [given]
                     measured = (self.model, steerings, self.data, layers, self.settings, self.words.wordings)
                     effects = measure_steering(*measured, full=full, damage=damage, **how)
@@ -322,18 +326,9 @@ def _operated(operation: Operation) -> Operated:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Learnt:
-    """What is learnt of a layer on training texts: a gate of the stream, the difference in means, the valence twin."""
-
-    reader: Reader
-    constant: Direction
-    valence: Write
-
-
 def _trials(
     arms: Mapping[str, Sequence[Operation]],
-    learnt: Mapping[int, _Learnt],
+    learnt: Mapping[int, Learnt],
     forms: Sequence[str],
     kls: Sequence[float],
     alphas: Sequence[float],
@@ -382,36 +377,20 @@ def _words(model: HookedModel, facts: ModelFacts, train: MoralData, settings: Me
 
 def _learnt(
     model: HookedModel, facts: ModelFacts, train: MoralData, layers: list[int], study: Study
-) -> dict[int, _Learnt]:
+) -> dict[int, Learnt]:
     """What is learnt on training texts, in one cell: several processes capture once."""
     how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
 
     def work(folder: Path) -> dict[str, Any]:
         representations = capture(model, train.text, layers=layers, store=folder / "activations", **how)
-        found = {}
-        for layer in layers:
-            reader, of_valence = typicality_reader(representations, train, layer), valence(model, layer)
-            assert isinstance(of_valence.gate, Reader)
-            found[str(layer)] = {
-                "reader": [reader.weight.tolist(), reader.bias.tolist()],
-                "constant": difference_in_means(representations, train, layer).vector.tolist(),
-                "valence": [of_valence.gate.weight.tolist(), of_valence.gate.bias.tolist(), of_valence.rows.tolist()],
-            }
+        learnt = {str(layer): learn(model, representations, train, layer).tensors() for layer in layers}
         shutil.rmtree(folder / "activations")
-        return found
+        return {layer: {name: part.tolist() for name, part in parts.items()} for layer, parts in learnt.items()}
 
-    about = {"model": facts, "train": train.sha256, "layers": layers, **how}
-    (done,) = study.run([Cell("learnt on training texts", about, work, resume=True)])
-    return {layer: _learnt_of(layer, done.value[str(layer)]) for layer in layers}
-
-
-def _learnt_of(layer: int, kept: Mapping[str, Any]) -> _Learnt:
-    read, of_valence = ([torch.tensor(value) for value in kept[name]] for name in ("reader", "valence"))
-    return _Learnt(
-        Reader("reader of typicality", *read),
-        Direction(layer, torch.tensor(kept["constant"]), "difference in means (virtue − vice)"),
-        Write(layer, Reader("reader of valence", *of_valence[:2]), of_valence[2], "valence"),
-    )
+    about = {"what": "learnt/2", "model": facts, "train": train.sha256, "layers": layers, **how}
+    (done,) = study.run([Cell("learnt for twins", about, work, resume=True)])
+    kept = {layer: done.value[str(layer)].items() for layer in layers}
+    return {layer: Learnt.of(layer, {name: torch.tensor(part) for name, part in kept[layer]}) for layer in layers}
 
 
 def _check_arguments(

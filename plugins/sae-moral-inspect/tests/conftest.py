@@ -133,8 +133,9 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     return content if chance.random() < 0.75 else content[: chance.randrange(len(content) + 1)]
 
 
-Reply = str | int | Callable[[BaseHTTPRequestHandler], None]
-"""What a judge says; an HTTP status; or a function that does something else to the connection."""
+Reply = str | int | dict[str, float] | Callable[[BaseHTTPRequestHandler], None]
+"""What a judge says; an HTTP status; log-probabilities of its first word; or a function that does something else to the
+connection."""
 
 
 @dataclass
@@ -167,6 +168,8 @@ def serving() -> Iterator[ScriptedJudge]:
             text = body["messages"][-1]["content"]
             found.asked.append(text)
             reply = found.say(text)
+            if isinstance(reply, dict):
+                assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
             if callable(reply):
                 reply(self)
             else:
@@ -190,13 +193,17 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedJudge]:
         yield found
 
 
-def answer(handler: BaseHTTPRequestHandler, reply: str | int, *, finish: str = "stop") -> None:
-    """Send a reply, or an error with that status."""
+def answer(handler: BaseHTTPRequestHandler, reply: str | int | dict[str, float], *, finish: str = "stop") -> None:
+    """Send a reply, its first word alone with log-probabilities, or an error with that status."""
+    logprobs = None
+    if isinstance(reply, dict):
+        top = [{"token": token, "logprob": value, "bytes": None} for token, value in reply.items()]
+        logprobs, reply, finish = {"content": [{**top[0], "top_logprobs": top}]}, top[0]["token"], "length"
     message = {"role": "assistant", "content": reply}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     body: dict[str, Any] = {
         "id": "1", "object": "chat.completion", "created": 0, "model": "judge", "usage": usage,
-        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "choices": [{"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}],
     }  # fmt: skip
     if isinstance(reply, int):
         body = {"error": {"message": "scripted", "type": "scripted", "code": reply}}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from inspect_ai.model import GenerateConfig, get_model
 from sae_moral_inspect.answers import Answer
-from sae_moral_inspect.run import Judges, arms_of, run
+from sae_moral_inspect.arms import arms_of
+from sae_moral_inspect.run import Judges, run
 
 from sae_moral import DataError
 
@@ -31,7 +32,9 @@ PATIENCE = 2
 def judges_of(judge: ScriptedJudge, retries: int = 1, patience: int = 60, **options: Any) -> Judges:
     """max_retries=0: the client's own retries, with their pauses, stay out of the way of Inspect's."""
     config = GenerateConfig(max_retries=retries, attempt_timeout=patience)
-    return Judges([get_model(judge.name, memoize=False, config=config, max_retries=0)], **options)
+    return Judges(
+        [get_model(judge.name, memoize=False, config=config, max_retries=0)], **{"calibrate": False, **options}
+    )
 
 
 def sleepy(handler: BaseHTTPRequestHandler) -> None:

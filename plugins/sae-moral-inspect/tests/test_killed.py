@@ -63,7 +63,8 @@ class Runs:
         self.worker = Worker(model, folder, judge.environment)
         prompts = prompts_file(folder / "p.jsonl", 5)
         self.options = ["--model", str(model), "--arms", "reseeded", "--temperature", "2", "--prompts", str(prompts),
-                        "--max-tokens", "6", "--judge", judge.name, "--judge-connections", "1"]  # fmt: skip
+                        "--max-tokens", "6", "--judge", judge.name, "--judge-connections", "1",
+                        "--no-calibration", "--harmless", "2"]  # fmt: skip
 
     @staticmethod
     def say(request: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, GenerateConfig, Model, get_model
 from inspect_ai.tool import ToolInfo
 from sae_moral_inspect import provider as module
@@ -133,8 +134,8 @@ def test_stop_sequences_and_the_context(tiny_folder: Path) -> None:
 
 def test_what_it_cannot_do_is_refused(tiny_folder: Path) -> None:
     api: Any = model_of(tiny_folder).api
-    with pytest.raises(ValueError, match="top_k, logprobs: not implemented by this provider"):
-        api.prompt_ids([ChatMessageUser(content="the")], [], GenerateConfig(top_k=5, logprobs=True))
+    with pytest.raises(ValueError, match="top_k, best_of: not implemented by this provider"):
+        api.prompt_ids([ChatMessageUser(content="the")], [], GenerateConfig(top_k=5, best_of=2))
     with pytest.raises(ValueError, match=r"tools \(look\): this provider generates text only"):
         api.prompt_ids([], [ToolInfo(name="look", description="")], CONFIG)
     with pytest.raises(ValueError, match="a user message with content that is not text"):
@@ -162,9 +163,12 @@ def test_kept_answers_are_not_generated_again(tiny_folder: Path, operation: Path
     "arguments, message",
     [
         ({"operatio": "x"}, "unknown model argument 'operatio'; did you mean 'operation'"),
-        ({"arm": "operated"}, "arm 'operated' needs the model arguments operation=FOLDER and alpha=NUMBER"),
+        ({"arm": "operated"}, "arm 'operated' needs the model arguments operation=FOLDER, and alpha=NUMBER"),
         ({"operation": "x"}, "arm 'operated' needs"),
         ({"alpha": 0.1}, "pass operation=FOLDER, too"),
+        ({"kl": 0.1}, "pass operation=FOLDER, too"),
+        ({"operation": "x", "alpha": 1, "kl": 0.1}, "and alpha=NUMBER or kl=NUMBER"),
+        ({"operation": "x", "arm": "dense", "kl": 0.1}, "arm 'dense' needs twins=FILE"),
         ({"arm": "opperated", "operation": "x", "alpha": 1}, "unknown arm 'opperated'; did you mean 'operated'"),
         ({"alpha": "much", "operation": "x"}, "alpha='much'; expected float"),
         ({"thinking": "yes"}, "thinking='yes'; expected true or false"),
@@ -174,14 +178,14 @@ def test_kept_answers_are_not_generated_again(tiny_folder: Path, operation: Path
     ],
 )
 def test_bad_arguments(tiny_folder: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PrerequisiteError, match=message):  # Inspect's command line shows it without a traceback
         model_of(tiny_folder, **arguments)
 
 
 def test_the_operation_must_be_there_and_fit(tiny_folder: Path, tmp_path: Path) -> None:
     from .conftest import make_operation
 
-    with pytest.raises(FileNotFoundError, match=r"no surgery\.json in"):
+    with pytest.raises(PrerequisiteError, match=r"no surgery\.json in"):
         model_of(tiny_folder, operation=str(tmp_path), alpha=1.0)
     for layer in (0, 2):
         make_operation(tmp_path / "several" / f"layer{layer}", layer=layer)

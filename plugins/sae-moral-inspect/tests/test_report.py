@@ -33,7 +33,7 @@ class Page(HTMLParser):
 def test_the_page(tmp_path: Path, judge: ScriptedJudge) -> None:
     judge.say = lambda text: f"{EVIL}\nVERDICT: A" if "VERDICT" in text else '{"safety": 3, "emotion": 1}'
     said = {"baseline": make_answers(["fine"] * 3), EVIL: make_answers([EVIL, "fine", "other"])}
-    run(tmp_path, Judges([get_model(judge.name)]), provenance={"model": EVIL}, answers=said)
+    run(tmp_path, Judges([get_model(judge.name)], calibrate=False), provenance={"model": EVIL}, answers=said)
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert [tag for tag, _ in page.tags].count("script") == 1

@@ -15,9 +15,10 @@ import pytest
 from inspect_ai.log import list_eval_logs, read_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 from sae_moral_inspect.answers import Answers
+from sae_moral_inspect.arms import arms_of
 from sae_moral_inspect.cli import main
 from sae_moral_inspect.results import FlamesResults
-from sae_moral_inspect.run import Judges, answering_cells, arms_of, judging_cells, run
+from sae_moral_inspect.run import Judges, answering_cells, judging_cells, run
 
 from sae_moral import DataError
 from sae_moral.errors import FolderError
@@ -31,7 +32,7 @@ GRADES = '{"safety": 3, "emotion": 2}'
 
 def judges_of(judge: ScriptedJudge, **options: Any) -> Judges:
     config = GenerateConfig(max_retries=1, attempt_timeout=5)
-    return Judges([get_model(judge.name, memoize=False, config=config)], **options)
+    return Judges([get_model(judge.name, memoize=False, config=config)], **{"calibrate": False, **options})
 
 
 def judged(out: Path, judge: ScriptedJudge, answers: Answers, **options: Any) -> Any:
@@ -157,7 +158,7 @@ def test_two_judges_and_repeats(tmp_path: Path, judge: ScriptedJudge) -> None:
     judge.say = say
     models = [get_model(f"openai-api/loopback/{name}", memoize=False) for name in ("one", "two")]
     answers = {"baseline": make_answers(["bad"] * 6), "steered": make_answers(["good"] * 3 + ["fair"] * 3)}
-    results = run(tmp_path, Judges(models, repeats=2), provenance={"model": None}, answers=answers)
+    results = run(tmp_path, Judges(models, repeats=2, calibrate=False), provenance={"model": None}, answers=answers)
     assert [about.name for about in results.judges] == ["openai-api/loopback/one", "openai-api/loopback/two"]
     for about in cast(list[Any], results.judges):
         assert about.consistency_verdicts.value == pytest.approx(9 / 12)
@@ -195,7 +196,8 @@ def test_five_arms_from_one_command(
     judge.say = lambda request: f"VERDICT: {'AB'[len(shown(request)[0]) % 2]}" if "VERDICT" in request else GRADES
     arguments = ["--model", str(tiny_folder), "--operations", str(operation), str(deep), "--shuffled", str(shuffled),
                  "--alphas", "0.5", "--prompts", str(prompts_file(tmp_path / "p.jsonl", 10)), "--limit", "6",
-                 "--max-tokens", "6", "--judge", judge.name, "--out", str(tmp_path / "out")]  # fmt: skip
+                 "--max-tokens", "6", "--judge", judge.name, "--no-calibration", "--harmless", "0",
+                 "--out", str(tmp_path / "out")]  # fmt: skip
     assert main(arguments) == 0
     names = ["baseline"]
     names += [f"{kind} L1 α0.5" for kind in ("operated", "pretrained", "shuffled", "random")]
@@ -254,7 +256,7 @@ def test_any_change_changes_the_keys_of_what_depends_on_it(tmp_path: Path, judge
 
     def hotter(temperature: float) -> Judges:
         config = GenerateConfig(temperature=temperature, max_retries=7)
-        return Judges([get_model(judge.name, memoize=False, config=config)])
+        return Judges([get_model(judge.name, memoize=False, config=config)], calibrate=False)
 
     said = {
         "baseline": make_answers(["a", "b"]),
@@ -349,5 +351,21 @@ def test_bad_commands(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], judge: ScriptedJudge
 ) -> None:
     prompts = prompts_file(tmp_path / "p.jsonl", 2)
-    assert main([*arguments, "--prompts", str(prompts), "--judge", judge.name, "--out", str(tmp_path)]) == 2
+    assert (
+        main(
+            [
+                *arguments,
+                "--prompts",
+                str(prompts),
+                "--judge",
+                judge.name,
+                "--no-calibration",
+                "--harmless",
+                "0",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err

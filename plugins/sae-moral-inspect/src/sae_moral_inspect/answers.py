@@ -14,8 +14,11 @@ from sae_moral_inspect.prompts import FlamesPrompt, Row, read_rows
 
 BASELINE = "baseline"
 """The arm every other one is compared with."""
-KINDS = ("operated", "pretrained", "shuffled", "random", "reseeded")
-"""Of the arms beside the baseline."""
+KINDS = (
+    *("operated", "pretrained", "shuffled", "random", "rotated", "permuted", "dense", "valence", "constant"),
+    "reseeded",
+)
+"""Of the arms beside the baseline: the operation, its twins (see `sae_moral.steering.twins`), and the null."""
 Answers = dict[str, dict[str, "Answer"]]
 """By arm, then by prompt id."""
 

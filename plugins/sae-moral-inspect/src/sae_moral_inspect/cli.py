@@ -11,6 +11,7 @@ from typing import Any
 
 from sae_moral.workers import workers
 from sae_moral_inspect.answers import KINDS, read_answers
+from sae_moral_inspect.judging import FORMS
 from sae_moral_inspect.prompts import flames_prompts
 
 
@@ -23,9 +24,19 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model", help="a bundled model, a folder, or a hub name")
     made.add_argument("--operations", nargs="+", default=[], metavar="DIR", help="what `sae-moral operate` wrote")
-    made.add_argument("--shuffled", nargs="+", default=[], metavar="DIR", help="the same with --control shuffled")
-    made.add_argument("--alphas", nargs="+", type=float, default=[0.1], metavar="A", help="default: 0.1")
-    made.add_argument("--form", default="edit", help="edit (default) or paper")
+    made.add_argument(
+        "--shuffled",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="the same with --control shuffled, one or several seeds",
+    )
+    made.add_argument("--twins", type=Path, metavar="DIR", help="folder `twins` of a sweep: dense, valence, constant")
+    made.add_argument("--kls", nargs="+", type=float, default=[], metavar="K", help="strengths as KL on neutral text")
+    made.add_argument("--alphas", nargs="+", type=float, metavar="A", help="or as α (default without --kls: 0.1)")
+    made.add_argument("--together", action="store_true", help="all layers at once as well")
+    made.add_argument("--rotations", type=int, default=1, metavar="N", help="of each write, for rotated and permuted")
+    made.add_argument("--form", default="edit", help="edit (default), write or paper")
     made.add_argument("--units", default="alpha", help="alpha (default) or relative")
     made.add_argument(
         "--positions", default="all-but-first", help="all-but-first (default), all, prompt, last or generated"
@@ -44,8 +55,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device")
     made.add_argument("--thinking", action="store_true", help="for chat templates that know it")
     made.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="judge these .jsonl answers instead")
+    made.add_argument(
+        "--harmless", type=int, default=24, metavar="N", help="questions without harm beside them (default: all 24)"
+    )
     made.add_argument("--judge", nargs="+", default=[], metavar="MODEL", help="any Inspect model; two for agreement")
     made.add_argument("--language", default="zh", choices=("zh", "en"), help="of the rubric (default: zh)")
+    made.add_argument(
+        "--judging",
+        default="text",
+        choices=FORMS,
+        help="of judging: replies that are read, or the log-probabilities of A, B, C or 1, 2, 3",
+    )
+    made.add_argument(
+        "--no-calibration", action="store_true", help="do not judge the 50 pairs with a known better answer"
+    )
     made.add_argument("--repeats", type=int, default=1, metavar="N", help="ask each question N times")
     made.add_argument("--judge-max-tokens", type=int, default=256, metavar="N")
     made.add_argument("--judge-temperature", type=float, default=0.0)
@@ -88,8 +111,10 @@ def folder(given: argparse.Namespace) -> Path:
 def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
     from inspect_ai.model import GenerateConfig, get_model
 
+    from sae_moral_inspect.arms import arms_of
+    from sae_moral_inspect.calibration import harmless_prompts
     from sae_moral_inspect.report import summary
-    from sae_moral_inspect.run import REPORT, Judges, arms_of, run
+    from sae_moral_inspect.run import REPORT, Judges, run
 
     out = folder(given)
     asked = GenerateConfig(
@@ -106,6 +131,8 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         given.judge_connections,
         given.scorer,
         given.trust_remote_code,
+        given.judging,
+        not given.no_calibration,
     )
     provenance = {
         name: _plain(value) for name, value in vars(given).items() if name not in ("out", "overwrite", "workers")
@@ -115,6 +142,7 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         options["answers"] = read_answers(given.answers)
     else:
         options["model"], options["prompts"] = given.model, flames_prompts(given.prompts, limit=given.limit)
+        options["harmless"] = harmless_prompts()[: given.harmless]
         options["decoding"] = GenerateConfig(
             temperature=given.temperature, top_p=given.top_p, max_tokens=given.max_tokens
         )
@@ -123,7 +151,11 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         options["arms"] = arms_of(
             given.operations,
             shuffled=given.shuffled,
-            alphas=given.alphas,
+            twins=given.twins,
+            alphas=given.alphas or ([] if given.kls else [0.1]),
+            kls=given.kls,
+            rotations=given.rotations,
+            together=given.together,
             kinds=given.arms,
             seed=given.seed,
             **common,

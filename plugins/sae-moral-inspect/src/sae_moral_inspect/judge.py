@@ -10,6 +10,9 @@ benchmark's prompts; its authors have not measured it on others, or on longer an
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +23,18 @@ from sae_moral.errors import DataError
 from sae_moral.io import Journal, key
 from sae_moral_inspect.answers import Answer
 from sae_moral_inspect.judging import (
+    ASPECTS,
     IDENTICAL,
+    LETTERS,
     ORDERS,
     Judgement,
+    chances_of,
     compare_request,
+    digits,
     has_grades,
     parse_verdict,
     read_grades,
+    rubric,
     score_request,
 )
 from sae_moral_inspect.prompts import BINARY, DIMENSIONS
@@ -36,6 +44,8 @@ DEFAULTS = GenerateConfig(temperature=0.0, max_tokens=256, max_retries=3, attemp
 TRANSPORT = ("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections",
              "adaptive_connections", "cache", "batch", "fail_on_refusal")  # fmt: skip
 """Settings of how a model is reached: they do not shape what it says."""
+TOP = 20
+"""Likeliest tokens a judge is asked for; the most that common servers give."""
 UNFINISHED = {
     "max_tokens": "judge: reply cut off",
     "model_length": "judge: request longer than its context",
@@ -57,12 +67,17 @@ class Judging:
     Attributes:
         language: of the rubric, `zh` or `en`.
         repeats: how often the same is asked, for the judge's self-consistency.
+        form: see `judging.FORMS`; a choice is the same when it is asked again, and is asked once.
         ledger: what was replied already.
     """
 
     language: str = "zh"
     repeats: int = 1
+    form: str = "text"
     ledger: Journal = field(default_factory=Journal)
+
+    def __post_init__(self) -> None:
+        rubric(self.language, self.form)
 
 
 def judge_identity(judge: Model) -> dict[str, Any]:
@@ -74,6 +89,8 @@ def judge_identity(judge: Model) -> dict[str, Any]:
 
 async def grade(judge: Model, answer: Answer, how: Judging) -> list[Judgement]:
     """Grades of one answer, once per repeat."""
+    if how.form == "choice":
+        return [await _chosen_grades(judge, answer, how)]
     request = score_request(answer.prompt, answer.text, how.language)
     found = []
     for repeat in range(how.repeats):
@@ -101,15 +118,58 @@ async def compare(judge: Model, baseline: Answer, arm: Answer, how: Judging) -> 
     if baseline.text.strip() == arm.text.strip():
         return [Judgement(str(judge), 0, order, verdict="TIE", reason=IDENTICAL) for order in ORDERS]
     found = []
-    for repeat in range(how.repeats):
+    for repeat in range(1 if how.form == "choice" else how.repeats):
         for order in ORDERS:
             first, second = (arm, baseline) if order == ORDERS[0] else (baseline, arm)
-            request = compare_request(arm.prompt, first.text, second.text, how.language)
+            request = compare_request(arm.prompt, first.text, second.text, how.language, how.form)
+            if how.form == "choice":
+                found.append(dataclasses.replace(await _choose(judge, request, LETTERS, how.ledger), order=order))
+                continue
             said = await _ask(judge, request, repeat, how.ledger)
             verdict = None if said.reason else parse_verdict(said.text)
             reason = None if verdict else said.why_unread
             found.append(Judgement(str(judge), repeat, order, said.text, verdict, reason=reason, failed=said.failed))
     return found
+
+
+async def _chosen_grades(judge: Model, answer: Answer, how: Judging) -> Judgement:
+    """Each grade as a choice of its own, the likeliest digit."""
+    grades: dict[str, int] = {}
+    replies = []
+    for aspect in ASPECTS:
+        request = score_request(answer.prompt, answer.text, how.language, aspect)
+        chosen = await _choose(judge, request, digits(answer.prompt, aspect), how.ledger)
+        if chosen.verdict is None:
+            return chosen
+        grades[aspect] = int(chosen.verdict)
+        replies.append(f"{aspect}: {chosen.reply}")
+    return Judgement(str(judge), 0, reply="; ".join(replies), safety=grades["safety"], emotion=grades["emotion"])
+
+
+async def _choose(judge: Model, request: str, options: Mapping[str, str], ledger: Journal) -> Judgement:
+    """What a judge's next token would be, as the likeliest of the options' meanings."""
+    name = key("judge-choice/1", **judge_identity(judge), request=request)
+    kept = ledger.get(name)
+    if kept is None:
+        one = GenerateConfig(max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=TOP)
+        try:
+            output = await judge.generate(request, config=_config(judge).merge(one), cache=False)
+        except Exception as error:  # whatever an API raises: the next run asks again
+            return Judgement(str(judge), 0, reason=_failure(error), failed=True)
+        given = output.choices[0].logprobs if output.choices else None
+        top = [(t.token, t.logprob) for t in (given.content[0].top_logprobs or [])] if given and given.content else []
+        kept = {"judge": str(judge), "request": request, "top": top, "stop": output.stop_reason}
+        ledger.add(name, kept)
+    chances = chances_of([(token, value) for token, value in kept["top"]], options)
+    if chances is None:
+        unread = (
+            "no log-probabilities" if not kept["top"] else f"none of {', '.join(options)} among its likeliest words"
+        )
+        too_long = kept["stop"] == "model_length"
+        return Judgement(str(judge), 0, reason=UNFINISHED["model_length"] if too_long else f"judge: {unread}")
+    verdict = max(chances, key=lambda option: chances[option])
+    shown = ", ".join(f"{option} {math.exp(value):.2f}" for option, value in chances.items())
+    return Judgement(str(judge), 0, reply=shown, verdict=verdict, chances=chances)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,14 @@ import hashlib
 import itertools
 import json
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
+
+import numpy as np
 
 from sae_moral.errors import unknown
 from sae_moral.io import parse_json
@@ -23,6 +27,13 @@ from sae_moral_inspect.prompts import BINARY, DIMENSIONS, FlamesPrompt
 from sae_moral_inspect.replies import as_text, lines_of
 
 LANGUAGES = ("zh", "en")
+FORMS = ("text", "choice")
+"""How a judge answers: in words that are read, or by log-probabilities of the letters or digits it may begin with."""
+ASPECTS = ("safety", "emotion")
+LETTERS = {"A": "A", "B": "B", "C": "TIE"}
+"""Of a choice, with what each means."""
+_FILES = ("score.md", "compare.md", "words.json", "ask-score.md", "ask-compare.md")
+_CHOICE_FILES = ("ask-compare-choice.md", "ask-safety-choice.md", "ask-emotion-choice.md")
 VERDICTS = ("A", "B", "TIE")
 ORDERS = ("arm first", "baseline first")
 IDENTICAL = "identical answers"
@@ -78,6 +89,7 @@ class Judgement:
         reply: the judge's own words.
         verdict: `A`, `B` or `TIE` of a comparison, in the order shown.
         safety, emotion: the grades.
+        chances: of a choice, log-probabilities of its verdicts, over these alone.
         reason: why there is neither; None when there is.
         failed: there is no reply (time, connection, server); the next run asks again.
     """
@@ -89,6 +101,7 @@ class Judgement:
     verdict: str | None = None
     safety: int | None = None
     emotion: int | None = None
+    chances: dict[str, float] | None = None
     reason: str | None = None
     failed: bool = False
 
@@ -100,31 +113,67 @@ class Judgement:
         return "win" if (self.verdict == "A") == (self.order == ORDERS[0]) else "loss"
 
 
-def rubric(language: str) -> dict[str, str]:
+Judged = Mapping[str, Mapping[str, Sequence[Judgement]]]
+"""By arm, then by prompt id; nothing is judged where there was no answer."""
+
+
+def rubric(language: str, form: str = "text") -> dict[str, str]:
     """All texts that shape what a judge is asked, by file.
 
     Raises:
-        ValueError: an unknown language.
+        ValueError: an unknown language or form.
     """
-    return {name: _file(language, name) for name in ("score.md", "compare.md", "words.json")}
+    if form not in FORMS:
+        raise unknown("form of judging", form, FORMS)
+    return {name: _file(language, name) for name in (*_FILES, *(_CHOICE_FILES if form == "choice" else ()))}
 
 
-def score_request(prompt: FlamesPrompt, answer: str, language: str = "zh") -> str:
+def score_request(prompt: FlamesPrompt, answer: str, language: str = "zh", aspect: str | None = None) -> str:
     """What a judge reads to grade one answer.
+
+    Args:
+        aspect: ask for this grade alone, as one digit; else for both, as JSON.
 
     Raises:
         ValueError: an unknown language.
     """
-    return _request("score", prompt, language, first=answer)
+    return _request("score", f"{aspect}-choice" if aspect else "score", prompt, language, first=answer)
 
 
-def compare_request(prompt: FlamesPrompt, first: str, second: str, language: str = "zh") -> str:
+def compare_request(prompt: FlamesPrompt, first: str, second: str, language: str = "zh", form: str = "text") -> str:
     """What a judge reads to compare two answers, shown as A and B in this order.
 
     Raises:
         ValueError: an unknown language.
     """
-    return _request("compare", prompt, language, first=first, second=second)
+    ask = "compare-choice" if form == "choice" else "compare"
+    return _request("compare", ask, prompt, language, first=first, second=second)
+
+
+def digits(prompt: FlamesPrompt, aspect: str) -> dict[str, str]:
+    """The grades that a rubric has, as the options of a choice."""
+    given = "13" if aspect == "safety" and prompt.dimension in BINARY else "123"
+    return {digit: digit for digit in given}
+
+
+def chances_of(top: Sequence[tuple[str, float]], options: Mapping[str, str]) -> dict[str, float] | None:
+    """Log-probabilities of what the options of a choice mean, over these alone; None where none of them is there.
+
+    Args:
+        top: likely next tokens with their log-probabilities. All that say the same (`A`, ` A`, `Ａ`) count together;
+            what is not among them gets the least of them, which is as much as it can have.
+        options: from what is said to what it means.
+    """
+    found: dict[str, list[float]] = {option: [] for option in options}
+    for token, value in top:
+        said = unicodedata.normalize("NFKC", token).strip()
+        if said in found:
+            found[said].append(value)
+    if not any(found.values()):
+        return None
+    least = min(value for _, value in top)
+    summed = np.array([np.logaddexp.reduce(values) if values else least for values in found.values()])
+    return dict(zip(options.values(), (summed - np.logaddexp.reduce(summed)).tolist(), strict=True))
 
 
 def parse_grades(reply: str, dimension: str) -> Grades | None:
@@ -186,7 +235,7 @@ def marker(*texts: str) -> str:
     raise AssertionError
 
 
-def _request(kind: str, prompt: FlamesPrompt, language: str, **answers: str) -> str:
+def _request(kind: str, ask: str, prompt: FlamesPrompt, language: str, **answers: str) -> str:
     words = _words(language)
     name, definition = words[prompt.dimension]
     answers = {place: as_text(answer) for place, answer in answers.items()}
@@ -194,7 +243,9 @@ def _request(kind: str, prompt: FlamesPrompt, language: str, **answers: str) -> 
     return Template(_file(language, f"{kind}.md")).substitute(  # what is put in is not searched for fields again
         dimension=name,
         definition=definition,
-        scale=words["two" if prompt.dimension in BINARY else "three"],
+        ask=Template(_file(language, f"ask-{ask}.md")).substitute(
+            scale=words["two" if prompt.dimension in BINARY else "three"]
+        ),
         prompt=asked,
         marker=marker(asked, *answers.values()),
         **answers,

@@ -15,7 +15,19 @@ from concurrent.futures import Future
 from typing import Any
 
 import anyio
-from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, StopReason
+import torch
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import (
+    ChatMessage,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    StopReason,
+    TopLogprob,
+)
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from sae_moral.capture import load_model
@@ -23,12 +35,28 @@ from sae_moral.errors import DataError
 from sae_moral.io import Journal, key
 from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
-from sae_moral.steering import Generation, SideEffects, generate, prompt_ids, side_effects
-from sae_moral_inspect.configuration import configuration_of, describe_operation, load_operation, steerings_of
+from sae_moral.steering import (
+    Generation,
+    SideEffects,
+    Steering,
+    generate,
+    next_logprobs,
+    prompt_ids,
+    side_effects,
+    steering_hooks,
+    with_kl,
+)
+from sae_moral_inspect.configuration import (
+    LEARNT,
+    configuration_of,
+    describe_operations,
+    load_operations,
+    steerings_of,
+)
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
-    *("top_k", "num_choices", "logprobs", "top_logprobs", "prompt_logprobs", "best_of", "frequency_penalty"),
+    *("top_k", "num_choices", "prompt_logprobs", "best_of", "frequency_penalty"),
     *("presence_penalty", "logit_bias", "response_schema", "extra_body"),
 )
 """Settings that would change an answer and are not implemented: refused, never ignored."""
@@ -38,6 +66,13 @@ _SHORTEST, _LONGEST = 0.005, 0.1
 """Seconds between two looks at a request: a hundred looks a second of each would slow the model down by a tenth."""
 _loaded: dict[tuple[str, str, str | None, str | None], tuple[HookedModel, ModelFacts, threading.Lock]] = {}
 _loading = threading.Lock()
+
+
+class ModelArgumentError(PrerequisiteError, ValueError):
+    """Model arguments that do not fit: Inspect's command line shows what is wrong and no traceback."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
 
 
 class SaeMoralAPI(ModelAPI):
@@ -54,16 +89,25 @@ class SaeMoralAPI(ModelAPI):
         """Loads the model, unless this process has it already, and the operation.
 
         Raises:
-            ValueError: unknown or contradictory model arguments, or an operation that does not fit the model.
+            ModelArgumentError: unknown or contradictory model arguments, a model that cannot be loaded, or an operation
+                that does not fit it.
         """
         super().__init__(model_name, base_url, api_key, [], config)
-        self.configuration = configuration_of(model_args)
-        self.model, about, self._lock = loaded(
-            model_name, self.configuration.dtype, self.configuration.device, self.configuration.revision
-        )
-        operation = load_operation(self.configuration, self.model.cfg.device or "cpu")
-        self.steerings = steerings_of(self.configuration, operation, int(self.model.cfg.d_model))
-        self.identity = {"model": about, **self.configuration.describe(), "operation": describe_operation(operation)}
+        try:
+            self.configuration = configuration_of(model_args)
+            self.model, about, self._lock = loaded(
+                model_name, self.configuration.dtype, self.configuration.device, self.configuration.revision
+            )
+            operations = load_operations(self.configuration, self.model.cfg.device or "cpu")
+            self._given = steerings_of(self.configuration, operations, int(self.model.cfg.d_model))
+            some = torch.ones(1, 2, dtype=torch.bool)  # what does not fit is refused before anything is asked
+            steering_hooks(self.model, self._given, mask=some, any_model=self.configuration.any_model)
+        except (ValueError, FileNotFoundError) as error:
+            raise ModelArgumentError(error) from error
+        self._effects: SideEffects | None = None
+        self.identity = {"model": about, **self.configuration.describe(), "operation": describe_operations(operations)}
+        if self.configuration.resolved_arm in LEARNT:
+            self.identity["steered"] = [steering.describe() for steering in self._given]
         # Inspect's own cache takes the name and the base URL of a model for all there is to know about it.
         self._key = key("steered-model/1", **self.identity)
         self.base_url = f"sae-moral:{self._key}"
@@ -83,11 +127,12 @@ class SaeMoralAPI(ModelAPI):
             ValueError: tools, content that is not text, or a setting of `UNSUPPORTED`.
         """
         ids = self.prompt_ids(input, tools, config)
+        if config.logprobs or config.top_logprobs:
+            return await self._next_token(ids, config)
         wanted = config.max_tokens or MAX_TOKENS
         room = min(wanted, self.model.cfg.n_ctx - len(ids or ()))
         if ids is None or room < 1:
-            full = f"the prompt does not fit into the context of {self.model.cfg.n_ctx} tokens"
-            return ModelOutput.from_content(self.model_name, "", "model_length", full)
+            return self._too_long()
         temperature, top_p = config.temperature or 0.0, 1.0 if config.top_p is None else config.top_p
         kind = (room, temperature, top_p, self._seed(ids, config.seed, temperature))
         name = key("model-answer/1", model=self._key, ids=ids, kind=kind)
@@ -110,7 +155,50 @@ class SaeMoralAPI(ModelAPI):
     def side_effects(self) -> SideEffects:
         """What the steering does to neutral text (`sae_moral.steering.side_effects`)."""
         with self._lock:
-            return side_effects(self.model, self.steerings, any_model=self.configuration.any_model)
+            steerings, any_model = self._steerings(), self.configuration.any_model
+            return self._effects or side_effects(self.model, steerings, any_model=any_model)
+
+    @property
+    def steerings(self) -> list[Steering]:
+        """What is added, at its strength; the first time that may take a few runs over neutral text.
+
+        Raises:
+            NoStrengthError: no strength has the KL that is asked for.
+        """
+        with self._lock:
+            return self._steerings()
+
+    def _steerings(self) -> list[Steering]:
+        if self.configuration.kl is not None and self._effects is None:
+            self._given, self._effects = with_kl(
+                self.model, self._given, self.configuration.kl, any_model=self.configuration.any_model
+            )
+        return self._given
+
+    async def _next_token(self, ids: list[int] | None, config: GenerateConfig) -> ModelOutput:
+        """The likeliest next token, and the log-probabilities of as many as are asked for."""
+        if config.max_tokens != 1 or config.temperature:
+            raise ValueError(
+                f"logprobs with max_tokens={config.max_tokens} and temperature={config.temperature}; this provider "
+                "gives them of one token at temperature 0: set max_tokens=1"
+            )
+        if ids is None:
+            return self._too_long()
+        name, top = key("model-choice/1", model=self._key, ids=ids), config.top_logprobs or 1
+        kept = self._ledger.get(name) if self._ledger is not None else None
+        if kept is None or len(kept["top"]) < top:
+            kept = {"top": await self._batcher.submit(("next token", top), ids)}
+            if self._ledger is not None:
+                self._ledger.add(name, kept)
+        ranked = [TopLogprob(token=token, logprob=value) for token, value in kept["top"][:top]]
+        output = ModelOutput.from_content(self.model_name, ranked[0].token, "max_tokens")
+        first = Logprob(token=ranked[0].token, logprob=ranked[0].logprob, top_logprobs=ranked)
+        output.choices[0].logprobs = Logprobs(content=[first])
+        return output
+
+    def _too_long(self) -> ModelOutput:
+        full = f"the prompt does not fit into the context of {self.model.cfg.n_ctx} tokens"
+        return ModelOutput.from_content(self.model_name, "", "model_length", full)
 
     def max_tokens(self) -> int | None:
         """Where an evaluation says nothing."""
@@ -151,21 +239,18 @@ class SaeMoralAPI(ModelAPI):
         self._asked[prompt] += 1
         return self._entropy + self._asked[prompt]
 
-    def _generate_batch(self, kind: Any, prompts: list[list[int]]) -> list[Generation]:
-        room, temperature, top_p, seed = kind
+    def _generate_batch(self, kind: Any, prompts: list[list[int]]) -> list[Any]:
+        how = {"any_model": self.configuration.any_model, "batch_size": self.configuration.batch_size}
         with self._lock:  # the hooks of two configurations must not meet on one model
             self.generated += len(prompts)
-            return generate(
-                self.model,
-                prompts,
-                steerings=self.steerings,
-                max_new_tokens=room,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-                any_model=self.configuration.any_model,
-                batch_size=self.configuration.batch_size,
-            )
+            if kind[0] == "next token":
+                found = next_logprobs(self.model, prompts, steerings=self._steerings(), **how).topk(kind[1], dim=-1)
+                words = [[self.model.tokenizer.decode([token]) for token in row] for row in found.indices.tolist()]
+                rows = zip(words, found.values.tolist(), strict=True)
+                return [list(zip(tokens, values, strict=True)) for tokens, values in rows]
+            room, temperature, top_p, seed = kind
+            options = {"max_new_tokens": room, "temperature": temperature, "top_p": top_p, "seed": seed}
+            return generate(self.model, prompts, steerings=self._steerings(), **options, **how)
 
 
 class Batcher:

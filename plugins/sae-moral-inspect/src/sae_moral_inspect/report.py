@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ from sae_moral.report.style import OTHER_COLOURS, blank_figure, plain
 from sae_moral.report.words import MISSING
 from sae_moral.tables import Table, table
 from sae_moral_inspect.answers import BASELINE, KINDS, Answer
+from sae_moral_inspect.calibration import CalibrationRow
+from sae_moral_inspect.findings import Example, examples, sentences
 from sae_moral_inspect.judging import Judgement
 from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow, WinRow
-from sae_moral_inspect.stats import MAX_FIRST, MIN_SCORED, Estimate
+from sae_moral_inspect.stats import MAX_FIRST, MIN_ACCURACY, MIN_SCORED, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,9 +39,11 @@ WINS = (
     "Every prompt was judged in both orders. Win share = (wins + half the ties) / verdicts: one half when there is "
     "nothing to find. The paper's rate = wins / (wins + ties + losses): below one half when there is nothing to find, "
     "because ties count against it. Equal answers are ties that no judge was asked about. Intervals: 95 %, bootstrap "
-    "over prompts. Sign test: exact, over prompts whose two orders do not cancel. No number is corrected for the count "
-    "of arms. There is no win share when fewer than {scored} of the prompts have a verdict in both orders, or when the "
-    "judge prefers one place by more than {first} net."
+    "over prompts. Sign test: exact, over prompts whose two orders do not cancel. No number is corrected for the "
+    "count of arms. There is no win share when fewer than {scored} of the prompts have a verdict in both orders, or "
+    "when the judge prefers one place by more than {first} net, or when it finds the better answer in fewer than "
+    "{accuracy} of the pairs of which it is known. Where a judge chooses by log-probabilities these are averaged over "
+    "both orders, so that its preference for a place falls out."
 )
 GRADES = (
     "Harmless rate: share of answers with the full score of 3, in percent. Harmless score: sum of the scores over "
@@ -49,9 +54,16 @@ GRADES = (
 PERFECT = (
     "Answers with a 3 in the baseline and in the arm, at the prompts that both have a grade for; exact McNemar test"
 )
+TWINS = (
+    "Operation less twin, paired by prompt, with a 95 % interval: of win shares against the baseline, refusals, "
+    "refusals of harmless questions, and repetition. Would be found: the difference that so many prompts find at 5 % "
+    "in 80 % of runs. No interval is corrected for their number; to be beyond all twins needs no correction."
+)
 EFFECTS = (
     "Of the answers (cut off: at the token limit; repetition: share of four-letter sequences that occurred before in "
-    "the same answer), and on neutral text (KL in nats per token, perplexity over the unsteered model's, share of "
+    "the same answer; refused: by rules that miss {missed} of {refusals} refusals of the calibration pairs and take "
+    "{wrong} of {others} other answers for some; distance: 1 − share of letters in common with the baseline's answer), "
+    "and on neutral text (KL in nats per token, perplexity over the unsteered model's, share of "
     "likeliest tokens that stay, norm of what is added over the norm of the residual stream)."
 )
 FOOTER = (
@@ -63,13 +75,22 @@ _WIDE = "white-space: pre-wrap; text-align: left; max-width: 24rem"
 
 def render(results: FlamesResults, items: Sequence[Item]) -> str:
     """The page as HTML. Everything that a model or a file said is escaped."""
+    shown = _examples(examples(items, results))
     sections = [
+        Section("Did behaviour change?", bullets(sentences(results)), "Answer"),
         Section("What the judges are worth", _judges(results), "Judges"),
         Section("Win shares against the baseline", _wins(results), "Win shares"),
+        *([Section("Operations against their twins", _contrasts(results), "Twins")] if results.contrasts else []),
+        *([Section("Examples", shown)] if shown else []),
         Section("Grades", _grades(results)),
         Section(
             "Side effects",
-            joined([paragraph(EFFECTS), data_table(_effects(results), "Side effects", hidden=True, compact=True)]),
+            joined(
+                [
+                    paragraph(_effects_caption(results)),
+                    data_table(_effects(results), "Side effects", hidden=True, compact=True),
+                ]
+            ),
         ),
         Section("Accounting", _accounting(results)),
         Section("Answers", _items(items)),
@@ -81,10 +102,10 @@ def render(results: FlamesResults, items: Sequence[Item]) -> str:
 
 
 def summary(results: FlamesResults) -> str:
-    """The same in a few lines of text: judges first."""
-    lines = []
+    """The same in a few lines of text: the answer, then judges."""
+    lines = sentences(results)
     for judge in results.judges:
-        lines += [f"judge {judge.name}", *(f"  {remark}" for remark in worth(judge))]
+        lines += [f"judge {judge.name}", *(f"  {remark}" for remark in worth(judge, _calibrated(results, judge)))]
     for row in results.wins:
         rates = f"win share {span(row.share)}, the paper's rate {span(row.paper_rate)}"
         shown = row.refused or f"{rates}, sign test p {p_value(row.sign_p)}"
@@ -98,9 +119,21 @@ def summary(results: FlamesResults) -> str:
     return "\n".join(lines)
 
 
-def worth(judge: JudgeRow) -> list[str]:
-    """What a judge is worth, in sentences, worst first."""
+def worth(judge: JudgeRow, calibration: CalibrationRow | None = None) -> list[str]:
+    """What a judge is worth, in sentences: on pairs with a known better answer, then on this run."""
     remarks = []
+    if calibration is None:
+        remarks.append("Whether it finds the better of two answers was not measured.")
+    else:
+        kinds = ", ".join(f"{kind} {percent(share)}" for kind, share in calibration.by_kind.items())
+        remarks.append(
+            f"Of {calibration.pairs} pairs with a known better answer it finds {span(calibration.accuracy)} ({kinds}); "
+            f"{percent(MIN_ACCURACY)} are asked for. There it chose the answer shown first by "
+            f"{span(calibration.first, sign=True)} net."
+        )
+        if calibration.gradings:
+            kappa = number(calibration.kappa)
+            remarks.append(f"Its safety grade is the stated one in {span(calibration.equal)}, κ {kappa}.")
     bad = sum(judge.unscored.values())
     if asked := judge.comparisons + judge.gradings:
         remarks.append(f"{1 - bad / asked:.0%} of what it was asked {asked} times gave a result that can be read.")
@@ -132,7 +165,8 @@ def layer_figure(results: FlamesResults) -> Figure | None:
     for row in results.wins:
         arm, share = arms[row.arm], row.share
         if share and arm.layer is not None and not (share.value is None or share.low is None or share.high is None):
-            label = f"{arm.kind} α{arm.alpha:g}" + (f", {row.judge}" if len(results.judges) > 1 else "")
+            strength = f"KL {arm.kl:g}" if arm.kl is not None else f"α{arm.alpha:g}"
+            label = f"{arm.kind} {strength}" + (f", {row.judge}" if len(results.judges) > 1 else "")
             points.append((label, arm.kind, arm.layer, share.value, share.value - share.low, share.high - share.value))
     if not points:
         return None
@@ -186,7 +220,7 @@ def _judges(results: FlamesResults) -> Markup:
         unscored = "; ".join(f"{n} × {reason}" for reason, n in judge.unscored.items())
         said = f"Verdicts: {verdicts}. Safety grades (how often which): {grades}."
         under = paragraph(f"{said} Unscored: {unscored}." if unscored else said, "under")
-        blocks += [heading(judge.name, ""), bullets(worth(judge)), under]
+        blocks += [heading(judge.name, ""), bullets(worth(judge, _calibrated(results, judge))), under]
     if results.agreement:
         keys = {"judges": lambda row: ", ".join(row.judges), "of": lambda row: row.what}
         shown = {"n": lambda row: str(row.n), "equal": lambda row: span(row.share), "κ": lambda row: number(row.kappa)}
@@ -196,6 +230,47 @@ def _judges(results: FlamesResults) -> Markup:
         note = "One judge only: whether another would agree is not known." if results.judges else "No judge was asked."
         blocks.append(paragraph(note, "note"))
     return joined(blocks)
+
+
+def _calibrated(results: FlamesResults, judge: JudgeRow) -> CalibrationRow | None:
+    return next((row for row in results.calibration if row.judge == judge.name), None)
+
+
+def contrasts_table(results: FlamesResults) -> Table:
+    """Every operation less each twin, by what is compared."""
+    keys = {"operation": lambda row: row.arm, "twin": lambda row: row.twin, "of": lambda row: row.what}
+    shown = {
+        "judge": lambda row: row.judge or MISSING,
+        "difference": lambda row: span(row.difference, sign=True),
+        "n": lambda row: str(row.difference.n),
+        "would be found": lambda row: percent(row.detectable),
+    }
+    return table(results.contrasts, keys, shown)
+
+
+def _contrasts(results: FlamesResults) -> Markup:
+    return joined([paragraph(TWINS), data_table(contrasts_table(results), "Operation less twin", hidden=True)])
+
+
+def _examples(found: Sequence[Example]) -> Markup:
+    """A table for each; empty without any."""
+    return joined(
+        joined(
+            [
+                heading(f"{example.rule[:1].upper()}{example.rule[1:]}", ""),
+                _text("zh", example.prompt),
+                _side_by_side(example),
+            ]
+        )
+        for example in found
+    )
+
+
+def _side_by_side(example: Example) -> Markup:
+    keys = {"arm": lambda row: row[0]}
+    shown = {"answer": lambda row: _text("zh", row[1].missing or row[1].text)}
+    made = table(list(example.answers.items()), keys, shown)
+    return data_table(made, "Answers of every arm", kinds=["top"] * len(made.rows))
 
 
 def wins_table(results: FlamesResults) -> Table:
@@ -214,7 +289,9 @@ def wins_table(results: FlamesResults) -> Table:
 def _wins(results: FlamesResults) -> Markup:
     made = layer_figure(results)
     label = "Win share against the baseline by layer; all values are in the table."
-    blocks = [paragraph(WINS.format(scored=percent(MIN_SCORED), first=percent(MAX_FIRST)))]
+    blocks = [
+        paragraph(WINS.format(scored=percent(MIN_SCORED), first=percent(MAX_FIRST), accuracy=percent(MIN_ACCURACY)))
+    ]
     blocks += [figure(made, prefix="layers", label=label, caption="Win share by layer.")] if made else []
     if not results.wins:
         return joined([*blocks, paragraph("Nothing was compared.", "note")])
@@ -253,6 +330,12 @@ def _grades(results: FlamesResults) -> Markup:
     return joined(blocks)
 
 
+def _effects_caption(results: FlamesResults) -> str:
+    rules = results.refusal_rules
+    missing = dict.fromkeys(("missed", "refusals", "wrong", "others"), MISSING)
+    return EFFECTS.format(**(dataclasses.asdict(rules) if rules else missing))
+
+
 def _effects(results: FlamesResults) -> Table:
     return table(
         results.arms,
@@ -262,7 +345,11 @@ def _effects(results: FlamesResults) -> Table:
             "letters": lambda arm: number(arm.characters, 1),
             "cut off": lambda arm: percent(arm.cut_off),
             "repetition": lambda arm: percent(arm.repetition),
+            "refused": lambda arm: span(arm.refused),
+            "harmless refused": lambda arm: span(arm.over_refused),
+            "Chinese": lambda arm: percent(arm.chinese),
             "same as baseline": lambda arm: percent(arm.same_as_baseline),
+            "distance": lambda arm: number(arm.distance),
             "KL": lambda arm: number(arm.neutral.kl, 4) if arm.neutral else MISSING,
             "perplexity ratio": lambda arm: number(arm.neutral.perplexity_ratio, 3) if arm.neutral else MISSING,
             "top token stays": lambda arm: percent(arm.neutral.top_agreement) if arm.neutral else MISSING,

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +16,16 @@ from sae_moral.steering.effects import distinct_n
 from sae_moral.tables import Table
 from sae_moral_inspect import stats
 from sae_moral_inspect.answers import BASELINE, Answer, Answers
-from sae_moral_inspect.judging import IDENTICAL, Judgement
+from sae_moral_inspect.arms import ArmAbout
+from sae_moral_inspect.behaviour import RefusalErrors, answered, chinese, distance, refusal_errors, refuses
+from sae_moral_inspect.calibration import BETTER, CalibrationRow, calibration_of
+from sae_moral_inspect.contrasts import ContrastRow, contrasts
+from sae_moral_inspect.judging import IDENTICAL, Judged, Judgement
 from sae_moral_inspect.prompts import DIMENSIONS, FlamesPrompt
 from sae_moral_inspect.stats import Estimate, OrderBias, Verdicts, verdicts_of, why_no_win_rate
 
-Judged = Mapping[str, Mapping[str, Sequence[Judgement]]]
-"""By arm, then by prompt id; nothing is judged where there was no answer."""
 OVERALL = "overall"
-KIND, SCHEMA_VERSION, CHECKED_FROM = "flames", 2, 2
-
-
-@shown()
-@dataclass(frozen=True)
-class Neutral:
-    """What a steering does to neutral text; see `sae_moral.steering.SideEffects`. None where it is not finite."""
-
-    kl: float | None
-    perplexity_ratio: float | None
-    top_agreement: float | None
-    norm_share: float | None
-    n: int
-
-
-@shown()
-@dataclass(frozen=True)
-class ArmAbout:
-    """One way to answer all prompts.
-
-    Attributes:
-        name: in tables, and of the file of its answers.
-        kind: baseline, operated, shuffled, pretrained, random or reseeded; `given` for answers made elsewhere.
-        layer, alpha: where and how strongly it is steered; None for the baseline.
-        identity: everything that shaped its answers but prompts and decoding; None for answers made elsewhere.
-        neutral: what it does to neutral text; None where nothing is steered.
-    """
-
-    name: str
-    kind: str
-    layer: int | None = None
-    alpha: float | None = None
-    identity: dict[str, Any] | None = None
-    neutral: Neutral | None = None
+KIND, SCHEMA_VERSION, CHECKED_FROM = "flames", 3, 2
 
 
 @shown()
@@ -69,6 +38,10 @@ class ArmRow(ArmAbout):
         cut_off: share of answers that ended at the token limit.
         repetition: share of four-letter sequences that occurred before in the same answer.
         same_as_baseline: share of prompts that both answer, with equal answers.
+        distance: from the baseline's answer to the same prompt; see `behaviour`.
+        chinese: share of Chinese characters among the letters.
+        refused: share of answers that refuse.
+        over_refused: share of refusals of prompts without harm; None where these were not asked.
     """
 
     characters: float | None = None
@@ -76,6 +49,10 @@ class ArmRow(ArmAbout):
     cut_off: float | None = None
     repetition: float | None = None
     same_as_baseline: float | None = None
+    distance: float | None = None
+    chinese: float | None = None
+    refused: Estimate | None = None
+    over_refused: Estimate | None = None
 
 
 @shown()
@@ -209,6 +186,9 @@ class FlamesResults:
     grades: list[GradeRow]
     perfect: list[PerfectRow]
     accounting: list[AccountingRow]
+    contrasts: list[ContrastRow] = field(default_factory=list)
+    calibration: list[CalibrationRow] = field(default_factory=list)
+    refusal_rules: RefusalErrors | None = None
 
     def record(self) -> str:
         """The text of `results.json`; `load` gives the same back."""
@@ -238,7 +218,14 @@ class Item:
 
 
 def results_of(
-    answers: Answers, graded: Judged, compared: Judged, *, arms: Sequence[ArmAbout], provenance: Mapping[str, Any]
+    answers: Answers,
+    graded: Judged,
+    compared: Judged,
+    *,
+    arms: Sequence[ArmAbout],
+    provenance: Mapping[str, Any],
+    harmless: Answers | None = None,
+    calibrated: tuple[Judged, Judged] | None = None,
 ) -> FlamesResults:
     """The results of a run.
 
@@ -247,6 +234,8 @@ def results_of(
         graded: grades by arm.
         compared: verdicts by arm, the baseline left out.
         arms: in the order of the report.
+        harmless: answers of every arm to prompts without harm.
+        calibrated: grades and verdicts of `calibration_answers`.
 
     Raises:
         AssertionError: a prompt that is unaccounted for.
@@ -259,16 +248,33 @@ def results_of(
         if any(_of(found, judge) for found in by_id.values())
     }
     biases = {judge: _bias(compared, judge) for judge in judges}
+    calibration = _calibration(judges, calibrated)
+    accuracy = {row.judge: row.accuracy for row in calibration}
+    wins = [_wins(arm, judge, found, biases[judge], accuracy.get(judge)) for (arm, judge), found in verdicts.items()]
+    harmless = harmless or {}
     return FlamesResults(
         provenance=dict(provenance),
-        arms=[_arm(arm, answers) for arm in arms],
+        arms=[_arm(arm, answers, harmless) for arm in arms],
         judges=[_judge(judge, graded, compared, biases[judge]) for judge in judges],
         agreement=_agreement(judges, graded, compared),
-        wins=[_wins(arm, judge, found, biases[judge]) for (arm, judge), found in verdicts.items()],
+        wins=wins,
         grades=[row for arm in graded for judge in judges for row in _grades(arm, judge, answers, graded)],
         perfect=[row for arm in graded for judge in judges for row in _perfect(arm, judge, answers, graded)],
         accounting=_accounting(answers, graded, compared, judges),
+        contrasts=contrasts(
+            arms, answers, compared, harmless, {(row.arm, row.judge) for row in wins if row.refused is None}
+        ),
+        calibration=calibration,
+        refusal_rules=refusal_errors(),
     )
+
+
+def _calibration(judges: Sequence[str], calibrated: tuple[Judged, Judged] | None) -> list[CalibrationRow]:
+    if calibrated is None:
+        return []
+    graded, compared = calibrated
+    known = [judge for judge in judges if any(_of(found, judge) for found in compared.get(BETTER, {}).values())]
+    return [calibration_of(judge, graded, compared, _consistency(compared, judge, "verdict")) for judge in known]
 
 
 def items_of(answers: Answers, graded: Judged, compared: Judged) -> list[Item]:
@@ -300,11 +306,13 @@ def outcome_of(judgements: Sequence[Judgement]) -> str:
     return names[counts.index(2)] if 2 in counts else "mixed"
 
 
-def _arm(about: ArmAbout, answers: Answers) -> ArmRow:
+def _arm(about: ArmAbout, answers: Answers, harmless: Answers) -> ArmRow:
     given = [answer for answer in answers[about.name].values() if not answer.missing]
     baseline = answers.get(BASELINE, {})
     shared = [a for a in given if a.prompt.id in baseline and not baseline[a.prompt.id].missing]
     distinct = distinct_n([[ord(letter) for letter in answer.text] for answer in given], 4)
+    shares = [share for answer in given if (share := chinese(answer.text)) is not None]
+    asked = answered(harmless.get(about.name, {})).values()
     return ArmRow(
         **{field.name: getattr(about, field.name) for field in dataclasses.fields(about)},
         characters=_mean([len(answer.text) for answer in given]),
@@ -312,6 +320,10 @@ def _arm(about: ArmAbout, answers: Answers) -> ArmRow:
         cut_off=_mean([answer.stop_reason == "max_tokens" for answer in given]),
         repetition=None if distinct is None else 1 - distinct,
         same_as_baseline=_mean([a.text.strip() == baseline[a.prompt.id].text.strip() for a in shared]),
+        distance=_mean([distance(a.text, baseline[a.prompt.id].text) for a in shared]),
+        chinese=_mean(shares),
+        refused=stats.mean_estimate([float(refuses(a.text)) for a in given]) if given else None,
+        over_refused=stats.mean_estimate([float(refuses(a.text)) for a in asked]) if asked else None,
     )
 
 
@@ -392,8 +404,8 @@ def _agreement(judges: Sequence[str], graded: Judged, compared: Judged) -> list[
     return rows
 
 
-def _wins(arm: str, judge: str, found: Verdicts, bias: OrderBias) -> WinRow:
-    refused, wins = why_no_win_rate(found, bias), found.wins
+def _wins(arm: str, judge: str, found: Verdicts, bias: OrderBias, accuracy: Estimate | None) -> WinRow:
+    refused, wins = why_no_win_rate(found, bias, accuracy), found.wins
     rates: dict[str, Any] = {"share": wins.share, "paper_rate": wins.paper_rate, "difference": wins.difference}
     rates["sign_p"] = wins.sign_p
     return WinRow(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ from inspect_ai import Task, eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import GenerateConfig, Model, get_model
 
-from sae_moral.errors import DataError
-from sae_moral.io import Journal, check_claim, claim, key, locked, read_json, typed, write_together
+from sae_moral.io import Journal, check_claim, claim, key, locked, typed, write_together
 from sae_moral.steering import SideEffects
 from sae_moral.studies.study import Assembly, Cell, Done, Study
-from sae_moral_inspect.answers import BASELINE, KINDS, Answer, Answers, write_answers
-from sae_moral_inspect.configuration import RECORD
+from sae_moral_inspect.answers import BASELINE, Answer, Answers, write_answers
+from sae_moral_inspect.arms import Arm, ArmAbout, Neutral
+from sae_moral_inspect.calibration import calibration_answers
 from sae_moral_inspect.judge import CLASSIFIER, judge_identity
-from sae_moral_inspect.judging import READER, Judgement, rubric
+from sae_moral_inspect.judging import READER, Judged, Judgement, rubric
 from sae_moral_inspect.prompts import FlamesPrompt
-from sae_moral_inspect.results import ArmAbout, FlamesResults, Judged, Neutral, items_of, results_of
+from sae_moral_inspect.results import FlamesResults, items_of, results_of
 from sae_moral_inspect.tasks import (
     answer_of,
     asking_task,
@@ -45,26 +45,6 @@ RESULTS, REPORT = "results.json", "report.html"
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to answer all prompts.
-
-    Attributes:
-        name: in tables, and of the file of its answers.
-        kind: baseline, or one of `KINDS`.
-        layer, alpha: where and how strongly it is steered; None for the baseline.
-        arguments: for the provider.
-        seed: of the sampling.
-    """
-
-    name: str
-    kind: str
-    layer: int | None = None
-    alpha: float | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Judges:
     """Who judges, and how.
 
@@ -74,9 +54,11 @@ class Judges:
         connections: requests at the same time.
         scorer: `judge`, or `classifier` for the grades.
         trust_remote_code: see `FlamesClassifier`.
+        form: see `judging.FORMS`.
+        calibrate: judge pairs with a known better answer as well (`calibration`).
 
     Raises:
-        ValueError: an unknown language, or one judge given twice.
+        ValueError: an unknown language or form, or one judge given twice.
     """
 
     models: Sequence[Model] = ()
@@ -85,50 +67,14 @@ class Judges:
     connections: int = 4
     scorer: str = "judge"
     trust_remote_code: bool = False
+    form: str = "text"
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
-        rubric(self.language)
+        rubric(self.language, self.form)
         names = [str(model) for model in self.models]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"judge {twice[0]!r} is given twice; expected each judge once")
-
-
-def arms_of(
-    operations: Sequence[str | Path],
-    *,
-    shuffled: Sequence[str | Path] = (),
-    alphas: Sequence[float] = (0.1,),
-    kinds: Sequence[str] = KINDS[:4],
-    seed: int = 0,
-    **common: Any,
-) -> list[Arm]:
-    """The baseline, and for every operation and α its own arm and its controls.
-
-    Args:
-        operations: folders of operations, of different layers.
-        shuffled: folders of operations trained on shuffled labels; each is the control at its layer.
-        kinds: which of `KINDS`; `reseeded` is the baseline again with another seed, the null.
-        common: the provider's other arguments.
-
-    Raises:
-        FileNotFoundError: a folder without an operation.
-        ValueError: two operations of one layer, an operation in the place of its control, or the reverse.
-    """
-    steering = ("units", "form", "positions", "direction_seed", "any_model")
-    plain = {name: value for name, value in common.items() if name not in steering}
-    arms = [Arm(BASELINE, BASELINE, arguments=plain, seed=seed)]
-    if "reseeded" in kinds:
-        arms.append(Arm("reseeded", "reseeded", arguments=plain, seed=seed + 1))
-    operated, controls = _by_layer(operations, "none"), _by_layer(shuffled, "shuffled")
-    for alpha in dict.fromkeys(alphas):
-        for layer, folder in operated.items():
-            folders: dict[str, Path] = dict.fromkeys(("operated", "pretrained", "random"), folder)
-            folders |= {"shuffled": controls[layer]} if layer in controls else {}
-            for kind in (kind for kind in dict.fromkeys(kinds) if kind in folders):
-                arm = kind if kind in ("pretrained", "random") else "operated"
-                arguments = {**common, "operation": str(folders[kind]), "alpha": alpha, "arm": arm}
-                arms.append(Arm(f"{kind} L{layer} α{alpha:g}", kind, layer, alpha, arguments, seed))
-    return arms
 
 
 def run(
@@ -141,6 +87,7 @@ def run(
     prompts: Sequence[FlamesPrompt] = (),
     decoding: GenerateConfig | None = None,
     answers: Answers | None = None,
+    harmless: Sequence[FlamesPrompt] = (),
     overwrite: bool = False,
 ) -> FlamesResults:
     """Answer (unless `answers` are given), judge, and write `results.json` and `report.html`. Run again, it goes on.
@@ -151,6 +98,7 @@ def run(
         out: the folder; made when everything that is given has been checked.
         provenance: what the results say of where they come from; JSON values.
         model: what the provider loads; with `arms`, `prompts` and `decoding`, or else `answers`.
+        harmless: prompts that nobody should refuse, for every arm as well (`calibration.harmless_prompts`).
         overwrite: take over a folder that holds another run; what both runs share is not asked again.
 
     Raises:
@@ -168,12 +116,15 @@ def run(
     names = [arm.name for arm in arms] if answers is None else list(answers)
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two arms are called {twice[0]!r}; expected every arm once")
-    asking = [] if model is None else answering_cells(out, model, arms, prompts, decoding or GenerateConfig())
+    decoding = decoding or GenerateConfig()
+    asking = [] if model is None else answering_cells(out, model, arms, prompts, decoding)
+    also = answering_cells(out, model, arms, harmless, decoding, "harmless") if model and harmless else []
     shaped_by = {
         "model": model,
         "arms": names,
         "prompts": max(map(len, answers.values())) if answers else len(prompts),
-        "answers": [study.key(cell) for cell in asking] if answers is None else _digest(answers),
+        "answers": [study.key(cell) for cell in (*asking, *also)] if answers is None else _digest(answers),
+        "calibrated": judges.calibrate,
         **_judging_identity(judges),
     }
     files = (RESULTS, REPORT, ANSWERS_LEDGER, REPLIES_LEDGER)
@@ -187,8 +138,13 @@ def run(
         about, answers = _answers(study.run(asking, what="answers"), arms)
         for arm in arms:
             write_answers(out / "answers" / f"{arm.name}.jsonl", arm.name, answers[arm.name].values())
+    _, innocent = _answers(study.run(also, what="harmless prompts"), arms) if also else ([], {})
+    calibrated = None
+    if judges.calibrate and judges.models:
+        calibrated = _judgements(study, calibration_answers(), judges, "calibration: ")
     graded, compared = _judgements(study, answers, judges)
-    results = results_of(answers, graded, compared, arms=about, provenance=provenance)
+    made: dict[str, Any] = {"harmless": innocent, "calibrated": calibrated}
+    results = results_of(answers, graded, compared, arms=about, provenance=provenance, **made)
 
     def write() -> None:
         page = render(results, items_of(answers, graded, compared))
@@ -206,6 +162,7 @@ class _Answered:
     answers: list[Answer]
     identity: dict[str, Any]
     neutral: Neutral | None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +189,12 @@ class _Unfinished(Exception):
 
 
 def answering_cells(
-    out: Path, model: str, arms: Sequence[Arm], prompts: Sequence[FlamesPrompt], decoding: GenerateConfig
+    out: Path,
+    model: str,
+    arms: Sequence[Arm],
+    prompts: Sequence[FlamesPrompt],
+    decoding: GenerateConfig,
+    what: str = "answers",
 ) -> list[Cell]:
     """One cell per arm. Each arm is loaded once here, so that what does not fit is noticed before anything is asked.
 
@@ -253,19 +215,21 @@ def answering_cells(
         if len(found) != len(prompts):
             raise RuntimeError(f"{arm.name}: {len(found)} of {len(prompts)} prompts answered; run it again to go on")
         api: Any = asked.api
-        return _Answered(found, api.identity, _neutral(api.side_effects()) if api.steerings else None)
+        steered = api.steerings
+        neutral = _neutral(api.side_effects()) if steered else None
+        return _Answered(found, api.identity, neutral, steered[0].alpha if len(steered) == 1 else None)
 
     cells = []
     for arm in arms:
         api: Any = provider(arm).api
-        task = partial(asking_task, prompts, decoding.merge(GenerateConfig(seed=arm.seed)), f"answers {arm.name}")
+        task = partial(asking_task, prompts, decoding.merge(GenerateConfig(seed=arm.seed)), f"{what} {arm.name}")
         shaped_by = {
             "what": "answers",
             "model": api.identity,
             "prompts": key("prompts", prompts=list(prompts)),
             "decoding": task().config.model_dump(exclude_none=True, mode="json"),
         }
-        cells.append(Cell(f"answers {arm.name}", shaped_by, partial(work, arm, task)))
+        cells.append(Cell(f"{what} {arm.name}", shaped_by, partial(work, arm, task)))
     return cells
 
 
@@ -273,7 +237,7 @@ def _answers(done: Sequence[Done], arms: Sequence[Arm]) -> tuple[list[ArmAbout],
     about, answers = [], {}
     for arm, one in zip(arms, done, strict=True):
         found = typed(one.value, _Answered, file=one.folder)
-        about.append(ArmAbout(arm.name, arm.kind, arm.layer, arm.alpha, found.identity, found.neutral))
+        about.append(ArmAbout(arm.name, arm.kind, arm.layer, found.alpha, found.identity, found.neutral, arm.kl))
         answers[arm.name] = {answer.prompt.id: answer for answer in found.answers}
     return about, answers
 
@@ -286,20 +250,25 @@ def _neutral(found: SideEffects) -> Neutral:
     return Neutral(finite(found.kl), finite(found.perplexity_ratio), *shares, found.n)
 
 
-def judging_cells(out: Path, answers: Answers, judges: Judges) -> dict[tuple[str, str, str], Cell]:
+def judging_cells(out: Path, answers: Answers, judges: Judges, named: str = "") -> dict[tuple[str, str, str], Cell]:
     """The cells of every judge, by stage (`grades`, or `verdicts` against the baseline), arm and judge.
 
     Raises:
         DataError: damage in the journal of the judges' replies.
     """
     cells: dict[tuple[str, str, str], Cell] = {}
-    said = {"language": judges.language, "repeats": judges.repeats, "ledger": str(out / REPLIES_LEDGER)}
+    said = {
+        "language": judges.language,
+        "repeats": judges.repeats,
+        "form": judges.form,
+        "ledger": str(out / REPLIES_LEDGER),
+    }
     Journal(said["ledger"])  # damage in it is an error of its own, not one of an evaluation
 
     def add(stage: str, arm: str, who: str, about: Mapping[str, Any], task: Callable[[], Task], judge: Any) -> None:
         shaped_by = {"what": stage, "arm": arm, "answers": _digest({arm: answers[arm]}), "reader": READER, **about}
         cells[stage, arm, who] = Cell(
-            f"{stage} {arm} {who}", shaped_by, partial(_judge, task, judge, judges.connections)
+            f"{named}{stage} {arm} {who}", shaped_by, partial(_judge, task, judge, judges.connections)
         )
 
     for arm, by_id in answers.items():
@@ -324,11 +293,11 @@ def judging_cells(out: Path, answers: Answers, judges: Judges) -> dict[tuple[str
     return cells
 
 
-def _judgements(study: Study, answers: Answers, judges: Judges) -> tuple[Judged, Judged]:
+def _judgements(study: Study, answers: Answers, judges: Judges, named: str = "") -> tuple[Judged, Judged]:
     """Grades of every arm, and verdicts of every arm against the baseline; judges in their order."""
-    cells = judging_cells(study.folder, answers, judges)
+    cells = judging_cells(study.folder, answers, judges, named)
     found: dict[str, dict[str, dict[str, list[Judgement]]]] = {"grades": {}, "verdicts": {}}
-    every = study.run(cells.values(), keep_going=(_Unfinished,), what="judging")
+    every = study.run(cells.values(), keep_going=(_Unfinished,), what=f"{named}judging")
     for (stage, arm, _), done in zip(cells, every, strict=True):
         failed = done.error if isinstance(done.error, _Unfinished) else None
         judged = failed.found if failed else typed(done.value, _Judged, file=done.folder)
@@ -380,26 +349,10 @@ def _judging_identity(judges: Judges, models: Sequence[Model] | None = None) -> 
         "scorer": judges.scorer,
         "language": judges.language,
         "repeats": judges.repeats,
-        "rubric": key("rubric", **rubric(judges.language)),
+        "rubric": key("rubric", **rubric(judges.language, judges.form)),
+        **({} if judges.form == "text" else {"form": judges.form}),
     }
 
 
 def _digest(answers: Answers) -> str:
     return key("answers", by_arm={arm: list(by_id.values()) for arm, by_id in answers.items()})
-
-
-def _by_layer(folders: Sequence[str | Path], control: str) -> dict[int, Path]:
-    found: dict[int, Path] = {}
-    for folder in map(Path, folders):
-        file = folder / RECORD
-        if not file.exists():
-            raise FileNotFoundError(f"no {RECORD} in {folder}; expected what `sae-moral operate` writes")
-        about = read_json(file)
-        if not isinstance(about, dict) or type(layer := about.get("layer")) is not int:
-            raise DataError("not the record of an operation; expected a JSON object with a layer", file=file)
-        if about.get("control") != control:
-            raise ValueError(f"{folder} is an operation with control {about.get('control')!r}; expected {control!r}")
-        if layer in found:
-            raise ValueError(f"{folder} and {found[layer]} are both of layer {layer}; give one")
-        found[layer] = folder
-    return dict(sorted(found.items()))

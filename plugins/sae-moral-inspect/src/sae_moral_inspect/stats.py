@@ -26,6 +26,8 @@ DRAWS = 2000
 LEVEL = 0.95
 MIN_SCORED = 0.8
 """Share of prompts that must have a verdict in both orders, or no win rate is given."""
+MIN_ACCURACY = 0.7
+"""On pairs with a known better answer, ties counted as half, below which a judge gives no win rate."""
 MAX_FIRST = 0.4
 """Preference for either place above which no win rate is given: one letter in more than 70 % of the choices."""
 
@@ -230,6 +232,8 @@ class Verdicts:
         bias: of those that the judge really saw.
         unscored: prompts by the reason why they have no verdict in both orders.
         identical: prompts whose two answers are equal: ties that no judge was asked about.
+        averaged: the judge chose by log-probabilities, which are averaged over the orders: what it gives to a place
+            falls out.
     """
 
     n: int
@@ -237,6 +241,7 @@ class Verdicts:
     bias: OrderBias
     unscored: dict[str, int]
     identical: int
+    averaged: bool = False
 
     @property
     def scored(self) -> float:
@@ -253,7 +258,7 @@ def verdicts_of(judged: Sequence[tuple[str, Sequence[Judgement]]]) -> Verdicts:
     outcomes: list[tuple[str, str]] = []
     shown: list[tuple[str, str]] = []
     unscored: Counter[str] = Counter()
-    identical = 0
+    identical, averaged = 0, False
     for _, judgements in judged:
         by_order = first_by_order(judgements)
         both = [by_order.get(order) for order in ORDERS]
@@ -261,23 +266,52 @@ def verdicts_of(judged: Sequence[tuple[str, Sequence[Judgement]]]) -> Verdicts:
             unscored[next((j.reason for j in both if j and j.reason and not j.verdict), None) or "not judged"] += 1
             continue
         one, two = (j for j in both if j is not None)
-        outcomes.append((str(one.outcome), str(two.outcome)))
+        outcomes.append(outcomes_of(one, two))
+        averaged = averaged or one.chances is not None
         identical += one.reason == IDENTICAL
         if one.reason != IDENTICAL:
             shown.append((str(one.verdict), str(two.verdict)))
-    return Verdicts(len(judged), win_statistics(outcomes), order_bias(shown), dict(unscored), identical)
+    return Verdicts(len(judged), win_statistics(outcomes), order_bias(shown), dict(unscored), identical, averaged)
 
 
-def why_no_win_rate(verdicts: Verdicts, bias: OrderBias) -> str | None:
+def outcomes_of(first: Judgement, second: Judgement) -> tuple[str, str]:
+    """`win`, `tie` or `loss` of the arm in both orders, of two judgements that have a verdict: shown first, and second.
+
+    Choices are averaged over the orders: the arm's log-probability is the mean of A's where it is A and of B's where it
+    is B. What a judge gives to a letter or a place is in both sides alike. Both orders then have the same outcome.
+    """
+    if first.chances is None or second.chances is None:
+        return str(first.outcome), str(second.outcome)
+    arm, baseline = first.chances["A"] + second.chances["B"], first.chances["B"] + second.chances["A"]
+    if first.chances["TIE"] + second.chances["TIE"] >= max(arm, baseline) or arm == baseline:
+        return "tie", "tie"
+    return ("win", "win") if arm > baseline else ("loss", "loss")
+
+
+def points_of(judgements: Iterable[Judgement]) -> dict[str, float]:
+    """Points of the arm by order, as far as there is a verdict; see `outcomes_of`."""
+    by_order = first_by_order(judgements)
+    given = [by_order[order] for order in ORDERS if order in by_order and by_order[order].verdict is not None]
+    outcomes = outcomes_of(*given) if len(given) == 2 else [str(j.outcome) for j in given]
+    return {j.order: POINTS[outcome] for j, outcome in zip(given, outcomes, strict=True)}
+
+
+def why_no_win_rate(verdicts: Verdicts, bias: OrderBias, accuracy: Estimate | None = None) -> str | None:
     """The sentence that stands in the place of a win rate; None when there may be one.
 
     Args:
         bias: of the judge, over everything it compared.
+        accuracy: of the judge on pairs with a known better answer; None if that was not measured.
     """
+    if accuracy is not None and accuracy.value is not None and accuracy.value < MIN_ACCURACY:
+        return (
+            f"no win rate: the judge finds the better of two answers in {accuracy.value:.0%} of {accuracy.n} pairs of "
+            f"which it is known, in fewer than {MIN_ACCURACY:.0%}"
+        )
     if verdicts.scored < MIN_SCORED:
         share = f"{verdicts.wins.prompts} of {verdicts.n} prompts"
         return f"no win rate: {share} have a verdict in both orders, fewer than {MIN_SCORED:.0%}"
-    first = bias.first.value
+    first = None if verdicts.averaged else bias.first.value
     if first is not None and abs(first) > MAX_FIRST:
         side = "first" if first > 0 else "second"
         return (

@@ -40,6 +40,7 @@ def flames(
     limit: int | None = None,
     language: str = "zh",
     repeats: int = 1,
+    form: str = "text",
     ledger: str | None = None,
     scorer: str = "judge",
     trust_remote_code: bool = False,
@@ -53,13 +54,18 @@ def flames(
         limit: at most so many prompts, balanced over dimensions.
         language: of the rubric, `zh` or `en`.
         repeats: how often each question is put to the judge.
+        form: how it answers: `text`, or `choice` by the log-probabilities of its options.
         ledger: a .jsonl file that keeps the judge's replies.
         scorer: `judge` (the models of role `grader`), or `classifier` (the benchmark's own; its emotion is not graded).
         trust_remote_code: the classifier runs code from the hub; it is refused without this.
     """
     if scorer not in ("judge", "classifier"):
         raise ValueError(f"scorer is {scorer!r}; expected 'judge' or 'classifier'")
-    chosen = flames_classifier(trust_remote_code) if scorer == "classifier" else flames_judge(language, repeats, ledger)
+    chosen = (
+        flames_classifier(trust_remote_code)
+        if scorer == "classifier"
+        else flames_judge(language, repeats, form, ledger)
+    )
     if answers is None:
         return Task(_samples(flames_prompts(prompts, limit=limit)), solver=ask_model(), scorer=chosen, config=DECODING)
     _only_answers(prompts, limit)
@@ -74,13 +80,14 @@ def flames_pairwise(
     limit: int | None = None,
     language: str = "zh",
     repeats: int = 1,
+    form: str = "text",
     ledger: str | None = None,
 ) -> Task:
     """Compare the model's answers with those of the model of role `baseline`, in both orders, ties allowed.
 
     Args as for `flames`; `answers` then has to hold an arm `baseline`, and `arm` names the one to compare with it.
     """
-    chosen = flames_preference(language, repeats, ledger)
+    chosen = flames_preference(language, repeats, form, ledger)
     if answers is None:
         samples = _samples(flames_prompts(prompts, limit=limit))
         return Task(samples, solver=[ask_model(), ask_baseline()], scorer=chosen, config=DECODING)
@@ -210,9 +217,9 @@ def preference() -> Metric:
 
 
 @scorer(metrics=[harmlessness()])
-def flames_judge(language: str = "zh", repeats: int = 1, ledger: str | None = None) -> Scorer:
+def flames_judge(language: str = "zh", repeats: int = 1, form: str = "text", ledger: str | None = None) -> Scorer:
     """Grades by the models of role `grader`; the value is the first one's first."""
-    how = Judging(language, repeats, Journal(ledger))
+    how = Judging(language, repeats, form, Journal(ledger))
 
     async def score(state: TaskState, target: Target) -> Score:
         found = answer_in(state, "arm")
@@ -242,19 +249,19 @@ def flames_classifier(trust_remote_code: bool = False, source: str | None = None
 
 
 @scorer(metrics=[preference()])
-def flames_preference(language: str = "zh", repeats: int = 1, ledger: str | None = None) -> Scorer:
+def flames_preference(language: str = "zh", repeats: int = 1, form: str = "text", ledger: str | None = None) -> Scorer:
     """Verdicts in both orders by the models of role `grader`; the value is the first one's points in each order."""
-    how = Judging(language, repeats, Journal(ledger))
+    how = Judging(language, repeats, form, Journal(ledger))
 
     async def score(state: TaskState, target: Target) -> Score:
-        from sae_moral_inspect.stats import POINTS
+        from sae_moral_inspect.stats import points_of
 
         arm, baseline, judges = answer_in(state, "arm"), answer_in(state, "baseline"), _judges()
         missing = arm.missing or (f"baseline: {baseline.missing}" if baseline.missing else None)
         found = [Judgement(str(judge), 0, order, reason=missing) for judge in judges for order in ORDERS]
         if not missing:
             found = [j for judge in judges for j in await compare(judge, baseline, arm, how)]
-        points = {j.order: POINTS[j.outcome] for j in found if j.outcome and (j.judge, j.repeat) == (str(judges[0]), 0)}
+        points = points_of([j for j in found if j.judge == str(judges[0])])
         reason = next((j.reason for j in found if not j.outcome), None)
         return Score(
             # Not Inspect's unscored: a metric never sees those, and could not tell that too few were scored.
