@@ -124,8 +124,10 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         max_retries=given.judge_retries,
         max_connections=given.judge_connections,
     )
+    shared = {name: getattr(given, name) for name in ("dtype", "batch_size", "thinking")}
+    shared |= {"device": given.device} if given.device else {}
     judges = Judges(
-        [get_model(name, config=asked) for name in given.judge],
+        [get_model(name, config=asked, **(shared if name.startswith("sae-moral/") else {})) for name in given.judge],
         given.language,
         given.repeats,
         given.judge_connections,
@@ -146,8 +148,8 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         options["decoding"] = GenerateConfig(
             temperature=given.temperature, top_p=given.top_p, max_tokens=given.max_tokens
         )
-        names = ("form", "units", "positions", "any_model", "batch_size", "dtype", "thinking")
-        common = {name: getattr(given, name) for name in names}
+        names = ("form", "units", "positions", "any_model", *(["revision"] if given.revision else []))
+        common = {**shared, **{name: getattr(given, name) for name in names}}
         options["arms"] = arms_of(
             given.operations,
             shuffled=given.shuffled,
@@ -159,8 +161,6 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
             kinds=given.arms,
             seed=given.seed,
             **common,
-            **({"device": given.device} if given.device else {}),
-            **({"revision": given.revision} if given.revision else {}),
         )
     with workers(given.workers, again, logs=out / "workers", device=given.device):
         results = run(out, judges, **options)
