@@ -2,7 +2,7 @@
 of it is more than length, words and chance.
 
     python benchmarks/replication/bundled.py --out results [--data SOURCE ...] [--models NAME ...] [--protocols P ...]
-                                             [--halves] [--controls NAMES] [--templates chat ...] [--dtype D]
+                                             [--halves] [--controls NAMES] [--templates chat ...] [--dtype D ...]
                                              [--only-run]
 
 Writes a diagnosis, a report and a figure per combination, and `NAME.md` with the tables. --halves measures two random
@@ -54,7 +54,8 @@ class Combination:
 
     def folder(self, arguments: argparse.Namespace) -> Path:
         names = (self.model, Path(self.source).stem, str(arguments.limit or "all"), self.part, self.template)
-        names = (*names, self.protocol, "" if arguments.dtype == "float32" else arguments.dtype)
+        dtype = _own(self.model, arguments, "dtype")
+        names = (*names, self.protocol, "" if dtype == "float32" else dtype)
         return arguments.out / "-".join(re.sub(r"\W+", "-", name).strip("-") for name in names if name)
 
     def data(self) -> MoralData:
@@ -75,14 +76,19 @@ class Combination:
             limit=arguments.limit,
             protocol=self.protocol,
             template=self.template or None,
-            dtype=arguments.dtype,
-            layers=dict(zip(arguments.models, arguments.layers * len(arguments.models), strict=False))[self.model],
+            dtype=_own(self.model, arguments, "dtype"),
+            layers=_own(self.model, arguments, "layers"),
             controls=arguments.controls,
             store=arguments.out / "store",
         )
         diagnosis.report(folder.parent / f"{folder.name}.html")
         diagnosis.save(folder)
         return diagnosis
+
+
+def _own(model: str, arguments: argparse.Namespace, option: str) -> str:
+    """A model's value of an option that is given for all models, or one each."""
+    return dict(zip(arguments.models, getattr(arguments, option) * len(arguments.models), strict=False))[model]
 
 
 def best(diagnosis: Diagnosis, metric: str, statistic: str) -> str:
@@ -223,7 +229,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=["all"], help="for all models, or one each")
     parser.add_argument("--controls", default="all")
     parser.add_argument("--templates", nargs="+", default=[], help="further prompts, e.g. chat (audited)")
-    parser.add_argument("--dtype", default="float32", help="of the models")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], help="of all models, or one each")
     parser.add_argument("--halves", action="store_true", help="two random halves of each source as well (audited)")
     parser.add_argument("--only-run", action="store_true", help="no tables")
     parser.add_argument("--page", type=Path, help="a folder for NAME.md (tables and remarks) and its figures")
@@ -258,16 +264,17 @@ def main() -> None:
 def made_by(arguments: argparse.Namespace) -> str:
     """When, where and how."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
+    where += f", {' and '.join(dict.fromkeys(arguments.dtype))}"
     how = f"--layers {' '.join(arguments.layers)} --controls {arguments.controls}" + " --halves" * arguments.halves
     options = {"--models": arguments.models, "--templates": arguments.templates}
     how += "".join(f" {name} {shlex.join(values)}" for name, values in options.items() if values not in ([], [*MODELS]))
-    how += f" --limit {arguments.limit}" * bool(arguments.limit) + f" --dtype {arguments.dtype}"
+    how += f" --limit {arguments.limit}" * bool(arguments.limit) + f" --dtype {' '.join(arguments.dtype)}"
     how += f" --name {arguments.name}"
     data = " ".join(Path(source).name for source in arguments.data)
     start = f"python benchmarks/replication/bundled.py --out out --data {data}"
     command = f"{start} --protocols {' '.join(arguments.protocols)} {how} --page docs/results"
     return (
-        f"Made on {date.today().isoformat()} ({where}, {arguments.dtype}) by `{command}`. Every headline at its best "
+        f"Made on {date.today().isoformat()} ({where}) by `{command}`. Every headline at its best "
         "layer, in brackets. p: permuted labels, corrected for the choice of the layer and for the metrics. Equal "
         "texts: the same with these held together, not near ones. Without valence: the same layer, read without how "
         "pleasant a scenario is. Lead: over the baseline that is exceeded least, with its 95 % interval and p."
