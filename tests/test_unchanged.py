@@ -4,6 +4,9 @@
 need no permuted labels. Labels are permuted among texts of exactly equal length since 0.2, so nulls, p-values, what is
 widened by them and verdicts are others. Audited readers have changed, too: what 0.1 read with stands beside them
 (`AS_BEFORE`) and is compared here, with the length removal of that time; what has no such twin (`CHANGED`) is not.
+
+Records of one text are ordered by the rounding of a product, in 0.1 as now: 20 of 309 values are others where a
+processor multiplies with AVX-512. `make test` has AVX2 take its place.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sae_moral import Controls, Diagnosis, diagnose
 from sae_moral.metrics import preprocess
@@ -24,6 +28,10 @@ from sae_moral.metrics.gradient import AuditedGradient
 from sae_moral.metrics.structural import AuditedStructural
 from tests.tiny import scenarios
 
+pytestmark = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX2",
+    reason="0.1's numbers are of AVX2's rounding; `make test` sees to it on x86-64",
+)
 FILES = Path(__file__).parent / "data_files" / "v0.1"
 FOUR = ["categorical", "gradient", "structural", "dimensional"]
 READERS = [

@@ -198,16 +198,16 @@ def unwrapped(model: HookedModel) -> Iterator[nn.Module]:
             if inner is not None and id(inner) not in seen:
                 restore(inner)
 
-    config: Any = getattr(bridge.original_model, "config", None)
-    patterns = getattr(config, "output_attentions", None)
+    # Past the setter, which refuses under `sdpa` what a bridge has set before it.
+    config = getattr(bridge.original_model, "config", None)
+    settings: dict[str, Any] = {} if config is None else vars(config)
+    asked = {name: settings[name] for name in ("_output_attentions", "output_attentions") if settings.get(name)}
     try:
         restore(bridge.original_model)
-        if patterns:
-            config.output_attentions = False
+        settings.update(dict.fromkeys(asked, False))
         yield bridge.original_model
     finally:
-        if patterns:
-            config.output_attentions = patterns
+        settings.update(asked)
         for parent, name, child in reversed(taken):
             parent._modules[name] = child
 

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sae_moral.capture import capture, hooked_model, load_model
+from sae_moral.capture.agreement import unwrapped
 from sae_moral.controls import random_weights
 from sae_moral.provenance import describe_model, model_identity
 from tests.capture import hub
@@ -47,10 +48,11 @@ def test_revision_and_token_reach_the_hub_and_the_commit_is_in_provenance(
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     with hub.answering(hub.repository(files, seen), monkeypatch, tmp_path):
         found = load_model("someone/tiny", device="cpu", revision="v1", token="hf_secret")
-        assert seen[0].url.path == "/someone/tiny/resolve/v1/config.json"
-        rest = [one for one in seen[1:] if "/resolve/" in one.url.path and one.url.path != seen[0].url.path]
+        first, *others = [one for one in seen if "/resolve/" in one.url.path]  # the hub's client asks for more
+        assert first.url.path == "/someone/tiny/resolve/v1/config.json"
+        rest = [one for one in others if one.url.path != first.url.path]
         assert rest and all(hub.COMMIT in one.url.path for one in rest)  # all files are of one commit
-        assert {one.headers["authorization"] for one in (seen[0], *rest)} == {"Bearer hf_secret"}
+        assert {one.headers["authorization"] for one in (first, *rest)} == {"Bearer hf_secret"}
         count = len(seen)
         assert capture(found, TEXT, bos="tokenizer")[0].isfinite().all()  # loads the tokenizer again
         assert not [one for one in seen[count:] if "/resolve/main/" in one.url.path]
@@ -78,6 +80,18 @@ def test_what_shapes_numbers_is_another_model(whole: tuple[Path, Any]) -> None:
     folder, model = whole
     found = {model_identity(load_model(folder, device="cpu", **more)) for more in OTHERS}
     assert len(found | {model_identity(model)}) == 1 + len(OTHERS)
+
+
+def test_a_model_with_sdpa_is_compared_and_left_as_it_was(whole: tuple[Path, Any]) -> None:
+    folder, model = whole
+    other: Any = load_model(folder, device="cpu", attn_implementation="sdpa")
+    before = {name: id(module) for name, module in other.original_model.named_modules()}
+    with unwrapped(other) as original:
+        assert {name: id(module) for name, module in original.named_modules()} != before
+        assert not other.original_model.config.output_attentions
+    assert {name: id(module) for name, module in other.original_model.named_modules()} == before
+    found, expected = (capture(one, TEXT) for one in (other, model))
+    torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=1e-5)
 
 
 OTHERS: list[dict[str, Any]] = [{"attn_implementation": "sdpa"}, {"dtype": "bf16"}, {"trust_remote_code": True}]

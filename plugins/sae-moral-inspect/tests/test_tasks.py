@@ -115,7 +115,9 @@ def test_comparing_answers_made_elsewhere(judge: ScriptedJudge, tmp_path: Path) 
     [
         ({"scorer": "clasifier"}, "expected 'judge' or 'classifier'"),
         ({"scorer": "classifier"}, "brings its own Python code"),
-        ({"language": "fr", "answers": "a", "limit": 1}, "answers= brings its own prompts"),
+        ({"answers": "a", "limit": 1}, "answers= brings its own prompts"),
+        ({"language": "fr"}, "unknown language 'fr'"),
+        ({"form": "words"}, "unknown form of judging 'words'"),
     ],
 )
 def test_bad_task_arguments(arguments: dict[str, Any], message: str) -> None:
