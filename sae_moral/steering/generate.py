@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,12 +92,9 @@ def generate(
         return []
     check_agreement(model)
     ends = end_tokens(model) if stop_at_eos else []
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, Generation] = {}
     with torch.inference_mode(), steered(model, steerings, use_cache, any_model) as (start, forwards, cached):
-        for first in range(0, len(order), batch_size):
-            rows = order[first : first + batch_size]
-            tokens, mask = left_padded([ids[row] for row in rows], model)
+        for rows, tokens, mask in _batches(model, ids, batch_size):
             start(mask)
             chance = torch.tensor(np.stack([_uniform(seed, ids[row], max_new_tokens) for row in rows]))
             options = (temperature, top_p, ends, cached)
@@ -127,16 +124,23 @@ def next_logprobs(
     if not ids:
         return torch.empty(0, int(model.cfg.d_vocab))
     check_agreement(model)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, Tensor] = {}
     with torch.inference_mode(), steered(model, steerings, True, any_model) as (start, forwards, _):
-        for first in range(0, len(order), batch_size):
-            rows = order[first : first + batch_size]
-            tokens, mask = left_padded([ids[row] for row in rows], model)
+        for rows, tokens, mask in _batches(model, ids, batch_size):
             start(mask)
             logits = forwards(len(rows))(tokens, mask.long())
             found |= zip(rows, torch.log_softmax(logits, dim=-1).cpu(), strict=True)
     return torch.stack([found[row] for row in range(len(ids))])
+
+
+def _batches(
+    model: HookedModel, ids: Sequence[list[int]], size: int
+) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]]:
+    """Prompts of similar length together: which they are, padded on the left, and the mask of their tokens."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        yield rows, *left_padded([ids[row] for row in rows], model)
 
 
 def end_tokens(model: HookedModel) -> list[int]:
