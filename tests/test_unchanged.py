@@ -5,8 +5,8 @@ need no permuted labels. Labels are permuted among texts of exactly equal length
 widened by them and verdicts are others. Audited readers have changed, too: what 0.1 read with stands beside them
 (`AS_BEFORE`) and is compared here, with the length removal of that time; what has no such twin (`CHANGED`) is not.
 
-Records of one text are ordered by the rounding of a product, in 0.1 as now: 20 of 309 values are others where a
-processor multiplies with AVX-512. `make test` has AVX2 take its place.
+Two records of one text have one score. In 0.1 rounding ordered them, by the processor; now they are tied. Numbers that
+this changes (`TIED`) may be others by what a few items of a fold can do to a rank statistic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sae_moral import Controls, Diagnosis, diagnose
 from sae_moral.metrics import preprocess
@@ -28,10 +27,6 @@ from sae_moral.metrics.gradient import AuditedGradient
 from sae_moral.metrics.structural import AuditedStructural
 from tests.tiny import scenarios
 
-pytestmark = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX2",
-    reason="0.1's numbers are of AVX2's rounding; `make test` sees to it on x86-64",
-)
 FILES = Path(__file__).parent / "data_files" / "v0.1"
 FOUR = ["categorical", "gradient", "structural", "dimensional"]
 READERS = [
@@ -49,7 +44,18 @@ CHANGED = (
     "asymmetry",
     "spearman_valence",
 )
-"""The last: two records of one text have one prediction, and rounding ordered them in 0.1 (0.0199 for 0.0195)."""
+TIED = {
+    *(("auroc_prototype", 0, group) for group in ("sanctity-degradation", "overall")),
+    *(("spearman_graded", 2, group) for group in ("cheating", "overall")),
+    *(("spearman_prototype", layer, group) for layer in (0, 1, 2) for group in ("cheating", "overall")),
+    *(("spearman_with_neutral", layer, group) for layer in (0, 1, 2) for group in ("authority", "overall")),
+    *(("spearman_with_neutral", 1, group) for group in ("cheating", "harm")),
+    ("spearman_prototype", 1, "fairness"),
+}
+"""(statistic, layer, group) of values; under `paper` no value, and the ends of `spearman`."""
+FEW_ITEMS = 0.08
+NEAR_SINGULAR = ("cosine", 0, "overall")
+"""Its interval, from −2 on, divides by norms of almost nothing: by the processor it differs in the fifth digit."""
 SMALL = Controls(resamples=200, permutations=99)
 EVERY = ("interval", "null", "nuisance", "words", "selectivity", "random-weights")
 RUNS: dict[str, dict[str, Any]] = {
@@ -66,10 +72,10 @@ RUNS: dict[str, dict[str, Any]] = {
 NUMBERS = ("value", "n", "n_dropped")
 
 
-def agree(new: Any, old: Any, where: object) -> None:
+def agree(new: Any, old: Any, where: object, within: float = 1e-6) -> None:
     assert (new is None) == (old is None), (where, new, old)
     if old is not None:
-        assert new == pytest.approx(old, rel=1e-6, abs=1e-6), where
+        assert new == pytest.approx(old, rel=within, abs=within), where
 
 
 def smooth_length(length: np.ndarray) -> np.ndarray:
@@ -96,8 +102,12 @@ def test_every_number_is_as_version_0_1_wrote_it(name: str, tiny: Any, monkeypat
                 continue
         key = (row["metric"], statistic, row["layer"], row["group"])
         resampled = new.metrics[row["metric"]].statistics[statistic].interval == "resampled"
+        tied = statistic == "spearman" if name == "paper" else key[1:] in TIED
         for number in (*NUMBERS, *(("ci_low", "ci_high") if resampled else ())):
-            agree(getattr(known[key], number), row[number], (*key, number))
+            end = number.startswith("ci_")
+            moved = tied and number in (("ci_low", "ci_high") if name == "paper" else ("value",))
+            loose = FEW_ITEMS if moved else 1e-4 if end and key[1:] == NEAR_SINGULAR else 1e-6
+            agree(getattr(known[key], number), row[number], (*key, number), loose)
         compared += 1
     assert compared > 0.6 * len(old["results"])
     if name == "paper":
@@ -116,7 +126,9 @@ def _compare_controls(new: Diagnosis, old: Mapping[str, Any]) -> None:
         # The bag of words keeps all its axes since 0.2, and the paper's probe depends on which there are.
         words = one["against"] == "bag of words"
         for number in ("value",) if words else ("value", "against_value", "difference"):
-            agree(getattr(comparisons[one["metric"], one["against"]], number), one[number], one["metric"])
+            # Read from length, which many scenarios share, scores are tied throughout.
+            within = 1e-3 if one["metric"] == "gradient" and number != "value" else 1e-6
+            agree(getattr(comparisons[one["metric"], one["against"]], number), one[number], one["metric"], within)
 
 
 @pytest.mark.parametrize("path", sorted(FILES.glob("*.json")), ids=lambda path: path.stem)

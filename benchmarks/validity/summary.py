@@ -98,6 +98,11 @@ def headline_coverage(entries: Entries, metric: str) -> Coverage | None:
     return coverage(np.stack([peaks(entries, metric, name) for name in ("value", "ci_low", "ci_high")], axis=1))
 
 
+def mostly_faultless(entries: Entries, metric: str) -> bool:
+    """Whether most values of its headline are 1: intervals of those are exact bounds, which hold more than they say."""
+    return bool((peaks(entries, metric, "value") >= 1).mean() > 0.5) if entries else False
+
+
 def verdicts(entries: Entries, metric: str) -> Counter[str]:
     """How often each verdict was given."""
     return Counter(entry["verdicts"][metric]["verdict"] for entry in entries if metric in entry["verdicts"])

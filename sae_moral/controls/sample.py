@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_moral.controls.draws import Draws, in_folds
-from sae_moral.controls.inference import FIXED, narrowed, widened
+from sae_moral.controls.inference import FIXED, faultless, narrowed, widened
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
 from sae_moral.metrics import Metric, Statistic, evaluate
@@ -193,6 +193,8 @@ def _resampled(
             found[key] = widened(moved[key], refitted[key], own, null.get(key), seed)
         elif key in found and specs[key[0]].interval == "linearised" and key in null and own is not None:
             found[key] = narrowed(found[key], own, null[key])
+        if key in found and own is not None:
+            found[key] = faultless(own, specs[key[0]].best, found[key], null.get(key), seed)
     return found
 
 

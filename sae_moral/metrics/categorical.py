@@ -106,8 +106,8 @@ class AuditedCategorical:
     name: str = "categorical"
     headline: str = "auroc"
     statistics: ClassVar[tuple[StatisticSpec, ...]] = (
-        StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5, margin=0.02),
-        StatisticSpec("auroc_prototype", "higher", null="pole", interval="fixed", chance=0.5),
+        StatisticSpec("auroc", "higher", null="pole", interval="fixed", chance=0.5, margin=0.02, best=1.0),
+        StatisticSpec("auroc_prototype", "higher", null="pole", interval="fixed", chance=0.5, best=1.0),
         StatisticSpec("cosine", "lower", null="pole", ceiling="reliability"),
         StatisticSpec("cosine_corrected", "lower", null="pole"),
         StatisticSpec("reliability", null=None),

@@ -16,6 +16,17 @@ from torch import Tensor
 
 Weighed = tuple[Float[Tensor, "b"], Float[Tensor, "b"]]
 """A statistic, and the weight it has in a mean over folds."""
+DIGITS = {torch.float64: 40, torch.float32: 20}
+"""Binary digits of a score, counted from the largest of its version, that are ranked by: fewer than it has, so that two
+records of one text stay tied however a processor rounds."""
+
+
+def rankable(score: Num[Tensor, "s m"]) -> Num[Tensor, "s m"]:
+    """Scores in whole steps of `DIGITS`, in the same order but for ties; integers as they are."""
+    if not score.is_floating_point() or not score.shape[1]:
+        return score
+    _, exponent = torch.frexp(score.abs().amax(dim=1, keepdim=True))
+    return torch.ldexp(score, DIGITS.get(score.dtype, 8) - exponent).round()
 
 
 def mass_below(score: Num[Tensor, "s m"], weight: Float[Tensor, "w m"]) -> Float[Tensor, "b m"]:
@@ -23,11 +34,12 @@ def mass_below(score: Num[Tensor, "s m"], weight: Float[Tensor, "w m"]) -> Float
 
     With weight 1 this is the midrank minus ½.
     """
-    ordered, order = score.contiguous().sort(dim=1)
+    score = rankable(score).contiguous()
+    ordered, order = score.sort(dim=1)
     b = max(len(score), len(weight))
     heavy = weight.expand(b, -1).gather(1, order.expand(b, -1))
     summed = torch.cat([heavy.new_zeros(b, 1), heavy.cumsum(dim=1)], dim=1)
-    first, last = (torch.searchsorted(ordered, score.contiguous(), right=right) for right in (False, True))
+    first, last = (torch.searchsorted(ordered, score, right=right) for right in (False, True))
     return (summed.gather(1, first.expand(b, -1)) + summed.gather(1, last.expand(b, -1))) / 2
 
 

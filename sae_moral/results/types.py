@@ -38,6 +38,8 @@ class StatisticSpec:
             another statistic of the metric, group by group.
         margin: the largest lead over a baseline, or over chance, that counts as none; None: no lead is too small, and
             `not more` is never said.
+        best: its value where nothing is told wrong, which resamples of such a sample cannot leave; its interval ends
+            there (`sae_moral.controls.inference.faultless`). None: it has none, or never gets there.
     """
 
     name: str
@@ -47,6 +49,7 @@ class StatisticSpec:
     chance: float | None = None
     ceiling: str | None = None
     margin: float | None = None
+    best: float | None = None
 
 
 @shown()

@@ -6,9 +6,11 @@ from typing import cast
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 from sae_moral.controls.draws import STEP
-from sae_moral.controls.inference import interval, narrowed, p_values, smallest_p, widened
+from sae_moral.controls.inference import faultless, interval, narrowed, p_values, smallest_p, widened
 from sae_moral.results import Direction
 
 NAN = np.nan
@@ -31,6 +33,32 @@ class TestInterval:
         assert interval(draws, 0.5) is None
         assert interval(np.full(5, NAN), 0.5) is None
         assert interval(array(), 0.5) is None
+
+
+class TestFaultless:
+    null = 0.5 + array(-1, 1) * np.sqrt(1 / (6 * 40))  # as forty independent pairs have
+
+    def test_a_sample_without_an_error_ends_at_the_exact_one_sided_bound(self) -> None:
+        drawn = faultless(1.0, 1.0, np.full(4000, 1.0), self.null, 0)
+        assert interval(drawn, 0.95) == pytest.approx(
+            (binomtest(40, 40, alternative="greater").proportion_ci(0.95).low, 1.0), abs=1e-3
+        )
+
+    def test_the_variance_of_an_auroc_of_permuted_labels_gives_the_number_of_pairs(self) -> None:
+        rng, m = np.random.default_rng(0), 40
+        labels = np.repeat([0, 1], m)
+        null = array(*(roc_auc_score(rng.permutation(labels), np.arange(2 * m)) for _ in range(2000)))
+        low = np.quantile(faultless(1.0, 1.0, np.ones(4000), null, 0), 0.025)
+        assert 1 - low == pytest.approx(1 - 0.05 ** (1 / m), rel=0.1)
+
+    def test_draws_stay_on_this_side_of_the_best_value_and_are_else_as_they_were(self) -> None:
+        drawn = array(0.97, 1.02, NAN)
+        np.testing.assert_array_equal(faultless(0.99, 1.0, drawn, self.null, 0), array(0.97, 1.0, NAN))
+        np.testing.assert_array_equal(faultless(0.99, None, drawn, self.null, 0), drawn)
+
+    @pytest.mark.parametrize("null", [None, array(NAN), array(0.5, 0.5)])
+    def test_nothing_is_added_where_permuted_labels_say_nothing(self, null: np.ndarray | None) -> None:
+        np.testing.assert_array_equal(faultless(1.0, 1.0, array(1, 1), null, 0), array(1, 1))
 
 
 class TestWidened:

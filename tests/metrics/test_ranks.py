@@ -14,7 +14,7 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from sae_moral.metrics.ranks import Ranked, Weighed, auroc, mass_below, mean_of_folds, spearman
+from sae_moral.metrics.ranks import Ranked, Weighed, auroc, mass_below, mean_of_folds, rankable, spearman
 from tests.metrics.worlds import LEVELS
 
 ITEMS = st.lists(
@@ -206,3 +206,21 @@ class TestMeanOfFolds:
     def test_it_is_nan_when_no_fold_has_a_value_or_a_weight(self) -> None:
         assert mean_of_folds([(row(torch.nan)[0], row(1.0)[0])]).isnan().all()
         assert mean_of_folds([(row(1.0)[0], row(0.0)[0])]).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_that_differ_by_rounding_are_tied_and_others_are_not(dtype: torch.dtype) -> None:
+    score = torch.tensor([[0.1, -7.0, 3.0, 1e-3], [1e30, 2e30, -1e30, 0.0]], dtype=dtype)
+    rounded = score * (1 + 4 * torch.finfo(dtype).eps)
+    assert (rounded != score).any()
+    torch.testing.assert_close(
+        mass_below(torch.cat([score, rounded], dim=1), one(8)), mass_below(score, one(4)).repeat(1, 2) * 2
+    )
+    near = torch.tensor([[1.0, 1.0 + 2.0 ** (-19 if dtype == torch.float32 else -39)]], dtype=dtype)
+    assert mass_below(near, one(2)).tolist() == [[0.5, 1.5]]
+
+
+def test_integers_and_constants_are_ranked_as_they_are() -> None:
+    big = torch.tensor([[2**53, 2**53 + 1]])
+    assert rankable(big) is big
+    assert rankable(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
