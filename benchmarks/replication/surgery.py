@@ -114,9 +114,10 @@ def arms(
         found[control].save(out / control)
         print(f"{NAMES[control]}: {found[control].record.seconds} s", flush=True)
     real, vectors = found["none"], vectors_of(model, data.text, sae, store=out / "vectors")
+    sizes = torch.tensor(real.record.scale_after)
     beyond = table(
         found["shuffled"].sae, real.sae, vectors, data, torch.from_numpy(split["test"]), real.latents,
-        by_columns(real.latents, real.by_dimension), torch.tensor(real.record.scale), seed=seed,
+        by_columns(real.latents, real.by_dimension), (sizes, sizes), seed=seed,
     )  # fmt: skip
     return found, page(found, beyond)
 

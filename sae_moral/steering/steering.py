@@ -190,6 +190,7 @@ def difference_in_means(
     Args:
         which: a foundation (its virtue minus its vice items), a dimension (its items minus the foundation's others), or
             None (all virtue minus all vice items).
+        representations: one vector per scenario, or per token, whose means are taken.
 
     Raises:
         ValueError: an unknown name, no items on one side, or representations of other scenarios.
@@ -201,7 +202,7 @@ def difference_in_means(
         raise ValueError(
             f"{which or 'all foundations'}: {items.sum()} items against {others.sum()}; expected some on both sides"
         )
-    vectors = representations[layer]
+    vectors = Vectors.of_layer(representations, layer).mean()
     vector = vectors[torch.from_numpy(items)].mean(dim=0) - vectors[torch.from_numpy(others)].mean(dim=0)
     return Direction(layer, vector, f"difference in means ({which or 'virtue − vice'})")
 

@@ -16,6 +16,8 @@ from sae_moral.steering.steering import Steering
 
 TOLERANCE, FAR = 0.02, (1e-5, 1e5)
 """Of the KL that is reached, relative; and how far off it may be and still say by how much."""
+SECANT, STEEP = 4, (0.5, 8.0)
+"""Steps of the secant method in log α before a bracket is looked for, and slopes of log KL that it believes."""
 
 
 class NoStrengthError(RuntimeError):
@@ -85,9 +87,17 @@ def with_kl(
         return 0.0 if abs(value) <= TOLERANCE else value  # near enough ends the search
 
     log_alpha = math.log(largest)
-    first = excess(log_alpha)
+    first, slope = excess(log_alpha), 2.0
     if not first:
         return seen[log_alpha]
+    for _ in range(SECANT):  # KL ∝ α² while α is small; each step knows better
+        second = log_alpha - math.copysign(min(5.0, abs(first) / slope), first)
+        value = excess(second)
+        if not value:
+            return seen[second]
+        grown = (value - first) / (second - log_alpha)
+        slope = grown if STEEP[0] < grown < STEEP[1] else 2.0
+        log_alpha, first = second, value
     for i in range(12):  # brought near by KL ∝ α², by ever longer steps where it hardly moves, then closed in on
         second = log_alpha - math.copysign(max(min(5.0, abs(first) / 2), i), first)
         value = excess(second)

@@ -32,7 +32,6 @@ from sae_moral.data import MoralData
 from sae_moral.errors import DataError
 from sae_moral.foundations import DIMENSIONS, VICE, VIRTUE
 from sae_moral.io import write_bytes
-from sae_moral.metrics.ridge import leave_one_out
 from sae_moral.protocol import AUDITED
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
@@ -42,7 +41,9 @@ from sae_moral.steering.hooks import steer
 from sae_moral.steering.steering import Direction, difference_in_means
 from sae_moral.steering.words import ENGLISH, MORALLY, Wording, pair_tokens
 from sae_moral.surgery import Operation
+from sae_moral.surgery.read import ridge_of_tokens
 from sae_moral.surgery.terms import signed_typicality
+from sae_moral.surgery.vectors import Vectors
 
 KIND = "sae_moral twins"
 """Of files."""
@@ -70,15 +71,18 @@ def toward_virtue(write: Write) -> Float[Tensor, "d"]:
 
 
 def typicality_reader(representations: Representations, data: MoralData, layer: int) -> Reader:
-    """The ridge regression of the signed typicality (negative for vices, 0 for neutral items) on mean vectors.
+    """The ridge regression of the signed typicality (negative for vices, 0 for neutral items): of single tokens where
+    there is a vector for each (`granularity="token"`), as the latents that surgery opens read it, else of mean vectors.
 
     Raises:
-        ValueError: representations of other scenarios.
+        ValueError: representations of other scenarios, or labels that do not vary.
     """
     if len(representations) != len(data):
         raise ValueError(f"{len(representations)} vectors for {len(data)} scenarios; expected one each")
-    y = signed_typicality(torch.from_numpy(data.vector)).numpy()
-    return _ridge("reader of typicality", representations[layer], y)
+    tokens = Vectors.of_layer(representations, layer)
+    y = signed_typicality(torch.from_numpy(data.vector))
+    y = torch.zeros(len(tokens.count)).scatter_reduce(0, tokens.row, y.float(), "mean", include_self=False)
+    return _reader("typicality", tokens, y)
 
 
 def valence(model: HookedModel | nn.Module, layer: int) -> Write:
@@ -86,9 +90,10 @@ def valence(model: HookedModel | nn.Module, layer: int) -> Write:
     (`sae_moral.controls.valence`): a ridge regression, and the difference in means."""
     known = sentences()
     how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
-    vectors = capture(hooked_model(model), known.text, layers=[layer], progress=False, **how)[layer]
-    pleasant = torch.from_numpy(known.pleasant)
-    reader = _ridge("reader of valence", vectors, np.where(known.pleasant, 1.0, -1.0))
+    captured = capture(hooked_model(model), known.text, layers=[layer], granularity="token", progress=False, **how)
+    tokens, pleasant = Vectors.of_layer(captured, layer), torch.from_numpy(known.pleasant)
+    y = torch.zeros(len(tokens.count)).index_put((tokens.row,), torch.where(pleasant, 1.0, -1.0))
+    reader, vectors = _reader("valence", tokens, y), tokens.mean()
     way = vectors[pleasant].mean(dim=0) - vectors[~pleasant].mean(dim=0)
     return Write(layer, reader, way[None].float(), "valence")
 
@@ -167,7 +172,7 @@ class Learnt:
 
 
 def learn(model: HookedModel | nn.Module, representations: Representations, data: MoralData, layer: int) -> Learnt:
-    """The parts of a layer's twins, from training texts and their pooled vectors.
+    """The parts of a layer's twins, from training texts and the vectors of their tokens.
 
     Raises:
         ValueError: representations of other scenarios, or none of one pole.
@@ -176,14 +181,9 @@ def learn(model: HookedModel | nn.Module, representations: Representations, data
     return Learnt(layer, reader, difference_in_means(representations, data, layer), valence(model, layer))
 
 
-def _ridge(name: str, x: Float[Tensor, "n d"], y: Float[np.ndarray, "n"]) -> Reader:
-    """On standardised dimensions, with the penalty of the smallest leave-one-out error."""
-    z = x.double().cpu().numpy()
-    mean, deviation = z.mean(axis=0), z.std(axis=0)
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-12 * np.abs(z).max())
-    coefficients, intercept, _ = leave_one_out((z - mean) * scale, y)
-    weight = coefficients * scale
-    return Reader(name, torch.from_numpy(weight)[:, None].float(), torch.tensor([intercept - float(mean @ weight)]))
+def _reader(what: str, tokens: Vectors, y: Float[Tensor, "t"]) -> Reader:
+    weight, bias = ridge_of_tokens(tokens.x.float(), tokens.count, y)
+    return Reader(f"reader of {what}", weight[:, None].float(), torch.tensor([bias]))
 
 
 def behind_first(real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:

@@ -382,12 +382,14 @@ def _learnt(
     how: dict[str, Any] = {"template": AUDITED.template, "pooling": AUDITED.pooling, "bos": AUDITED.bos}
 
     def work(folder: Path) -> dict[str, Any]:
-        representations = capture(model, train.text, layers=layers, store=folder / "activations", **how)
+        representations = capture(
+            model, train.text, layers=layers, granularity="token", store=folder / "activations", **how
+        )
         learnt = {str(layer): learn(model, representations, train, layer).tensors() for layer in layers}
         shutil.rmtree(folder / "activations")
         return {layer: {name: part.tolist() for name, part in parts.items()} for layer, parts in learnt.items()}
 
-    about = {"what": "learnt/2", "model": facts, "train": train.sha256, "layers": layers, **how}
+    about = {"what": "learnt/3", "model": facts, "train": train.sha256, "layers": layers, **how}
     (done,) = study.run([Cell("learnt for twins", about, work, resume=True)])
     kept = {layer: done.value[str(layer)].items() for layer in layers}
     return {layer: Learnt.of(layer, {name: torch.tensor(part) for name, part in kept[layer]}) for layer in layers}

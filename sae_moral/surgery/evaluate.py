@@ -102,7 +102,7 @@ def table(
     records: Int[Tensor, "r"],
     latents: Int[Tensor, "k"],
     columns: Mapping[int, Int[Tensor, "_"]],
-    scale: Float[Tensor, "k"],
+    scale: tuple[Float[Tensor, "k"], Float[Tensor, "k"]],
     *,
     seed: int = 0,
     draws: int = DRAWS,
@@ -111,7 +111,7 @@ def table(
 
     Args:
         records: the third part.
-        scale: size of each latent before surgery.
+        scale: size of each latent before and after surgery.
     """
     prompts, at = torch.unique(vectors.row[records], return_inverse=True)
     part = data.subset(records.numpy())
@@ -119,9 +119,9 @@ def table(
     # A prompt counts as often as its text was drawn, however many records it has.
     first = torch.full((len(prompts),), len(at)).scatter_reduce(0, at, torch.arange(len(at)), "amin")
     sides = []
-    for sae in (before, after):
+    for sae, size in zip((before, after), scale, strict=True):
         found = read(sae, vectors, prompts, latents)
-        ranked = _labelled(found.activation[at] / scale.cpu().double(), part, columns, weight)
+        ranked = _labelled(found.activation[at] / size.cpu().double(), part, columns, weight)
         sides.append({**ranked, **_whole(found, weight[:, first])})
     texts = len(set(part.group.tolist()))
     return [_row(name, group, value, sides[1][name, group], texts) for (name, group), value in sides[0].items()]

@@ -12,8 +12,18 @@ from torch import Tensor
 from sae_moral.sae.train_input import within
 from sae_moral.surgery.operation import Epoch, Rows, Stopped, Written
 from sae_moral.surgery.part import Part
+from sae_moral.surgery.read import as_readers, cheapest, loss_without, mean_reading, ridge_of_tokens
 from sae_moral.surgery.settings import SurgerySettings
-from sae_moral.surgery.terms import TERMS, Batch, Labels, Term, means, reconstruction, term_values
+from sae_moral.surgery.terms import (
+    TERMS,
+    Batch,
+    Labels,
+    Term,
+    means,
+    reconstruction,
+    signed_typicality,
+    term_values,
+)
 from sae_moral.surgery.vectors import Vectors, pooled, ranges
 from sae_moral.surgery.write import Scene, WriteTerm, rows_gained
 
@@ -23,7 +33,9 @@ class Fit:
 
     Attributes:
         scale: each latent's size, in which `relative` counts activations: the 95th percentile of its activation over
-            the training prompts on which it fires, before surgery.
+            the training prompts on which it fires; of an opened latent its new size.
+        scale_before: the same before surgery.
+        opened: {column: sign} of the latents that were opened.
         unit: the reconstruction error of the training vectors before surgery.
         spread: one over each input dimension's standard deviation over the training vectors; 0 where it does not vary.
     """
@@ -65,14 +77,55 @@ class Fit:
         self.unit = float(error) if settings.relative else 1.0
         deviation = self.frozen["train"].x[kept].std(dim=0)
         self.spread = torch.where(deviation > 0, 1 / deviation.where(deviation > 0, 1.0), 0.0)
+        self.scale_before = self.scale.clone()
+        self.opened, self.start = self._open()
+
+    @torch.no_grad()
+    def _open(self) -> tuple[dict[int, float], Rows]:
+        """Which latents become dense readers, and the rows with which training starts."""
+        settings, start = self.settings, self.part.start
+        if not settings.opened or self.part.competes or not self.columns:
+            return {}, start
+        limit = self._limit(settings.open_share)
+        kept, count, frozen = self.inlier["train"], self.count["train"], self.frozen["train"]
+        before = float(self._error(start, "train"))
+        # Half of what opening may cost is for what the latents no longer reconstruct.
+        chosen = cheapest(
+            loss_without(self.part, frozen.at(kept.nonzero()[:, 0])),
+            self.columns,
+            settings.opened,
+            before * (limit - 1) / 2,
+        )
+        if not chosen:
+            return {}, start
+        at = torch.searchsorted(self.prompts["train"], self.vectors.row[self.records["train"]])
+        y = signed_typicality(self.labels.at(self.records["train"]).vector).cpu()
+        y = torch.zeros(len(count)).scatter_reduce(0, at, y, "mean", include_self=False)
+        of = torch.repeat_interleave(torch.arange(len(count)), count)[kept]
+        some = of.bincount(minlength=len(count))
+        weight, bias = ridge_of_tokens(frozen.x[kept], some[some > 0], y[some > 0])
+        read = [mean_reading(frozen.x, count, weight, bias, sign) for sign in chosen.values()]
+        was = self.scale[list(chosen)]
+        size = was / self._sizes(torch.stack(read, dim=1), list(chosen))
+
+        def rows(share: float) -> Rows:
+            return as_readers(self.part, start, chosen, weight, bias, (share * size).tolist())
+
+        error = limit * self._error(start, "validation")
+        share = min(1.0, largest(lambda share: self._error(rows(share), "validation") <= error, start=1.0))
+        if not share:
+            return {}, start
+        self.scale[list(chosen)] = share * was
+        return chosen, rows(share)
 
     def _inliers(self, index: Int[Tensor, "r"], train: Int[Tensor, "q"]) -> Bool[Tensor, "r"]:
         x = self.vectors.x.numpy()
         return torch.from_numpy(within(x, index.numpy(), train.numpy(), self.settings.outliers))
 
-    def _sizes(self, mean: Float[Tensor, "t k"]) -> Float[Tensor, "k"]:
+    def _sizes(self, mean: Float[Tensor, "t j"], columns: Sequence[int] | None = None) -> Float[Tensor, "j"]:
         size = torch.where(mean > 0, mean, torch.nan).nanquantile(0.95, dim=0)
-        silent = self.part.latents[size.isnan()].tolist()
+        latents = self.part.latents if columns is None else self.part.latents[list(columns)]
+        silent = latents[size.isnan()].tolist()
         if silent:
             raise ValueError(
                 f"latents {silent[:10]} never fire on the training texts; expected latents that do: leave them out"
@@ -134,6 +187,7 @@ class Fit:
         best, kept, epoch, reason = float("inf"), 0, 0, "epochs"
         limit = self._limit(settings.read_share if self.writes else 1.0)
         rows, history = moving.rows(), list[Epoch]()
+        before = self._error(self.part.start, "validation") / self.unit
         for epoch in range(settings.epochs + 1):
             seen: list[dict[str, Tensor]] = []
             for chosen in self.batches(generator):
@@ -155,7 +209,7 @@ class Fit:
                 now = self._values([self.terms(moving.rows(), "validation")])
             assert now is not None
             history.append(Epoch(epoch=epoch, train=self._values(seen), validation=now))
-            within_limit = now["reconstruction"] <= limit * history[0]["validation"]["reconstruction"]
+            within_limit = now["reconstruction"] <= limit * before
             if not settings.early_stop or (now["total"] < best and within_limit):
                 best, kept, rows = now["total"], epoch, {n: v.detach().clone() for n, v in moving.rows().items()}
             elif epoch - kept >= settings.patience:
@@ -274,7 +328,8 @@ class _Moving:
     """The k latents' parameters as start + unit · step, so that one learning rate fits weights of any size."""
 
     def __init__(self, fit: Fit) -> None:
-        start, relative = fit.part.start, fit.settings.relative
+        start, relative = {**fit.start}, fit.settings.relative
+        self._fixed = {name: start.pop(name) for name in ("threshold",) if name in start}
         self._keep = start["W_dec"].norm(dim=1, keepdim=True) if fit.settings.keep_norm else None
         self._start = start
         # A step of an encoder's weight moves activations by that share of their size, whatever the input's dimension
@@ -286,12 +341,14 @@ class _Moving:
         self.step = {name: torch.zeros_like(value).requires_grad_() for name, value in start.items()}
 
     def rows(self) -> Rows:
-        return {name: value + self._unit[name] * self.step[name] for name, value in self._start.items()}
+        moved = {name: value + self._unit[name] * self.step[name] for name, value in self._start.items()}
+        return {**moved, **self._fixed}
 
     @torch.no_grad()
     def shrunk(self, share: float) -> Rows:
         """The rows with that share of all steps, decoder rows as `project` leaves them."""
         rows = {name: value + share * self._unit[name] * self.step[name] for name, value in self._start.items()}
+        rows |= self._fixed
         if self._keep is not None:
             rows["W_dec"] = rows["W_dec"] * (self._keep / rows["W_dec"].norm(dim=1, keepdim=True))
         return rows
@@ -306,7 +363,8 @@ class _Moving:
     def decay(self, share: float) -> None:
         """Take that share of all weights away."""
         if share:
-            for name, value in self.rows().items():
+            for name in self.step:
+                value = self.rows()[name]
                 unit = self._unit[name].expand_as(value)
                 self.step[name].sub_(torch.where(unit > 0, share * value / unit.where(unit > 0, 1.0), 0.0))
 

@@ -37,7 +37,8 @@ from sae_moral.tables import Table
 
 RECORD, BEFORE = "surgery.json", "before.safetensors"
 Rows = dict[str, Tensor]
-"""What moves of an SAE, by parameter: `W_enc` [d, k], `W_dec` [k, d] and the biases [k] of k latents."""
+"""What moves of an SAE, by parameter: `W_enc` [d, k], `W_dec` [k, d], the biases [k] of k latents, and their thresholds
+[k], if any."""
 
 
 class Change(TypedDict):
@@ -56,7 +57,7 @@ class Change(TypedDict):
 
 class Epoch(TypedDict):
     """The terms and their weighted sum, `total`: means over the batches of an epoch, and of the validation part. Epoch
-    0 is before surgery and has no training."""
+    0 is before training."""
 
     epoch: int
     train: dict[str, float] | None
@@ -110,7 +111,8 @@ class SurgeryRecord:
         settings, seed: what shaped it, with the data and the capture.
         weights: how many there are, could change and did.
         contrasted: pairs of dimensions whose poles are contrasted.
-        scale: size of each latent before surgery.
+        scale, scale_after: size of each latent before and after surgery; they differ for opened ones alone.
+        opened: latents that became dense readers (`read`).
         latents_found: how the latents were found.
         parts: scenarios by part.
         learnt_from: `digests` of the texts it was trained on or stopped by.
@@ -128,6 +130,8 @@ class SurgeryRecord:
     weights: Weights = field(default_factory=lambda: Weights(total=0, trainable=0, changed=0, share_changed=0.0))
     contrasted: list[str] = field(default_factory=list)
     scale: list[float] = field(default_factory=list)
+    scale_after: list[float] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
     latents_found: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
     learnt_from: list[str] = field(default_factory=list)
@@ -161,8 +165,8 @@ class Operation:
     Attributes:
         sae: the operated SAE.
         latents: the operated latents, ascending and distinct.
-        before: the trained parameters as they were: `W_enc` [d, k], `W_dec` [k, d], `b_enc` [k] (gated: `b_gate` and
-            `b_mag` in its place).
+        before: the parameters that moved as they were: `W_enc` [d, k], `W_dec` [k, d], `b_enc` [k] (gated: `b_gate` and
+            `b_mag` in its place) and, of a JumpReLU, `threshold` [k].
         by_dimension: the latents of each dimension; dimensions without any are left out.
         record: settings, control, hashes, histories, the table before and after, provenance.
 
@@ -298,6 +302,8 @@ class Operation:
             if sae.sha256 != about.sha256["after"]:
                 raise DataError("the weights beside it are not those it was written with", file=folder / RECORD)
             before = {name: value.to(sae.sae.device) for name, value in load((folder / BEFORE).read_bytes()).items()}
+            now = rows_of(sae, torch.tensor(about.latents))
+            before |= {name: now[name] for name in now.keys() & {"threshold"} - before.keys()}  # 0.1 moved none
             names = [one.name for one in dataclasses.fields(SurgeryRecord)]
             record = SurgeryRecord(**{name: getattr(about, name) for name in names})
             found = Operation(sae, torch.tensor(about.latents), before, about.by_dimension, record)
@@ -335,16 +341,17 @@ def digests(text: Iterable[str]) -> list[str]:
     return sorted({hashlib.sha256(normalise(one).encode()).hexdigest()[:12] for one in text})
 
 
-def trained_names(sae: LoadedSae) -> tuple[str, ...]:
-    """The parameters surgery trains: encoder and decoder rows, and the encoder's biases."""
+def moved_names(sae: LoadedSae) -> tuple[str, ...]:
+    """The parameters surgery moves: encoder and decoder rows, and the encoder's biases and thresholds."""
     biases = ("b_gate", "b_mag") if sae.architecture == "gated" else ("b_enc",)
-    return ("W_enc", *biases, "W_dec")
+    thresholds = ("threshold",) if sae.architecture == "jumprelu" else ()
+    return ("W_enc", *biases, *thresholds, "W_dec")
 
 
 def rows_of(sae: LoadedSae, latents: Int[Tensor, "k"]) -> Rows:
     """A copy of the parameters of k latents, as surgery trains them."""
     index, state = latents.to(sae.sae.device), sae.sae.state_dict()
-    return {name: state[name].index_select(_axis(name), index).clone() for name in trained_names(sae)}
+    return {name: state[name].index_select(_axis(name), index).clone() for name in moved_names(sae)}
 
 
 def with_rows(

@@ -4,13 +4,14 @@ With F the frozen latents and S the k that move, an SAE's output is n·(Σ_F a_j
 which a run-time normalisation is undone. The frozen sum is computed once, and a step costs k·d per vector.
 
 Exact for architectures in which latents do not compete: standard, jumprelu (what BatchTopK and Matryoshka are saved
-as; the threshold stays) and gated. Exact for topk, too: the K frozen latents with the largest pre-activations are kept
-per vector, because no other frozen one can ever be chosen; the K largest of k + K are those of the whole SAE, and what
-frozen latents lose their place is taken out of the frozen sum. A step then costs (k + K)·d at most.
+as; thresholds are not trained) and gated. Exact for topk, too: the K frozen latents with the largest pre-activations
+are kept per vector, because no other frozen one can ever be chosen; the K largest of k + K are those of the whole SAE,
+and what frozen latents lose their place is taken out of the frozen sum. A step then costs (k + K)·d at most.
 
 Gradients. A silent latent has none. `leak` lets a share of it through without changing a value: the gradient of its
 pre-activation (gated: of the gate where that is shut). The hard choices themselves (a threshold, a place among the K)
-are not differentiated; SAELens' straight-through estimators train thresholds, which stay here.
+are not differentiated; SAELens' straight-through estimators train thresholds, which stay here, but for latents that
+are opened (`read`).
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Part:
     """k latents of an SAE.
 
     Attributes:
-        start: their parameters before surgery, float32.
+        start: their parameters before surgery, float32; a threshold, where there is one, is not trained.
+        competes: latents take each other's places.
+        gain: gated: by which the magnitude multiplies what the encoder reads; else 1.
         rescales: activations are in units of the decoder rows' lengths.
     """
 
@@ -84,10 +87,12 @@ class Part:
             )
         self.sae, self.latents = sae, latents.to(sae.sae.device)
         self.start: Rows = {name: value.float() for name, value in rows_of(sae, latents).items()}
-        fixed = {name: getattr(sae.sae, name, None) for name in ("threshold", "r_mag")}
-        self._fixed = {name: value.detach()[self.latents].float() for name, value in fixed.items() if value is not None}
+        self.gain = torch.ones(len(self.latents), device=self.latents.device)
+        if sae.architecture == "gated":
+            self.gain = sae.sae.r_mag.detach()[self.latents].float().exp()
         topk = sae.architecture == "topk"
         self._k = int(sae.sae.cfg.k) if topk else 0
+        self.competes = topk
         self.rescales = bool(topk and sae.sae.cfg.rescale_acts_by_decoder_norm)
         self._decoder = sae.sae.W_dec.detach().float()
         if self.rescales:
@@ -135,11 +140,11 @@ class Part:
         """What a silent latent's gradient goes through, the pre-activation, and where the latent may be active."""
         linear = frozen.x @ rows["W_enc"]
         if self.sae.architecture == "gated":
-            gate, pre = linear + rows["b_gate"], linear * self._fixed["r_mag"].exp() + rows["b_mag"]
+            gate, pre = linear + rows["b_gate"], linear * self.gain + rows["b_mag"]
             return torch.where(gate > 0, pre, gate), pre, gate > 0
         pre = linear + rows["b_enc"]
         if self.sae.architecture == "jumprelu":
-            return pre, pre, pre > self._fixed["threshold"]
+            return pre, pre, pre > rows["threshold"]
         if not self._k:
             return pre, pre, torch.ones_like(pre, dtype=torch.bool)
         if self.rescales:

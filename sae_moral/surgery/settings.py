@@ -33,6 +33,9 @@ class SurgerySettings:
         one_pole: a latent found for virtues and for vices counts only for the pole that it correlates with more.
         outliers: vectors further from the mean than so many median distances do not count in the reconstruction, as in
             the SAE's training (`sae.train_input.within`); None: all count.
+        opened: in every dimension so many latents become dense readers before training (`read`); 0: none, as where
+            latents compete.
+        open_share: share of the tolerance that this may use up.
         lr: Adam's step; under `relative` in units of each latent's size, for a weight of its encoder over the standard
             deviation of the input dimension, for one of its decoder of the row's root mean square.
         schedule: of the step: `constant`, or `one-cycle` (Smith & Topin 2018) over all epochs.
@@ -70,6 +73,8 @@ class SurgerySettings:
     per_dimension: int | None = 8
     one_pole: bool = True
     outliers: float | None = 10.0
+    opened: int = 1
+    open_share: float = 0.25
     lr: float = 0.002
     schedule: str = "constant"
     weight_decay: float = 0.0
@@ -99,6 +104,10 @@ class SurgerySettings:
         for name in (*TERMS, "polarity_margin", "prototype_margin", "leak", "epochs", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
+        if self.opened < 0 or not 0 < self.open_share < 1:
+            raise ValueError(
+                f"opened {self.opened} and open_share {self.open_share}; expected 0 or more, 0 < share < 1"
+            )
         if not 0 <= self.read_share < 1 or not self.row_cap > 0:
             raise ValueError(
                 f"read_share {self.read_share} and row_cap {self.row_cap}; expected 0 ≤ share < 1, cap > 0"
@@ -128,6 +137,7 @@ PAPER = dataclasses.replace(
     rule="paper",
     per_dimension=20,
     one_pole=False,
+    opened=0,
     outliers=None,
     shrink=False,
     lr=1e-4,

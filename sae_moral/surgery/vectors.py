@@ -47,6 +47,15 @@ class Vectors:
         about = {name: value for name, value in captured.provenance.items() if name != "saes"}
         return cls(x, torch.from_numpy(first), torch.from_numpy(captured.row), captured.length, about)
 
+    @property
+    def count(self) -> Int[Tensor, "p"]:
+        """Vectors of each prompt."""
+        return self.first.diff()
+
+    def mean(self) -> Float[Tensor, "n d"]:
+        """The mean vector of each record."""
+        return pooled(self.x.float(), self.count)[self.row]
+
     def of(self, prompts: Int[Tensor, "t"]) -> tuple[Int[Tensor, "r"], Int[Tensor, "t"]]:
         """Positions of these prompts' vectors in `x`, prompt by prompt, and how many each has."""
         return ranges(self.first[prompts], count := self.first[prompts + 1] - self.first[prompts]), count

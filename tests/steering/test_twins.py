@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
 
 from sae_moral.capture import capture
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.data.splits import group_split
 from sae_moral.foundations import VICE, VIRTUE
-from sae_moral.metrics.ridge import PENALTIES
 from sae_moral.protocol import AUDITED
 from sae_moral.sae.load import LoadedSae
 from sae_moral.steering import Direction, Steering, Wording, measure, permuted, rotated, written
 from sae_moral.steering.strength import at_kl
 from sae_moral.steering.twins import dense, margin_gradient, typicality_reader, valence
 from sae_moral.surgery import Operation, along, operate
+from sae_moral.surgery.read import ridge_of_tokens
+from sae_moral.surgery.vectors import Vectors
 from tests.steering.planted import D, operated, random_sae
 from tests.tiny import scenarios
 
@@ -43,14 +43,16 @@ def test_the_gradient_is_what_a_small_step_does(tiny: Any) -> None:
     assert not any(parameter.grad is not None for parameter in tiny.parameters())
 
 
-def test_the_reader_is_a_ridge_regression_of_the_signed_typicality(tiny: Any) -> None:
-    captured = capture(tiny, DATA.text, layers=[1], progress=False, **HOW)
+@pytest.mark.parametrize("granularity", ["scenario", "token"])
+def test_the_reader_is_a_ridge_regression_of_the_signed_typicality(tiny: Any, granularity: str) -> None:
+    captured = capture(tiny, DATA.text, layers=[1], granularity=granularity, progress=False, **HOW)
     reader = typicality_reader(captured, DATA, 1)
-    x = captured[1].double().numpy()
-    y = DATA.typicality * np.array([1, -1, 0])[DATA.pole]
-    z = (x - x.mean(axis=0)) / x.std(axis=0)
-    expected = RidgeCV(alphas=PENALTIES * len(z)).fit(z, y).predict(z)
-    np.testing.assert_allclose(x @ reader.weight.numpy()[:, 0] + reader.bias.item(), expected, atol=1e-4)
+    vectors = Vectors.of_layer(captured, 1)
+    signed = torch.from_numpy(DATA.typicality * np.array([1, -1, 0])[DATA.pole])
+    y = torch.stack([signed[vectors.row == prompt].mean() for prompt in range(len(vectors.count))])
+    weight, bias = ridge_of_tokens(vectors.x, vectors.count, y)
+    torch.testing.assert_close(reader.weight[:, 0], weight, rtol=1e-3, atol=1e-5)
+    assert reader.bias.item() == pytest.approx(bias, abs=1e-4)
     with pytest.raises(ValueError, match="120 vectors for 50 scenarios"):
         typicality_reader(captured, DATA.subset(np.arange(50)), 1)
 

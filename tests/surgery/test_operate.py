@@ -140,7 +140,8 @@ def test_the_released_settings_run_their_schedule() -> None:
 
 def test_weights_decay_towards_zero_and_prompts_come_by_their_typicality() -> None:
     zero: dict[str, Any] = {name: 0.0 for name in TERMS}
-    decayed = run(n=300, epochs=3, batch=1000, early_stop=False, keep_norm=False, weight_decay=0.5, lr=0.2, **zero)
+    options: dict[str, Any] = {"early_stop": False, "keep_norm": False, "opened": 0}
+    decayed = run(n=300, epochs=3, batch=1000, weight_decay=0.5, lr=0.2, **options, **zero)
     kept = (1 - 0.5 * 0.2) ** 3
     for name, value in decayed.before.items():
         now = rows_of(decayed.sae, decayed.latents)[name]
@@ -167,14 +168,14 @@ def test_latents_without_a_dimension_learn_what_a_term_of_ones_own_says() -> Non
 
 
 def test_training_stops_when_nothing_gets_better_and_the_start_is_kept() -> None:
-    operation = run("standard", n=300, patience=2, **dict.fromkeys(TERMS, 0.0))
+    operation = run("standard", n=300, patience=2, opened=0, **dict.fromkeys(TERMS, 0.0))
     stopped = operation.record.stopped
     assert stopped is not None and (stopped["kept_epoch"], stopped["epochs"]) == (0, 2)
     assert operation.sae.sha256 == operation.original().sha256
 
 
 def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
-    careless = {"reconstruction": 0.0, "polarity": 10.0, "lr": 0.3}
+    careless = {"reconstruction": 0.0, "polarity": 10.0, "lr": 0.3, "opened": 0}
     loose, tight = (run("standard", n=300, tolerance=tolerance, **careless) for tolerance in (None, 0.01))
     error = []
     for operation in (loose, tight):
@@ -186,6 +187,7 @@ def test_a_step_that_breaks_the_reconstruction_is_not_kept() -> None:
 
 def test_epochs_that_leave_the_tolerance_are_taken_back_into_it() -> None:
     careless: dict[str, Any] = {"reconstruction": 1.0, "polarity": 10.0, "lr": 0.2, "epochs": 8, "patience": 8}
+    careless["opened"] = 0  # history begins before surgery then
     errors, kept = {}, {}
     for shrink in (False, True):
         operation = run("standard", n=300, shrink=shrink, tolerance=0.01, **careless)
