@@ -23,6 +23,7 @@ from sae_moral.sae.load import LoadedSae
 from sae_moral.shown import shown
 from sae_moral.steering.edits import Term, Write, edit, reconstruction_error, written
 from sae_moral.surgery import Operation
+from sae_moral.surgery.vectors import Vectors
 
 UNITS, FORMS = ("alpha", "relative"), ("edit", "write", "paper")
 OF_PROMPTS = ("all-but-first", "all", "prompt", "last", "generated")

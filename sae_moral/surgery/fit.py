@@ -88,19 +88,15 @@ class Fit:
             return {}, start
         limit = self._limit(settings.open_share)
         kept, count, frozen = self.inlier["train"], self.count["train"], self.frozen["train"]
-        before = float(self._error(start, "train"))
+        loss = loss_without(self.part, frozen.at(kept.nonzero()[:, 0]))
         # Half of what opening may cost is for what the latents no longer reconstruct.
-        chosen = cheapest(
-            loss_without(self.part, frozen.at(kept.nonzero()[:, 0])),
-            self.columns,
-            settings.opened,
-            before * (limit - 1) / 2,
-        )
-        if not chosen:
-            return {}, start
+        afford = self._error(start, "train") * (limit - 1) / 2
+        chosen = cheapest(loss, self.columns, settings.opened, afford)
         at = torch.searchsorted(self.prompts["train"], self.vectors.row[self.records["train"]])
         y = signed_typicality(self.labels.at(self.records["train"]).vector).cpu()
         y = torch.zeros(len(count)).scatter_reduce(0, at, y, "mean", include_self=False)
+        if not chosen or bool((y == y[0]).all()):
+            return {}, start
         of = torch.repeat_interleave(torch.arange(len(count)), count)[kept]
         some = of.bincount(minlength=len(count))
         weight, bias = ridge_of_tokens(frozen.x[kept], some[some > 0], y[some > 0])
@@ -111,9 +107,11 @@ class Fit:
         def rows(share: float) -> Rows:
             return as_readers(self.part, start, chosen, weight, bias, (share * size).tolist())
 
-        error = limit * self._error(start, "validation")
-        share = min(1.0, largest(lambda share: self._error(rows(share), "validation") <= error, start=1.0))
-        if not share:
+        def fits(share: float) -> bool:
+            return self._error(rows(share), "validation") <= limit * error
+
+        error = self._error(start, "validation")
+        if not (share := 1.0 if fits(1.0) else largest(fits, start=0.5)):
             return {}, start
         self.scale[list(chosen)] = share * was
         return chosen, rows(share)

@@ -24,7 +24,7 @@ COLUMNS = by_columns(LATENTS, BY_DIMENSION)
 def test_values_equal_scikit_learn_and_scipy() -> None:
     of, loaded = data(300), sae("topk")
     vectors, scale = vectors_of(representations(of), of.text, loaded), torch.linspace(0.5, 2, len(LATENTS))
-    rows = table(loaded, loaded, vectors, of, torch.arange(300), LATENTS, COLUMNS, scale, draws=20)
+    rows = table(loaded, loaded, vectors, of, torch.arange(300), LATENTS, COLUMNS, (scale, scale), draws=20)
     found = {(row["statistic"], row["group"]): row["before"] for row in rows}
     z = (loaded.encode(vectors.x)[:, LATENTS] / scale).double().numpy()
     mean = {
@@ -58,7 +58,7 @@ def test_an_sae_compared_with_itself_has_not_changed() -> None:
     of, loaded = data(100), sae()
     vectors = vectors_of(representations(of), of.text, loaded)
     scale = torch.ones(len(LATENTS))
-    for row in table(loaded, loaded, vectors, of, torch.arange(100), LATENTS, COLUMNS, scale, draws=50):
+    for row in table(loaded, loaded, vectors, of, torch.arange(100), LATENTS, COLUMNS, (scale, scale), draws=50):
         assert (row["change"], row["ci_low"], row["ci_high"]) == (0, 0, 0)
 
 
@@ -70,7 +70,7 @@ def test_intervals_of_a_change_hold_the_change_of_the_population() -> None:
     vectors, scale = vectors_of(representations(of), of.text, loaded), torch.ones(len(LATENTS))
 
     def run(records: torch.Tensor, draws: int) -> dict[tuple[str, str], dict]:
-        found = table(loaded, after, vectors, of, records, LATENTS, COLUMNS, scale, draws=draws)
+        found = table(loaded, after, vectors, of, records, LATENTS, COLUMNS, (scale, scale), draws=draws)
         return {(row["statistic"], row["group"]): dict(row) for row in found if row["group"] == "overall"}
 
     truth = run(torch.arange(4000), 10)
