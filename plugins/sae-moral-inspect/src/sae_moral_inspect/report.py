@@ -154,7 +154,7 @@ def worth(judge: JudgeRow, calibration: CalibrationRow | None = None) -> list[st
         if found:
             remarks.append(f"Asked the same again, it gave the same {what} in {span(found)} of cases.")
     if not (judge.consistency_verdicts or judge.consistency_grades):
-        remarks.append("Its self-consistency was not measured (it is with --repeats 2).")
+        remarks.append("It was asked everything once: --repeats 2 measures whether replies stay; choices always do.")
     return remarks
 
 
