@@ -159,7 +159,7 @@ def diagnose(
     chosen, settings = get_protocol(protocol), get_controls(controls)
     if match is not None and match not in MATCHES:
         raise unknown("match", match, MATCHES)
-    message = None if template is None else message_of(template)
+    message = None if template is None else message_of(template)  # a bad one is refused before the model is loaded
     resolved = resolve_metrics(metrics, chosen)
     scenarios = load_data(data, groups=None if is_kind(groups) else groups)
     scenarios = scenarios if limit is None else scenarios.sample(limit, seed=chosen.seed)
@@ -167,7 +167,7 @@ def diagnose(
     check(scenarios, resolved, chosen, settings)
     by_name = isinstance(model, str | Path)
     model = load_model(model, dtype=dtype, device=device) if by_name else hooked_model(model)
-    chosen = _prompted(chosen, model, template, message)
+    chosen = prompted(chosen, model.tokenizer, template, message)
     asked = None if layers == "all" else parse_layers(layers, model.cfg.n_layers)
     saes = None if sae is None else _load_saes(sae, model, asked, any_model)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
@@ -230,15 +230,15 @@ def diagnose(
 # Reading the model
 
 
-def _prompted(protocol: Protocol, model: HookedModel, template: str | None, message: str | None) -> Protocol:
-    """The protocol with another prompt."""
+def prompted(protocol: Protocol, tokenizer: Any, template: str | None, message: str | None) -> Protocol:
+    """The protocol with another prompt; `message`: what `message_of` gives of the template."""
     from sae_moral.capture.chat import CHAT, chat_prompt
 
     if template is None:
         return protocol
     if message is None:
         return dataclasses.replace(protocol, template=template)
-    written = chat_prompt(model.tokenizer, message)
+    written = chat_prompt(tokenizer, message)
     return dataclasses.replace(protocol, name=f"{protocol.name}, {CHAT}", template=written, bos="none")
 
 

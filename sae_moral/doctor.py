@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 
 from sae_moral import __version__
 from sae_moral.errors import in_one_line
-from sae_moral.io import cache_folder, is_offline, jsonable
+from sae_moral.io import cache_folder, existing, is_offline, jsonable
 from sae_moral.registry import Registry
 from sae_moral.shown import shown
 from sae_moral.tables import MISSING, Table, text_table
@@ -285,14 +285,9 @@ def _caches() -> dict[str, dict[str, Any]]:
         pass
     found = {}
     for name, folder in places.items():
-        free = shutil.disk_usage(_existing(folder)).free
+        free = shutil.disk_usage(existing(folder)).free
         found[name] = {"folder": str(folder), "size_gib": _gib(_size(folder)), "free_gib": _gib(free)}
     return found
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the first above it that there is."""
-    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
 
 
 def _size(folder: Path) -> int:
@@ -310,7 +305,7 @@ def _size(folder: Path) -> int:
 def _of_caches(caches: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     for name, one in caches.items():
         folder, variable = Path(one["folder"]), "SAE_MORAL_CACHE" if name == OURS else "HF_HOME"
-        there = _existing(folder)
+        there = existing(folder)
         if not there.is_dir() or not os.access(there, os.W_OK):
             what = f"the cache {folder} cannot be written ({there} is no folder, or belongs to someone else)"
             yield Problem(what, f"set {variable} to a folder of yours", blocks=name == OURS)

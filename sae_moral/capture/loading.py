@@ -93,6 +93,48 @@ class LoadRequest:
                 return replace(self, hub={**self.hub, "revision": commit}, commit=commit)
         raise problem
 
+    def config(self, **changes: Any) -> Any:
+        """transformers' configuration of the model; no weight is read.
+
+        Raises:
+            OSError, ValueError: there is none, or it cannot be read.
+        """
+        from transformers import AutoConfig
+
+        trust = {"trust_remote_code": self.trust_remote_code}
+        return AutoConfig.from_pretrained(self.source, **self.hub, **trust, **self._gguf, **changes)
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer, as TransformerLens loads it.
+
+        Raises:
+            OSError, ValueError: there is none, or it cannot be read.
+        """
+        return load_tokenizer(self.source, **self.hub, **self._gguf, trust_remote_code=self.trust_remote_code)
+
+    def empty(self) -> Any:
+        """The transformers model of its configuration, on the meta device: shapes without weights.
+
+        In bfloat16, the one dtype in which experts of a mixture can be run there.
+
+        Raises:
+            Exception: whatever the libraries raise.
+        """
+        from transformers.initialization import no_init_weights
+
+        config = self.config()
+        kind = _class_of(config)
+        build = getattr(kind, "from_config", None) or kind._from_config
+        trust = {"trust_remote_code": True} if self.trust_remote_code else {}
+        with torch.device("meta"), no_init_weights():
+            model = build(config, dtype=torch.bfloat16, attn_implementation="eager", **trust)
+        model.tie_weights()  # which no_init_weights leaves out
+        return model.eval()
+
+    @property
+    def _gguf(self) -> dict[str, Any]:
+        return {"gguf_file": self.more["gguf_file"]} if "gguf_file" in self.more else {}
+
     def _is_quantised(self) -> bool:
         from transformers import PretrainedConfig
 
@@ -103,15 +145,9 @@ class LoadRequest:
 
     def _whole(self) -> Any:
         """The transformers model, of the class and with the settings that TransformerLens would load it with."""
-        from transformer_lens.model_bridge.sources import transformers as source
-        from transformers import AutoConfig
-
-        gguf = {"gguf_file": self.more["gguf_file"]} if "gguf_file" in self.more else {}
-        trust = {"trust_remote_code": self.trust_remote_code}
-        config = AutoConfig.from_pretrained(self.source, output_attentions=True, **self.hub, **trust, **gguf)
-        kind = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
-        model: Any = kind.from_pretrained(self.source, config=config, **self._options())
-        if gguf:
+        config = self.config(output_attentions=True)
+        model: Any = _class_of(config).from_pretrained(self.source, config=config, **self._options())
+        if self._gguf:
             # The weights are dequantised already; the record of it would pass for a quantised model.
             model.hf_quantizer.remove_quantization_config(model)
         return model if self.device is None else model.to(self.device)
@@ -167,10 +203,15 @@ class LoadRequest:
         return replace(here, source=self.source)._bridge(model, here.source if own else base)
 
     def _bridge(self, model: Any, tokenizer_of: str) -> HookedModel:
-        options = {"trust_remote_code": self.trust_remote_code}
-        gguf = {"gguf_file": self.more["gguf_file"]} if "gguf_file" in self.more else {}
-        tokenizer = load_tokenizer(tokenizer_of, **self.hub, **gguf, **options)
-        return bridge_of(model, self.source, tokenizer, **options)
+        tokenizer = replace(self, source=tokenizer_of).tokenizer()
+        return bridge_of(model, self.source, tokenizer, trust_remote_code=self.trust_remote_code)
+
+
+def _class_of(config: Any) -> Any:
+    """The transformers class that TransformerLens loads such a model with."""
+    from transformer_lens.model_bridge.sources import transformers as source
+
+    return source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
 
 
 def load_tokenizer(source: str, **options: Any) -> Any:

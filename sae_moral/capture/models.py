@@ -70,24 +70,8 @@ def load_model(
     where = _placement(device, device_map=device_map, max_memory=max_memory, n_devices=n_devices)
     given = str(name)
     path = bundled_path(given) if given in BUNDLED else Path(name)
-    source, kind = (str(path), "folder" if path.is_dir() else "file") if path.exists() else (given, "hub name")
-    if path.is_dir():
-        check_files(path)
-    if revision is not None and kind != "hub name":
-        raise ValueError(f"revision {revision!r} of {given}, which is no hub name; leave it out")
-    if "torch_dtype" in from_pretrained:
-        raise ValueError(f"torch_dtype={from_pretrained['torch_dtype']} given; expected dtype=, its name today")
-    more = from_pretrained | _given(quantization_config=quantization_config)
-    if gguf := gguf_file(path):
-        source, more = str(gguf.parent), {**more, "gguf_file": gguf.name}
-    request = LoadRequest(
-        source,
-        dtype,
-        **where,
-        hub={**{key: value for key, value in more.items() if key in HUB}, **_given(revision=revision, token=token)},
-        trust_remote_code=trust_remote_code,
-        more={key: value for key, value in more.items() if key not in HUB},
-    )
+    more = from_pretrained | _given(quantization_config=quantization_config, revision=revision, token=token)
+    request, kind = load_request(path, dtype=dtype, **where, trust_remote_code=trust_remote_code, more=more)
     try:
         request = request.pinned() if kind == "hub name" else request
         model = request.load()
@@ -101,6 +85,48 @@ def load_model(
         model.tokenizer.sae_moral_revision = request.commit  # where the tokenizer is loaded again without its BOS
     check_agreement(model, remember=True)
     return model
+
+
+def load_request(
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    device: str | None = None,
+    placement: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> tuple[LoadRequest, str]:
+    """What `load_model` loads, and what it is: a folder, a file or a hub name. Nothing is loaded yet.
+
+    Args:
+        path: a folder, a GGUF file, or a hub name as a path.
+        placement: as `LoadRequest` has it.
+        more: of `from_pretrained`; `revision`, `token` and the like among it.
+
+    Raises:
+        ValueError: a revision of what is no hub name; an option of old.
+        DataError: a file of the folder is damaged; names it.
+    """
+    more = dict(more or {})
+    source, kind = str(path), "folder" if path.is_dir() else "file" if path.exists() else "hub name"
+    if path.is_dir():
+        check_files(path)
+    if more.get("revision") is not None and kind != "hub name":
+        raise ValueError(f"revision {more['revision']!r} of {source}, which is no hub name; leave it out")
+    if "torch_dtype" in more:
+        raise ValueError(f"torch_dtype={more['torch_dtype']} given; expected dtype=, its name today")
+    if gguf := gguf_file(path):
+        source, more = str(gguf.parent), {**more, "gguf_file": gguf.name}
+    request = LoadRequest(
+        source,
+        dtype,
+        device=device,
+        placement=placement or {},
+        hub={key: value for key, value in more.items() if key in HUB},
+        trust_remote_code=trust_remote_code,
+        more={key: value for key, value in more.items() if key not in HUB},
+    )
+    return request, kind
 
 
 def hooked_model(model: Any, *, tokenizer: Any = None) -> HookedModel:

@@ -84,7 +84,12 @@ def read_prompts(
 
 def batch_size(model: HookedModel, asked: int | None = None) -> int:
     """Padded tokens per batch: what is asked, or `TOKENS_PER_BATCH`, 16 times that on CUDA."""
-    return asked or TOKENS_PER_BATCH * (16 if _device(model).type == "cuda" else 1)
+    return asked or budget_on(_device(model).type)
+
+
+def budget_on(device: str) -> int:
+    """Padded tokens per batch on a device: `TOKENS_PER_BATCH`, 16 times that on CUDA."""
+    return TOKENS_PER_BATCH * (16 if device.startswith("cuda") else 1)
 
 
 def capture(

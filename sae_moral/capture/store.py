@@ -324,6 +324,11 @@ def _layout(rows: int, d: int, parts: tuple[str, ...]) -> tuple[bytes, dict[str,
     return len(header).to_bytes(8, "little") + header, {k: start + at for k, at in offsets.items()}, start + end
 
 
+def layer_bytes(rows: int, d: int, parts: tuple[str, ...] = ("vectors", "sink")) -> int:
+    """Size of one layer's file of a store: header, and 4 bytes a number."""
+    return _layout(rows, d, parts)[2]
+
+
 def save_index(representations: Representations, path: Path) -> None:
     """Write what `reopen` needs beside the store itself: which stored row is which scenario's, and the token counts.
 

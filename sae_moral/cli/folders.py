@@ -42,7 +42,7 @@ def check_folder(
 
 def check_place(folder: Path) -> None:
     """That it can be made, or written to."""
-    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    place = io.existing(folder)
     if not place.is_dir():
         raise FolderError(f"{place} is a file; expected a folder for the results")
     if not os.access(place, os.W_OK):

@@ -35,6 +35,7 @@ from sae_moral.io.folders import (
     check_claim,
     claim,
     differences,
+    existing,
     is_offline,
     locked,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "decode",
     "differences",
     "discard",
+    "existing",
     "file_checksum",
     "file_checksums",
     "is_offline",

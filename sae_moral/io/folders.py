@@ -26,6 +26,12 @@ def cache_folder(name: str = "") -> Path:
     return Path(os.environ.get("SAE_MORAL_CACHE") or user_cache_path("sae_moral", appauthor=False)) / name
 
 
+def existing(path: str | Path) -> Path:
+    """The path, or the first above it that there is."""
+    whole = Path(path).absolute()
+    return next(one for one in (whole, *whole.parents) if one.exists())
+
+
 def is_offline(offline: bool | None = None) -> bool:
     """What the caller says; where it says nothing, whether an environment variable of `OFFLINE_VARIABLES` is set to
     anything but 0, false, no or off."""
