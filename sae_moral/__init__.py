@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae_moral.errors import DataError, SaeMoralWarning
     from sae_moral.foundations import DIMENSIONS, FOUNDATIONS, moral_vector
     from sae_moral.metrics import Metric, Statistic, metric, register
+    from sae_moral.planning import Needs, plan
     from sae_moral.protocol import AUDITED, PAPER, Protocol
     from sae_moral.results import StatisticSpec
 
@@ -41,6 +42,8 @@ _HOME = {
     "Statistic": "metrics",
     "metric": "metrics",
     "register": "metrics",
+    "Needs": "planning",
+    "plan": "planning",
     "AUDITED": "protocol",
     "PAPER": "protocol",
     "Protocol": "protocol",
@@ -57,6 +60,7 @@ __all__ = [
     "Diagnosis",
     "Metric",
     "MoralData",
+    "Needs",
     "Protocol",
     "Representations",
     "SaeMoralWarning",
@@ -68,6 +72,7 @@ __all__ = [
     "load_model",
     "metric",
     "moral_vector",
+    "plan",
     "register",
 ]
 

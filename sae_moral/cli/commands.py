@@ -68,6 +68,28 @@ def diagnose(a: argparse.Namespace) -> int:
     return 0
 
 
+def plan(a: argparse.Namespace) -> int:
+    """Say what a study needs, before anything is loaded.
+
+    Bytes, forward passes, files and hours of each step of diagnose or train-sae, and which of them does not fit on this
+    machine, or on a device with --memory. Exit status 1 when one does not.
+
+    Example: sae-moral plan gemma-3-270m --study train-sae --data social-chem-101 --layers 9,12 --memory 16GiB
+    """
+    from sae_moral.planning import plan
+
+    settings = None
+    if a.study == "train-sae":
+        from sae_moral.sae.train_config import TrainSettings
+
+        settings = TrainSettings(**_given(a, TrainSettings))
+    data = _scenarios(a, limit=False)
+    _quiet_loading()
+    found = plan(a.model, data, settings=settings, **_given(a, plan, "model", "data", "settings"))
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if a.json else found.summary())
+    return int(not found.fits)
+
+
 def atlas(a: argparse.Namespace) -> int:
     """Measure many models and compare the variants of each.
 

@@ -19,6 +19,7 @@ from sae_moral.errors import unknown
 
 CHOICES = {
     "protocol": "protocol:PROTOCOLS",
+    "study": "planning.study:STUDIES",
     "extra_columns": "data.table:ExtraColumns",
     "match": "diagnosis:MATCHES",
     "granularity": "capture.readers:GRANULARITIES",

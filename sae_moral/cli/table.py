@@ -20,6 +20,7 @@ SURGERY, STEERING = "surgery.settings:SurgerySettings", "steering.steering:Steer
 GENERATE, SWEEP = "steering.generate:generate", "studies.sweep_run:sweep"
 MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
 LOAD, MODEL = "data.sources:load_data", "capture.models:load_model"
+PLAN = "planning.study:plan"
 LOG = "sae.train_logging:LogSettings"
 """Where the options of commands are written down."""
 
@@ -154,6 +155,23 @@ COMMANDS = {
         any_model,
         of(DIAGNOSE, "store", metavar="DIR"),
         *(*machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
+    ),
+    "plan": Command(
+        run.plan,
+        *data,
+        of(PLAN, "study", help="the command that is planned"),
+        layers,
+        of(DIAGNOSE, "protocol", help="template and pooling"),
+        of(DIAGNOSE, "controls", metavar="A,B", help=CONTROLS),
+        of(DIAGNOSE, "template", metavar="PROMPT", help=PROMPT),
+        all_of(TRAINING, "protocol"),
+        of(PLAN, "store", metavar="DIR", help="folder for the vectors (without: in memory)"),
+        of(PLAN, "out", metavar="DIR", help="folder of the results: whose disk it is"),
+        *(of(DIAGNOSE, "dtype", choices=dtypes, help="of the model"), of(PLAN, "device")),
+        *(of(MODEL, "revision"), of(MODEL, "trust_remote_code")),
+        of(PLAN, "memory", metavar="SIZE"),
+        of(PLAN, "flops", metavar="N"),
+        switch("--json", help="as JSON"),
     ),
     "atlas": Command(
         run.atlas,
