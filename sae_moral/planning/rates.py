@@ -1,6 +1,6 @@
 """How fast this machine is: a forward pass through one block, a write to the disk, a step of an SAE's training.
 
-Each is measured for about half a second, on a machine as busy as it is at the time.
+Each takes about half a second. On a CPU it is processor time that counts (`Watch`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sae_moral.sae.train_config import TrainSettings
 
 SECONDS = 0.4
-"""A rate is measured for so long, after a first time that does not count."""
+"""A rate is measured for so long."""
 MOST_PARAMETERS, MOST_FLOPS = 64 << 20, 2e10
 """Of a block that is run: with more, making it takes longer than measuring it, and products are all of its time."""
 WRITTEN = 64 << 20
@@ -58,18 +58,18 @@ def forward_rate(sizes: ModelSizes, dtype: torch.dtype, device: str, rows: int, 
             base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     try:
-        seconds = _seconds(run, device)
+        seconds, share = _seconds(run, device)
     except Exception:  # a model whose code needs its own weights or buffers
         return _product_rate(dtype, device)
-    how = f"measured on this machine: one block, {rows} prompts of {width} tokens, {_threads(device)}"
+    how = f"measured on this machine: one block, {rows} prompts of {width} tokens, {_on(device, share)}"
     return Rate(f"forward pass, {_name(dtype)}", sizes.blocks[0].of(rows, width) / seconds, "FLOP/s", how)
 
 
 def _product_rate(dtype: torch.dtype, device: str) -> Rate:
     n, d = 256, 2048
     a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((n, d), (d, d)))
-    seconds = _seconds(lambda: torch.mm(a, b), device)
-    how = f"measured on this machine: a product of {n} × {d} and {d} × {d}, {_threads(device)}"
+    seconds, share = _seconds(lambda: torch.mm(a, b), device)
+    how = f"measured on this machine: a product of {n} × {d} and {d} × {d}, {_on(device, share)}"
     return Rate(f"forward pass, {_name(dtype)}", 2 * n * d * d / seconds, "FLOP/s", how)
 
 
@@ -102,11 +102,12 @@ def training_rate(activations: Activations, settings: TrainSettings, device: str
     few = replace(settings, steps=SAE_STEPS, checkpoints=0, target_l0=min(settings.target_l0, d_sae))
     training = LayerTraining(activations, 0, few, configure(activations, few, device=device))
     weights = sum(one.numel() for one in training.sae.parameters())
-    started = time.perf_counter()
+    watch = Watch(device)
     training.fit(progress=False)
-    seconds = (time.perf_counter() - started) / SAE_STEPS
-    how = f"measured on this machine: {SAE_STEPS} steps of {settings.batch} vectors, {weights:,} weights"
-    return Rate("training step of an SAE", seconds / weights, "s per step and weight", how)
+    seconds, share = watch.read()
+    steps = f"{SAE_STEPS} steps of {settings.batch} vectors, {weights:,} weights"
+    how = f"measured on this machine: {steps}, {_on(device, share)}"
+    return Rate("training step of an SAE", seconds / SAE_STEPS / weights, "s per step and weight", how)
 
 
 def random_activations(d: int, n: int) -> Activations:
@@ -134,25 +135,43 @@ def sae_parameters(settings: TrainSettings, d: int) -> int:
     return sum(one.numel() for one in new_sae(config, 0).parameters())
 
 
-def _seconds(run: Callable[[], Any], device: str) -> float:
-    """Of one call, the mean over `SECONDS`; the first call is not counted."""
+class Watch:
+    """Time since it was made: of a GPU by the clock, of a CPU that of its processors, divided by the threads.
 
-    def wait() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
+    Other processes take processors away, so the clock says how busy a machine is and not how fast it is. `share` is
+    what this process had of its processors.
+    """
 
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._wall, self._processors = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds, and the share."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        wall = time.perf_counter() - self._wall
+        if self.device != "cpu":
+            return wall, 1.0
+        own = min(wall, (time.process_time() - self._processors) / torch.get_num_threads())
+        return own, own / wall
+
+
+def _seconds(run: Callable[[], Any], device: str) -> tuple[float, float]:
+    """Of one call, the mean over `SECONDS` but the first, and the share of the processors that there was."""
     run()
-    wait()
-    started, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - started < SECONDS:
+    watch, calls = Watch(device), 0
+    while calls == 0 or watch.read()[0] < SECONDS:
         run()
-        wait()
         calls += 1
-    return (time.perf_counter() - started) / calls
+    seconds, share = watch.read()
+    return seconds / calls, share
 
 
-def _threads(device: str) -> str:
-    return device if device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
+def _on(device: str, share: float) -> str:
+    if device != "cpu":
+        return device
+    return f"processor time, {torch.get_num_threads()} threads, of whose time this process had {share:.0%}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from sae_moral.sae.train_config import TrainSettings
 
 STUDIES = ("diagnose", "train-sae")
+LIBRARIES = {
+    "diagnose": ("sae_moral.controls.measure", "sae_moral.metrics.structural", "sae_moral.report.diagnosis_page"),
+    "train-sae": ("sae_moral.sae.train",),
+}
+"""Modules that bring into memory the libraries that a study has there."""
 
 
 def plan(
@@ -94,6 +100,8 @@ def plan(
     chosen = _protocol(study, sizes, protocol, template, settings)
     numbers = parse_layers(layers, sizes.n_layers)
     place = str(device or here or "cpu")
+    for module in LIBRARIES[study]:
+        importlib.import_module(module)
     texts = texts_of(scenarios.text, sizes, chosen, budget_on(place))
     folder = existing(store or out or ".")
     common = _setting(sizes, kind, numbers, place, here, flops, texts, folder)
@@ -278,6 +286,7 @@ def _notes(on: Setting, texts: Texts, here: str | None) -> list[str]:
         found.append(f"tokens are estimated: one in {texts.scale:.3g} distinct texts was tokenised")
     if on.process:
         found.append("process is what Python and the libraries hold in this very process")
+    found.append("memory is a sum of what is known to be held; leave a fifth of it free for what an allocator keeps")
     if on.forward is None:
         found.append("no hours of forward passes: the device is not here; give --flops")
     if here is None or (on.forward is not None and on.forward.source == "given"):
