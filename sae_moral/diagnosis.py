@@ -66,11 +66,22 @@ class Diagnosis(DiagnosisRecord):
 
         return write_report(self, path)
 
-    def figure(self) -> Figure:
-        """Every metric's headline by layer, one panel each."""
-        from sae_moral.report import overview_figure
+    def figure(self, metric: str | None = None, *, width: float | None = None) -> Figure:
+        """A metric's headline by layer with its controls; without a name every metric's, one panel each.
 
-        return overview_figure(self)
+        Save it with `sae_moral.report.save_figure`, which keeps text as text and equal figures equal.
+
+        Args:
+            metric: one of `metrics`.
+            width: in inches, e.g. 3.3 for one column of a paper; by default that of a page.
+
+        Raises:
+            ValueError: unknown metric.
+        """
+        from sae_moral.report import layer_figure, overview_figure
+
+        how = {} if width is None else {"width": width}
+        return overview_figure(self, **how) if metric is None else layer_figure(self, metric, **how)
 
     def summary(self) -> str:
         """A table for the terminal: each metric's headline, its best layer, and its groups there."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral import __version__, io
 from sae_moral.cli.diff import flat, marked
-from sae_moral.cli.folders import check_file, check_folder, check_place, claimed, out_folder
+from sae_moral.cli.folders import check_file, check_folder, check_place, claimed, name_of, out_folder
 from sae_moral.errors import DataError, FolderError
 
 if TYPE_CHECKING:
@@ -337,6 +337,27 @@ def sweep(a: argparse.Namespace) -> int:
     return 0
 
 
+def figure(a: argparse.Namespace) -> int:
+    """Draw a result for a paper: PNG, SVG or PDF.
+
+    Draws what the pages show, with intervals, nulls and baselines: a metric of a diagnosis or an atlas (without --metric
+    all of them), the effect and damage of a sweep, the moral latents of an SAE. Letters stay letters; the same result
+    gives the same bytes.
+
+    Example: sae-moral figure out --metric gradient --width 3.3 --format pdf
+    """
+    from sae_moral.report.save import format_of, save_figure
+    from sae_moral.studies import result_figure
+
+    if a.out is None:
+        named = "-".join([name_of(str(a.path)), *([] if a.metric is None else [name_of(a.metric)])])
+        a.out = Path(f"{named}.{a.format or 'png'}")
+    given = {"format": format_of(a.out, a.format), "resolution": a.resolution}
+    check_file(a)
+    print(save_figure(result_figure(a.path, **_given(a, result_figure, "path")), a.out, **given))
+    return 0
+
+
 def data(a: argparse.Namespace) -> int:
     """List, describe, build, verify and sample the sources of scenarios.
 
@@ -354,15 +375,15 @@ def data(a: argparse.Namespace) -> int:
 def info(a: argparse.Namespace) -> int:
     """Typicality per foundation and pole, text lengths, duplicates and licence of scenarios."""
     from sae_moral.data import describe, describe_figure, load_data
+    from sae_moral.report.save import format_of, save_figure
 
     if a.figure:
+        format_of(a.figure)
         check_place(a.figure.absolute().parent)
     data = load_data(a.source)
     print(describe(data))
     if a.figure:
-        with io.staged(a.figure) as temporary:
-            describe_figure(data).savefig(temporary)
-        print(a.figure)
+        print(save_figure(describe_figure(data), a.figure))
     return 0
 
 

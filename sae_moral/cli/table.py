@@ -22,6 +22,7 @@ MEASURES, BUILD = "steering.effects:MeasureSettings", "data.social_chem:build"
 LOAD, MODEL = "data.sources:load_data", "capture.models:load_model"
 PLAN = "planning.study:plan"
 LOG = "sae.train_logging:LogSettings"
+FIGURE, SAVED = "studies.result_figures:result_figure", "report.save:save_figure"
 """Where the options of commands are written down."""
 
 Option = Callable[[Parser], object]
@@ -276,6 +277,19 @@ COMMANDS = {
         of(MEASURES, "wordings", type=Path, metavar="FILE", default=UNKNOWN, help=WORDINGS),
         *(all_of(MEASURES), of(SWEEP, "draws", metavar="N")),
         *(any_model, workers, *machine, *_out("sweep-MODEL-SOURCE")),
+    ),
+    "figure": Command(
+        run.figure,
+        own("path", metavar="RESULT", type=Path, help="a folder or JSON file of diagnose, atlas, sweep or latents"),
+        of(FIGURE, "metric", metavar="NAME"),
+        of(FIGURE, "protocol", choices=None, metavar="NAME"),
+        of(FIGURE, "width", metavar="INCHES"),
+        of(
+            SAVED, "format", choices="report.save:FORMATS", help="of the file (default: what --out ends with, else png)"
+        ),
+        of(SAVED, "resolution", metavar="DPI"),
+        own("--out", type=Path, metavar="FILE", help="file to write (default: RESULT[-METRIC].FORMAT)"),
+        switch("--overwrite", help="replace that file"),
     ),
     "data": Command(
         run.data,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         profile_figure,
         statistics_figure,
     )
+    from sae_moral.report.save import save_figure
 
 __all__ = [
     "heatmap_figure",
@@ -24,6 +25,7 @@ __all__ = [
     "overview_figure",
     "profile_figure",
     "render_report",
+    "save_figure",
     "statistics_figure",
     "summary_table",
     "write_report",
@@ -34,7 +36,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    module = "figures" if name.endswith("_figure") else "diagnosis_page"
+    module = "save" if name == "save_figure" else "figures" if name.endswith("_figure") else "diagnosis_page"
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral.errors import unknown
 from sae_moral.report import style
-from sae_moral.report.panels import Line, Panel, heat_map, panels_figure
+from sae_moral.report.panels import WIDTH, Line, Panel, heat_map, panels_figure
 from sae_moral.report.style import (
     BASELINES,
     CEILING,
@@ -24,6 +24,7 @@ from sae_moral.report.style import (
     INTERVAL,
     LEAD,
     MUTED,
+    NARROW,
     NULL,
     OTHER_BASELINE,
     LineStyle,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PANEL = 3.0
+"""Of a panel beside others, in inches at least."""
 MEAN = LineStyle(INK, width=2.0)
 FAMILIES = {
     "all": LineStyle(INK, width=2.2),
@@ -84,30 +87,33 @@ class Rows:
         return [group for group in self.groups if any(math.isfinite(v) for v in numbers(self(group)))]
 
 
-def layer_figure(record: DiagnosisRecord, metric: str) -> Figure:
-    """The headline of one metric over the layers, with its controls; groups and baselines are named at their ends.
+def layer_figure(record: DiagnosisRecord, metric: str, *, width: float = WIDTH) -> Figure:
+    """The headline of one metric over the layers, with its controls; groups and baselines are named at their ends, in
+    a column of a paper in the legend.
 
     Args:
         record: a diagnosis.
         metric: one of its metrics; one without any value gives a figure that says so.
+        width: in inches.
 
     Raises:
         ValueError: unknown metric, or two rows for one layer and group.
     """
     card = _card(record, metric)
+    if width < NARROW:
+        return overview_figure(record, [metric], width=width)
     if metric not in record.peaks:
-        figure = style.blank_figure(7.8, 3.4)
+        figure = style.blank_figure(width, 3.4)
         axes = figure.subplots()
-        _titles(axes, card, None, 0)
+        _titles(axes, card, None, 0, room=0)
         style.say_nothing(axes)
         return figure
     rows, baselines = Rows(record, metric, card.headline), _baselines(record, metric)
     height = max(3.4, 0.17 * (len(rows.groups) + len(baselines)) + 0.9)
-    figure = style.blank_figure(7.8, height)
+    figure = style.blank_figure(width, height)
     axes = figure.subplots()
-    _titles(axes, card, record.peaks[metric], len(rows.filled))
-    arrow, name = _arrow(card), card.headline.replace("_", " ")
-    axes.set_ylabel(plain(f"{name}\n({arrow})" if arrow else name), fontsize=8.5)
+    _titles(axes, card, record.peaks[metric], len(rows.filled), room=width - 2.2)
+    _name_values(axes, card)
     styles = _styles(record)
     drawn = _headline(axes, record, metric, rows, styles, alpha=0.95)
     axes.set_xlabel("layer", fontsize=8.5)
@@ -123,33 +129,46 @@ def layer_figure(record: DiagnosisRecord, metric: str) -> Figure:
     return figure
 
 
-def overview_figure(record: DiagnosisRecord) -> Figure:
+def overview_figure(
+    record: DiagnosisRecord, metrics: Sequence[str] | None = None, *, width: float | None = None
+) -> Figure:
     """One panel per metric with its headline over the layers: the diagnosis in one figure.
+
+    Args:
+        record: a diagnosis.
+        metrics: some of its metrics, in this order; by default all.
+        width: in inches; by default that of a page, more for many metrics.
 
     Raises:
         ValueError: no metric, or one that `layer_figure` refuses.
     """
-    if not record.metrics:
+    cards = [_card(record, metric) for metric in (record.metrics if metrics is None else metrics)]
+    if not cards:
         raise ValueError("no metric to draw; expected a diagnosis of at least one")
-    n = len(record.metrics)
+    n = len(cards)
     columns = 1 if n == 1 else 2 if n <= 6 else 3
-    figure = style.blank_figure(7.8 if columns < 3 else 10.5, 2.45 * math.ceil(n / columns) + 0.6)
+    columns = columns if width is None else min(columns, max(1, int(width / PANEL)))
+    width = width or (WIDTH if columns < 3 else 10.5)
+    figure = style.blank_figure(width, 1)
     styles, drawn, shown = _styles(record), set[str](), dict[str, None]()
     grid = style.grid_of(figure, n, columns)
-    for i, (axes, (metric, card)) in enumerate(zip(grid, record.metrics.items(), strict=True)):
+    for i, (axes, card) in enumerate(zip(grid, cards, strict=True)):
+        metric = card.name
         if metric not in record.peaks:
-            _titles(axes, card, None, 0, short=True)
+            _titles(axes, card, None, 0, room=0, short=True)
             style.say_nothing(axes)
             continue
         rows = Rows(record, metric, card.headline)
-        _titles(axes, card, record.peaks[metric], len(rows.filled), short=True)
-        axes.set_ylabel(_arrow(card), fontsize=8.5)
+        _titles(axes, card, record.peaks[metric], len(rows.filled), room=width / columns - 0.75, short=True)
+        _name_values(axes, card)
         drawn |= _headline(axes, record, metric, rows, styles, width=1.0, alpha=0.75)
         shown.update(dict.fromkeys(group for group in rows.filled if group != OVERALL))
         if i >= n - columns:
             axes.set_xlabel("layer", fontsize=8.5)
     groups = style.group_handles(shown, styles)
-    style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn), *groups, columns=6)
+    below = style.add_legend(figure, _control_handles(drawn), _baseline_handles(drawn), *groups, columns=6)
+    figure.set_figheight(2.45 * math.ceil(n / columns) + max(0.6, below))
+    style.fit_column(figure)
     return figure
 
 
@@ -334,7 +353,9 @@ def _line_of(baseline: str) -> LineStyle:
     return BASELINES.get(baseline, OTHER_BASELINE)
 
 
-def _titles(axes: Axes, card: MetricCard, peak: Peak | None, groups: int, *, short: bool = False) -> None:
+def _titles(axes: Axes, card: MetricCard, peak: Peak | None, groups: int, *, room: float, short: bool = False) -> None:
+    """Metric and headline on the left, the peak on the right; the metric alone where `room`, in inches, is too little
+    for both."""
     size = 9 if short else 10
     name = plain(f"{card.name} · {card.headline}")
     axes.set_title(name, loc="left", fontsize=size, fontweight="bold", color=INK)
@@ -345,12 +366,16 @@ def _titles(axes: Axes, card: MetricCard, peak: Peak | None, groups: int, *, sho
         words = f"mean of {groups}{'' if short else ' groups'} {words}"
     if peak.n_layers > 1:
         words = f"{'' if short else 'best '}layer {peak.layer}: {words}"
-    if len(name) + len(words) <= (52 if short else 66):
+    if size / 9 * (0.08 * len(name) + 0.06 * len(words)) > room:
+        axes.set_title(plain(card.name, 20), loc="left", fontsize=size, fontweight="bold", color=INK)
+    if size / 9 * (0.08 * min(len(card.name), 20) + 0.06 * len(words)) <= room:
         axes.set_title(words, loc="right", fontsize=size - 1, color=MUTED)
 
 
-def _arrow(card: MetricCard) -> str:
-    return {"lower": "← less indifferent", "higher": "less indifferent →", None: ""}[card.spec.direction]
+def _name_values(axes: Axes, card: MetricCard) -> None:
+    """The headline's name along its axis, and which way is less indifferent."""
+    arrow = {"lower": "← less indifferent", "higher": "less indifferent →", None: ""}[card.spec.direction]
+    axes.set_ylabel("\n".join([plain(card.headline.replace("_", " ")), *([arrow] if arrow else [])]), fontsize=8.5)
 
 
 def _control_handles(drawn: set[str], lead: str = OVERALL) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae_moral.report import style
-from sae_moral.report.style import FAINT, INK, MUTED, LineStyle, numbers, plain
+from sae_moral.report.style import FAINT, INK, MUTED, NARROW, LineStyle, numbers, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,6 +71,7 @@ def panels_figure(
     below: float = 0.3,
     sharey: bool = False,
     legend: Sequence[Sequence[Any]] = (),
+    width: float = WIDTH,
 ) -> Figure:
     """Panels in rows of `columns`; one without any value says so.
 
@@ -79,14 +80,15 @@ def panels_figure(
         height: of a row, in inches; `below`: more for what stands below.
         sharey: all have the same vertical axis.
         legend: lines of entries (`style.legend_line`), below the panels.
+        width: of the figure, in inches; a narrow one has one column.
 
     Raises:
         ValueError: no panel, or a line with another number of values than places.
     """
     if not panels:
         raise ValueError("nothing to draw; expected at least one panel")
-    columns = min(columns, len(panels))
-    figure = style.blank_figure(WIDTH, height * math.ceil(len(panels) / columns) + below)
+    columns = 1 if width < NARROW else min(columns, len(panels))
+    figure = style.blank_figure(width, height * math.ceil(len(panels) / columns) + below)
     for axes, panel in zip(style.grid_of(figure, len(panels), columns, sharey=sharey), panels, strict=True):
         axes.set_title(plain(panel.title), loc="left", fontsize=9, fontweight="bold", color=INK)
         if not any(np.isfinite(numbers(line.values)).any() for line in panel.lines.values()):
@@ -107,7 +109,9 @@ def panels_figure(
         axes.yaxis.label.set_fontsize(8.5)
         bottom, top = panel.ylim
         axes.set_ylim(bottom=bottom, top=top)
-    style.add_legend(figure, *legend, columns=4)
+    legend_height = style.add_legend(figure, *legend, columns=4)
+    figure.set_figheight(height * math.ceil(len(panels) / columns) + max(below, legend_height))
+    style.fit_column(figure)
     return figure
 
 

@@ -36,6 +36,10 @@ DASHDOT: Any = (0, (6, 1.6, 1, 1.6))
 DASHDOTDOT: Any = (0, (5, 1.4, 1, 1.4, 1, 1.4))
 FEW = 12
 """Up to this many layers, every measured point gets a marker."""
+NARROW, SMALLER = 5.0, 0.85
+"""Figures below this width, in inches, are of a paper's column: their letters are smaller by this factor."""
+LINE = 0.165
+"""Height of a legend's line, in inches."""
 ALONE = 0.45
 """Half the width, in layers, of the bands and levels of a figure of one layer."""
 
@@ -127,9 +131,15 @@ def numbers(values: Iterable[float | None]) -> Float[np.ndarray, "_"]:
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """A white figure that fits its contents, made without pyplot; sizes in inches."""
+    """A white figure that fits its contents, made without pyplot; sizes in inches.
+
+    Raises:
+        ValueError: a width that holds no axes, or none at all.
+    """
     from matplotlib.figure import Figure
 
+    if not 2 <= width <= 100:
+        raise ValueError(f"a figure {width:g} inches wide; expected 2 to 100, e.g. 3.3 for one column of a paper")
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
@@ -351,23 +361,42 @@ def group_handles(groups: Collection[str], styles: Mapping[str, LineStyle]) -> l
     ]
 
 
-def add_legend(figure: Figure, *rows: Sequence[Any], columns: int = 8) -> None:
-    """A legend under the panels that reads row by row, as wide as fits; each of `rows` starts a new line."""
+def add_legend(figure: Figure, *rows: Sequence[Any], columns: int = 8) -> float:
+    """A legend under the panels that reads row by row, as wide as fits; each of `rows` starts a new line, but
+    in a narrow figure. Returns its height in inches."""
     from matplotlib.lines import Line2D
 
     lines: list[list[Any]] = []
+    narrow = figure.get_figwidth() < NARROW
+    scale = SMALLER if narrow else 1.0
+    rows = ([handle for row in rows for handle in row],) if narrow else rows
     for width in range(columns, 0, -1):
         lines = [list(row[i : i + width]) for row in rows for i in range(0, len(row), width)]
-        if _inches(lines) <= figure.get_figwidth() - 0.1:
+        if scale * _inches(lines) <= figure.get_figwidth() - 0.1:
             break
     if not lines:
-        return
+        return 0.0
     width = max(len(line) for line in lines)
     blank = Line2D([], [], linestyle="none", label=" ")
     # matplotlib fills a legend column by column.
     handles = [line[i] if i < len(line) else blank for i in range(width) for line in lines]
-    figure.legend(handles=handles, loc="outside lower center", ncols=width, frameon=False, fontsize=8,
+    figure.legend(handles=handles, loc="outside lower center", ncols=width, frameon=False, fontsize=8 * scale,
                   handlelength=2.2, columnspacing=1.3)  # fmt: skip
+    return LINE * scale * len(lines)
+
+
+def fit_column(figure: Figure) -> None:
+    """Smaller letters and thinner lines in the panels of a narrow figure; any other is left as it is."""
+    from matplotlib.text import Text
+
+    if figure.get_figwidth() >= NARROW:
+        return
+    for axes in figure.axes:
+        for text in axes.findobj(Text):
+            text.set_fontsize(SMALLER * text.get_fontsize())  # pyright: ignore[reportAttributeAccessIssue]
+        axes.tick_params(labelsize=8 * SMALLER)
+        for line in axes.get_lines():
+            line.set(linewidth=0.75 * line.get_linewidth(), markersize=0.75 * line.get_markersize())
 
 
 def _inches(lines: list[list[Any]]) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sae_moral.studies.compared_saes import ComparedSaes, ReseedNoise, SaeComparison, compare_saes
     from sae_moral.studies.latents_page import latents_with_page, write_latents_report
     from sae_moral.studies.plan import Entry, Plan, read_plan
+    from sae_moral.studies.result_figures import result_figure
     from sae_moral.studies.study import Cell, Done, Study
     from sae_moral.studies.sweep_results import SweepRow
     from sae_moral.studies.sweep_run import Sweep, sweep
@@ -43,6 +44,7 @@ _HOME = {
     "Entry": "plan",
     "Plan": "plan",
     "read_plan": "plan",
+    "result_figure": "result_figures",
     "Sweep": "sweep_run",
     "SweepRow": "sweep_results",
     "sweep": "sweep_run",
@@ -72,6 +74,7 @@ __all__ = [
     "compare_saes",
     "latents_with_page",
     "read_plan",
+    "result_figure",
     "sweep",
     "write_latents_report",
 ]

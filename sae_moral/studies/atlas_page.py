@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
+from sae_moral.errors import unknown
 from sae_moral.report.page import (
     Mark,
     Section,
@@ -28,7 +29,7 @@ from sae_moral.report.page import (
     tree,
     write_page,
 )
-from sae_moral.report.panels import Line, Panel, panels_figure
+from sae_moral.report.panels import WIDTH, Line, Panel, panels_figure
 from sae_moral.report.style import CHANCE, LineStyle, legend_line, line_styles
 from sae_moral.report.words import MISSING, count, interval, listed, number
 from sae_moral.results import Peak
@@ -105,6 +106,27 @@ class Atlas(AtlasRecord):
             rows.append([f"{pair.a} · {pair.b}", pair.kind, count(len(pair.layers)), *map(number, numbers)])
         compared = f"debiased linear CKA of the representations, protocol {self.provenance['compared']}"
         return "\n".join([*lines, *([compared, text_table(rows)] if self.similarities else [])])
+
+    def figure(self, metric: str | None = None, *, protocol: str | None = None, width: float | None = None) -> Figure:
+        """Every model's headlines over its layers, one panel per headline; of one metric with their intervals.
+
+        Args:
+            metric: one that was measured; all by default.
+            protocol: one of the atlas; by default that whose representations are compared.
+            width: in inches, e.g. 3.3 for one column of a paper; by default that of a page.
+
+        Raises:
+            ValueError: unknown protocol or metric, or no result under the protocol.
+        """
+        known, chosen = self.provenance["protocols"], protocol or self.provenance["compared"]
+        if chosen not in known:
+            raise unknown("protocol", chosen, known)
+        results = {entry.name: entry.results[chosen] for entry in self.entries if chosen in entry.results}
+        if not (metrics := [name for name, _ in self.headlines(chosen)]):
+            raise ValueError(f"no model has a result under the protocol {chosen}; expected an atlas with results")
+        if metric is not None and metric not in metrics:
+            raise unknown("metric", metric, dict.fromkeys(metrics))
+        return profiles_figure(results, metric, width=width or WIDTH)
 
     def headline_tables(self) -> dict[str, Table]:
         """Per protocol each model's headlines at their best layers, as words."""
@@ -441,14 +463,17 @@ def cka_figure(
     return panels_figure(made, columns=2, height=3.2, sharey=True, legend=[legend])
 
 
-def profiles_figure(results: Mapping[str, AtlasResult]) -> Figure:
+def profiles_figure(results: Mapping[str, AtlasResult], only: str | None = None, *, width: float = WIDTH) -> Figure:
     """One panel per headline with every model's profile over its layers, or over its depth where depths differ.
 
     Args:
         results: of one protocol, by the label of their line.
+        only: the headlines of this metric, with their intervals.
+        width: in inches.
     """
     styles = line_styles(results)
     specs = {(m, spec.name): spec for result in results.values() for m, spec in result.headlines.items()}
+    specs = {key: spec for key, spec in specs.items() if only in (None, key[0])}
     by_layer = len({result.n_layers for result in results.values()}) == 1
     layers = sorted({layer for result in results.values() for layer in result.layers}) if by_layer else None
     panels = []
@@ -458,7 +483,8 @@ def profiles_figure(results: Mapping[str, AtlasResult]) -> Figure:
             profile = result.profiles.get(metric)
             if profile is not None and profile.statistic == statistic:
                 x = [float(layer) if by_layer else (layer + 1) / result.n_layers for layer in profile.layers]
-                lines[label] = Line(x, profile.values, styles[label])
+                ends = () if only is None else (profile.ci_low, profile.ci_high)
+                lines[label] = Line(x, profile.values, styles[label], *ends, alpha=0.12)
         panels.append(
             Panel(
                 f"{metric} · {statistic}", lines, layers, spec.chance,
@@ -467,7 +493,8 @@ def profiles_figure(results: Mapping[str, AtlasResult]) -> Figure:
             )
         )  # fmt: skip
     legend = [[legend_line(label, style) for label, style in styles.items()], [legend_line("chance", CHANCE)]]
-    return panels_figure(panels, columns=1 if len(panels) == 1 else 2, height=2.3, below=0.5, legend=legend)
+    columns = 1 if len(panels) == 1 else 2
+    return panels_figure(panels, columns=columns, height=2.3, below=0.5, legend=legend, width=width)
 
 
 def _curve(pair: PairSimilarity, name: Literal["cka", "raw"], style: LineStyle, layers: int | None) -> Line:

@@ -34,7 +34,8 @@ from sae_moral.report.page import (
     tokens,
     write_page,
 )
-from sae_moral.report.style import FAINT, INK, MUTED, blank_figure, group_styles
+from sae_moral.report.panels import WIDTH
+from sae_moral.report.style import FAINT, INK, MUTED, NARROW, blank_figure, grid_of, group_styles
 from sae_moral.report.words import MISSING, count, interval, number
 from sae_moral.sae import LatentSettings, MoralLatents, find_moral_latents, latent_representations, load_saes
 from sae_moral.sae.latents import latents_by_token
@@ -332,10 +333,10 @@ def _shown(text: str, by_token: Mapping[str, Sequence[tuple[str, float]]]) -> st
     return tokens((word, max(value, 0.0) / highest if highest > 0 else 0.0) for word, value in words)
 
 
-def fractions_figure(found: Mapping[int, MoralLatents]) -> Figure:
+def fractions_figure(found: Mapping[int, MoralLatents], *, width: float = WIDTH) -> Figure:
     """Share of an SAE's latents that are moral for each dimension, stacked by layer; what permuted labels give as a
-    mark."""
-    figure = blank_figure(7.8, 2.6)
+    mark. `width`: in inches."""
+    figure = blank_figure(width, 2.6)
     axes = figure.subplots()
     bottom, styles, places = np.zeros(len(found)), group_styles(DIMENSIONS), range(len(found))
     for d, name in enumerate(DIMENSIONS):
@@ -347,18 +348,20 @@ def fractions_figure(found: Mapping[int, MoralLatents]) -> Figure:
     axes.plot(places, null, linestyle="none", marker="_", markersize=22, color=INK, label="permuted labels")
     axes.set_xticks(places, [str(layer) for layer in found])
     axes.set_xlabel("layer", fontsize=8.5)
-    axes.set_ylabel("% of latents", fontsize=8.5)
+    axes.set_ylabel("moral latents, % of all", fontsize=8.5)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, ncol=1, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def polarity_figure(found: MoralLatents) -> Figure:
+def polarity_figure(found: MoralLatents, *, width: float = WIDTH) -> Figure:
     """The polarity map: held-out partial correlation with a foundation's virtue (across) and vice (up), one point per
-    moral latent of that foundation. A latent that separates the poles is far from the diagonal."""
-    figure = blank_figure(7.8, 2.1)
-    panels = figure.subplots(1, len(FOUNDATIONS), sharex=True, sharey=True)
+    moral latent of that foundation. A latent that separates the poles is far from the diagonal. `width`: in inches."""
+    columns = 2 if width < NARROW else len(FOUNDATIONS)
+    lines = -(-len(FOUNDATIONS) // columns)
+    figure = blank_figure(width, 2.1 if lines == 1 else 1.7 * lines)
+    panels = grid_of(figure, len(FOUNDATIONS), columns, sharey=True)
     r, pairs, styles = found.arrays["partial_r"], found.pairs(), group_styles(FOUNDATIONS)
     reach = max(0.1, float(np.abs(r[pairs.any(axis=1)]).max(initial=0.0))) * 1.1
     for f, (axes, name) in enumerate(zip(panels, FOUNDATIONS, strict=True)):
@@ -373,5 +376,6 @@ def polarity_figure(found: MoralLatents) -> Figure:
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
         axes.tick_params(labelsize=7, colors=MUTED)
         axes.set_xlabel("r with virtue", fontsize=7.5)
-    panels[0].set_ylabel("r with vice", fontsize=7.5)
+    for axes in panels[::columns]:
+        axes.set_ylabel("r with vice", fontsize=7.5)
     return figure

@@ -1,0 +1,111 @@
+"""The figure of any result folder or file: which figure a kind of result has, and what of it can be chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_moral.errors import DataError
+from sae_moral.io import read_json
+from sae_moral.report.panels import WIDTH
+from sae_moral.report.style import NARROW
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LATENTS = "moral_latents.json"
+FILES = ("atlas.json", "sweep.json", "diagnosis.json", LATENTS, "saes.json")
+"""What is looked for in a folder, in this order."""
+KINDS = ("diagnosis", "atlas", "sweep", "moral_latents")
+"""Kinds of records that have a figure."""
+
+
+def result_figure(
+    path: str | Path, *, metric: str | None = None, protocol: str | None = None, width: float | None = None
+) -> Figure:
+    """The figure of a result that was written before.
+
+    A diagnosis: `Diagnosis.figure`. An atlas: `Atlas.figure`. A sweep: effect against damage. Moral latents: of one SAE
+    the polarity map, of several the shares by layer.
+
+    Args:
+        path: a file of a diagnosis, an atlas, a sweep or moral latents, or the folder that holds it.
+        metric: of a diagnosis or an atlas; all by default.
+        protocol: of an atlas; by default that whose representations were compared.
+        width: in inches, 3.3 for one column of a paper; by default that of a page, 7.8.
+
+    Raises:
+        ValueError: an unknown metric or protocol, one where the result has none, or a width that is too small.
+        DataError: no result, a result that has no figure, or a damaged one; names the file.
+        FileNotFoundError: no such file or folder.
+    """
+    path = Path(path)
+    files = _files(path)
+    kind = "moral_latents" if len(files) > 1 else _kind(files[0])
+    for name, given, having in (("metric", metric, ("diagnosis", "atlas")), ("protocol", protocol, ("atlas",))):
+        if given is not None and kind not in having:
+            raise ValueError(
+                f"{name} {given!r}, and the figure of {path} ({kind}) has no {name} to choose; expected none, or the "
+                f"result of {' or '.join(having)}"
+            )
+    if kind == "diagnosis":
+        from sae_moral.diagnosis import Diagnosis
+
+        return Diagnosis.load(files[0]).figure(metric, width=width)
+    if kind == "atlas":
+        from sae_moral.studies.atlas_page import Atlas
+
+        return Atlas.load(files[0]).figure(metric, protocol=protocol, width=width)
+    return _of_sweep(files[0], width) if kind == "sweep" else _of_latents(files, width or WIDTH)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file of a result; of moral latents of several layers one each.
+
+    Raises:
+        DataError: a folder without any.
+    """
+    if not path.is_dir():
+        return [path]
+    if found := next((path / name for name in FILES if (path / name).is_file()), None):
+        return [found]
+    if layers := sorted(path.glob(f"layer_*/{LATENTS}")):
+        return layers
+    raise DataError(f"no result in this folder; expected {', '.join(FILES[:-2])} or {LATENTS}", file=path)
+
+
+def _kind(path: Path) -> str:
+    """
+    Raises:
+        DataError: no result of ours, or one without a figure.
+    """
+    found = read_json(path, what="a result of sae-moral (JSON)")
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if not isinstance(kind, str):
+        raise DataError(f"no result of sae-moral; expected a JSON object of the kind {' or '.join(KINDS)}", file=path)
+    if kind not in KINDS:
+        more = "; give the folder of one of its diagnoses" if kind == "compared_saes" else ""
+        raise DataError(f"the kind {kind!r} has no figure; expected {', '.join(KINDS)}{more}", file=path)
+    return kind
+
+
+def _of_sweep(path: Path, width: float | None) -> Figure:
+    from sae_moral.studies.sweep_page import damage_figure
+    from sae_moral.studies.sweep_run import Sweep
+
+    figure = damage_figure(Sweep.load(path).rows)
+    if width is not None:
+        if not NARROW <= width <= 100:
+            raise ValueError(f"{width:g} inches for the two panels of a sweep; expected {NARROW:g} at least")
+        figure.set_size_inches(width, 0.44 * width)
+    return figure
+
+
+def _of_latents(files: list[Path], width: float) -> Figure:
+    from sae_moral.sae import MoralLatents
+    from sae_moral.studies.latents_page import fractions_figure, polarity_figure
+
+    found = [MoralLatents.load(file.parent) for file in files]
+    if len(found) == 1:
+        return polarity_figure(found[0], width=width)
+    return fractions_figure({one.layer: one for one in found}, width=width)
