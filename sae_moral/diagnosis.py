@@ -80,8 +80,7 @@ class Diagnosis(DiagnosisRecord):
         """
         from sae_moral.report import layer_figure, overview_figure
 
-        how = {} if width is None else {"width": width}
-        return overview_figure(self, **how) if metric is None else layer_figure(self, metric, **how)
+        return overview_figure(self, width=width) if metric is None else layer_figure(self, metric, width=width)
 
     def summary(self) -> str:
         """A table for the terminal: each metric's headline, its best layer, and its groups there."""

@@ -340,9 +340,9 @@ def sweep(a: argparse.Namespace) -> int:
 def figure(a: argparse.Namespace) -> int:
     """Draw a result for a paper: PNG, SVG or PDF.
 
-    Draws what the pages show, with intervals, nulls and baselines: a metric of a diagnosis or an atlas (without --metric
-    all of them), the effect and damage of a sweep, the moral latents of an SAE. Letters stay letters; the same result
-    gives the same bytes.
+    Draws what the pages show, with intervals, nulls and baselines: a metric of a diagnosis or an atlas (all of them
+    without --metric), effect and damage of a sweep, or moral latents. Text stays text, and the same result gives the
+    same bytes.
 
     Example: sae-moral figure out --metric gradient --width 3.3 --format pdf
     """

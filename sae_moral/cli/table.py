@@ -284,9 +284,7 @@ COMMANDS = {
         of(FIGURE, "metric", metavar="NAME"),
         of(FIGURE, "protocol", choices=None, metavar="NAME"),
         of(FIGURE, "width", metavar="INCHES"),
-        of(
-            SAVED, "format", choices="report.save:FORMATS", help="of the file (default: what --out ends with, else png)"
-        ),
+        of(SAVED, "format", choices="report.save:FORMATS", help="default: what --out ends with, else png"),
         of(SAVED, "resolution", metavar="DPI"),
         own("--out", type=Path, metavar="FILE", help="file to write (default: RESULT[-METRIC].FORMAT)"),
         switch("--overwrite", help="replace that file"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral.errors import unknown
 from sae_moral.report import style
-from sae_moral.report.panels import WIDTH, Line, Panel, heat_map, panels_figure
+from sae_moral.report.panels import WIDTH, Line, Panel, heat_map, panels_figure, value_label
 from sae_moral.report.style import (
     BASELINES,
     CEILING,
@@ -87,19 +87,19 @@ class Rows:
         return [group for group in self.groups if any(math.isfinite(v) for v in numbers(self(group)))]
 
 
-def layer_figure(record: DiagnosisRecord, metric: str, *, width: float = WIDTH) -> Figure:
+def layer_figure(record: DiagnosisRecord, metric: str, *, width: float | None = None) -> Figure:
     """The headline of one metric over the layers, with its controls; groups and baselines are named at their ends, in
     a column of a paper in the legend.
 
     Args:
         record: a diagnosis.
         metric: one of its metrics; one without any value gives a figure that says so.
-        width: in inches.
+        width: in inches; by default that of a page.
 
     Raises:
         ValueError: unknown metric, or two rows for one layer and group.
     """
-    card = _card(record, metric)
+    card, width = _card(record, metric), WIDTH if width is None else width
     if width < NARROW:
         return overview_figure(record, [metric], width=width)
     if metric not in record.peaks:
@@ -113,7 +113,7 @@ def layer_figure(record: DiagnosisRecord, metric: str, *, width: float = WIDTH) 
     figure = style.blank_figure(width, height)
     axes = figure.subplots()
     _titles(axes, card, record.peaks[metric], len(rows.filled), room=width - 2.2)
-    _name_values(axes, card)
+    axes.set_ylabel(value_label(card.spec), fontsize=8.5)
     styles = _styles(record)
     drawn = _headline(axes, record, metric, rows, styles, alpha=0.95)
     axes.set_xlabel("layer", fontsize=8.5)
@@ -148,7 +148,7 @@ def overview_figure(
     n = len(cards)
     columns = 1 if n == 1 else 2 if n <= 6 else 3
     columns = columns if width is None else min(columns, max(1, int(width / PANEL)))
-    width = width or (WIDTH if columns < 3 else 10.5)
+    width = (WIDTH if columns < 3 else 10.5) if width is None else width
     figure = style.blank_figure(width, 1)
     styles, drawn, shown = _styles(record), set[str](), dict[str, None]()
     grid = style.grid_of(figure, n, columns)
@@ -160,7 +160,7 @@ def overview_figure(
             continue
         rows = Rows(record, metric, card.headline)
         _titles(axes, card, record.peaks[metric], len(rows.filled), room=width / columns - 0.75, short=True)
-        _name_values(axes, card)
+        axes.set_ylabel(value_label(card.spec), fontsize=8.5)
         drawn |= _headline(axes, record, metric, rows, styles, width=1.0, alpha=0.75)
         shown.update(dict.fromkeys(group for group in rows.filled if group != OVERALL))
         if i >= n - columns:
@@ -370,12 +370,6 @@ def _titles(axes: Axes, card: MetricCard, peak: Peak | None, groups: int, *, roo
         axes.set_title(plain(card.name, 20), loc="left", fontsize=size, fontweight="bold", color=INK)
     if size / 9 * (0.08 * min(len(card.name), 20) + 0.06 * len(words)) <= room:
         axes.set_title(words, loc="right", fontsize=size - 1, color=MUTED)
-
-
-def _name_values(axes: Axes, card: MetricCard) -> None:
-    """The headline's name along its axis, and which way is less indifferent."""
-    arrow = {"lower": "← less indifferent", "higher": "less indifferent →", None: ""}[card.spec.direction]
-    axes.set_ylabel("\n".join([plain(card.headline.replace("_", " ")), *([arrow] if arrow else [])]), fontsize=8.5)
 
 
 def _control_handles(drawn: set[str], lead: str = OVERALL) -> list[Any]:

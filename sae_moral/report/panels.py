@@ -11,6 +11,7 @@ import numpy as np
 
 from sae_moral.report import style
 from sae_moral.report.style import FAINT, INK, MUTED, NARROW, LineStyle, numbers, plain
+from sae_moral.results import StatisticSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,6 +114,12 @@ def panels_figure(
     figure.set_figheight(height * math.ceil(len(panels) / columns) + max(below, legend_height))
     style.fit_column(figure)
     return figure
+
+
+def value_label(spec: StatisticSpec) -> str:
+    """What stands along the axis of a statistic: its name, and which way is less indifferent."""
+    arrow = {"lower": "\n← less indifferent", "higher": "\nless indifferent →", None: ""}[spec.direction]
+    return plain(spec.name.replace("_", " ")) + arrow
 
 
 def heat_map(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 RESOLUTION = 300
-_AS_TEXT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "sae-moral"}
+_AS_TEXT: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "sae-moral"}
 """TrueType in PDF, as publishers ask for; letters in SVG; names of its parts that are the same every time."""
 _NO_DATE: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -47,12 +47,14 @@ def save_figure(figure: Figure, path: str | Path, *, format: str | None = None, 
         resolution: of a PNG, in dots per inch.
 
     Raises:
-        ValueError: another format, or one that contradicts the file's name.
+        ValueError: another format, one that contradicts the file's name, or a resolution out of reach.
         OSError: it cannot be written; an older file stays as it was.
     """
     import matplotlib
 
     path, chosen = Path(path), format_of(path, format)
+    if not 50 <= resolution <= 2400:
+        raise ValueError(f"resolution {resolution}; expected 50 to 2400 dots per inch, e.g. {RESOLUTION}")
     with matplotlib.rc_context(_AS_TEXT), warnings.catch_warnings(), io.staged(path) as temporary:
         if chosen == "svg":  # whoever shows it draws the letters, whatever the font of the layout lacks
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -38,6 +38,8 @@ FEW = 12
 """Up to this many layers, every measured point gets a marker."""
 NARROW, SMALLER = 5.0, 0.85
 """Figures below this width, in inches, are of a paper's column: their letters are smaller by this factor."""
+SMALLEST = 6.0
+"""Letters of a printed figure, in points."""
 LINE = 0.165
 """Height of a legend's line, in inches."""
 ALONE = 0.45
@@ -386,17 +388,25 @@ def add_legend(figure: Figure, *rows: Sequence[Any], columns: int = 8) -> float:
 
 
 def fit_column(figure: Figure) -> None:
-    """Smaller letters and thinner lines in the panels of a narrow figure; any other is left as it is."""
+    """`shrink` the panels of a narrow figure; any other is left as it is."""
+    if figure.get_figwidth() < NARROW:
+        shrink(figure, SMALLER)
+
+
+def shrink(figure: Figure, factor: float) -> None:
+    """Smaller letters in all panels, no smaller than `SMALLEST`, and thinner lines."""
     from matplotlib.text import Text
 
-    if figure.get_figwidth() >= NARROW:
-        return
     for axes in figure.axes:
-        for text in axes.findobj(Text):
-            text.set_fontsize(SMALLER * text.get_fontsize())  # pyright: ignore[reportAttributeAccessIssue]
-        axes.tick_params(labelsize=8 * SMALLER)
-        for line in axes.get_lines():
-            line.set(linewidth=0.75 * line.get_linewidth(), markersize=0.75 * line.get_markersize())
+        both = (axes.xaxis, axes.yaxis)
+        sizes = [next((float(one.get_fontsize()) for one in axis.get_ticklabels()), 8.0) for axis in both]
+        for text in (one for one in axes.findobj(Text) if isinstance(one, Text)):
+            size = float(text.get_fontsize())
+            text.set_fontsize(max(factor * size, min(size, SMALLEST)))
+        for axis, size in zip(both, sizes, strict=True):  # ticks are made anew when the figure is drawn
+            axis.set_tick_params(labelsize=factor * size)
+    for line in [line for part in (*figure.axes, *figure.legends) for line in part.get_lines()]:
+        line.set(linewidth=0.75 * line.get_linewidth(), markersize=0.75 * line.get_markersize())
 
 
 def _inches(lines: list[list[Any]]) -> float:

@@ -29,7 +29,7 @@ from sae_moral.report.page import (
     tree,
     write_page,
 )
-from sae_moral.report.panels import WIDTH, Line, Panel, panels_figure
+from sae_moral.report.panels import WIDTH, Line, Panel, panels_figure, value_label
 from sae_moral.report.style import CHANCE, LineStyle, legend_line, line_styles
 from sae_moral.report.words import MISSING, count, interval, listed, number
 from sae_moral.results import Peak
@@ -126,7 +126,7 @@ class Atlas(AtlasRecord):
             raise ValueError(f"no model has a result under the protocol {chosen}; expected an atlas with results")
         if metric is not None and metric not in metrics:
             raise unknown("metric", metric, dict.fromkeys(metrics))
-        return profiles_figure(results, metric, width=width or WIDTH)
+        return profiles_figure(results, metric, width=WIDTH if width is None else width)
 
     def headline_tables(self) -> dict[str, Table]:
         """Per protocol each model's headlines at their best layers, as words."""
@@ -489,7 +489,7 @@ def profiles_figure(results: Mapping[str, AtlasResult], only: str | None = None,
             Panel(
                 f"{metric} · {statistic}", lines, layers, spec.chance,
                 xlabel="layer" if by_layer else "share of the blocks passed",
-                ylabel="← less indifferent" if spec.direction == "lower" else "",
+                ylabel=value_label(spec),
             )
         )  # fmt: skip
     legend = [[legend_line(label, style) for label, style in styles.items()], [legend_line("chance", CHANCE)]]

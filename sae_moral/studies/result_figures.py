@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sae_moral.errors import DataError
 from sae_moral.io import read_json
 from sae_moral.report.panels import WIDTH
-from sae_moral.report.style import NARROW
+from sae_moral.report.style import shrink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +18,8 @@ FILES = ("atlas.json", "sweep.json", "diagnosis.json", LATENTS, "saes.json")
 """What is looked for in a folder, in this order."""
 KINDS = ("diagnosis", "atlas", "sweep", "moral_latents")
 """Kinds of records that have a figure."""
+NARROWEST = 6.0
+"""Of a sweep's figure, in inches: below it, its letters could not be read."""
 
 
 def result_figure(
@@ -45,8 +47,8 @@ def result_figure(
     for name, given, having in (("metric", metric, ("diagnosis", "atlas")), ("protocol", protocol, ("atlas",))):
         if given is not None and kind not in having:
             raise ValueError(
-                f"{name} {given!r}, and the figure of {path} ({kind}) has no {name} to choose; expected none, or the "
-                f"result of {' or '.join(having)}"
+                f"{name} {given!r}: {path} is of the kind {kind}, where there is no {name} to choose; leave it out, or "
+                f"give a result of the kind {' or '.join(having)}"
             )
     if kind == "diagnosis":
         from sae_moral.diagnosis import Diagnosis
@@ -56,7 +58,7 @@ def result_figure(
         from sae_moral.studies.atlas_page import Atlas
 
         return Atlas.load(files[0]).figure(metric, protocol=protocol, width=width)
-    return _of_sweep(files[0], width) if kind == "sweep" else _of_latents(files, width or WIDTH)
+    return _of_sweep(files[0], width) if kind == "sweep" else _of_latents(files, WIDTH if width is None else width)
 
 
 def _files(path: Path) -> list[Path]:
@@ -93,11 +95,16 @@ def _of_sweep(path: Path, width: float | None) -> Figure:
     from sae_moral.studies.sweep_page import damage_figure
     from sae_moral.studies.sweep_run import Sweep
 
-    figure = damage_figure(Sweep.load(path).rows)
+    rows = Sweep.load(path).rows
+    if not any(effect.auroc is not None for row in rows if row.kl is not None for effect in row.words):
+        raise DataError("no row has an AUROC and a KL to draw it over; sweeps of version 0.1 had none", file=path)
+    figure = damage_figure(rows)
     if width is not None:
-        if not NARROW <= width <= 100:
-            raise ValueError(f"{width:g} inches for the two panels of a sweep; expected {NARROW:g} at least")
-        figure.set_size_inches(width, 0.44 * width)
+        if not NARROWEST <= width <= 100:
+            raise ValueError(f"{width:g} inches for the two panels of a sweep; expected {NARROWEST:g} to 100")
+        before = figure.get_figwidth()
+        figure.set_size_inches(width, figure.get_figheight() * width / before)
+        shrink(figure, min(1.0, width / before))
     return figure
 
 
