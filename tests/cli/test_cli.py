@@ -25,6 +25,7 @@ from tests.forks import killed as kill
 from tests.forks import one_thread
 from tests.tiny import save_tiny_model
 
+RESULTS = Path(__file__).resolve().parents[1] / "data_files" / "v0.1"
 QUICK = ["--controls", "none", "--metrics", "categorical", "--layers", "1", "--device", "cpu"]
 
 
@@ -376,6 +377,38 @@ def test_social_chemistry_is_built_verified_and_sampled(tmp_path: Path, capsys: 
     assert main(["data", "sample", str(built), "--out", str(sample)]) == 0
     assert main(["data", "info", str(sample), "--figure", str(tmp_path / "info.svg")]) == 0
     assert "care-harm" in capsys.readouterr().out and (tmp_path / "info.svg").exists()
+
+
+@pytest.mark.parametrize("format", ["png", "svg", "pdf"])
+def test_a_figure_is_drawn_from_a_file_alone(here: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = RESULTS / "audited-all.json"
+    line = ["figure", str(result), "--metric", "gradient", "--width", "3.3", "--format", format]
+    assert main(line) == 0
+    assert capsys.readouterr().out == f"audited-all-gradient.{format}\n"
+    (drawn,) = here.iterdir()
+    content = drawn.read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[format])
+    assert main(line) == 2 and "exists; choose another file, or give --overwrite" in capsys.readouterr().err
+    assert main([*line, "--overwrite"]) == 0 and drawn.read_bytes() == content
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = str(RESULTS / "audited.json")
+    for line, problem in (
+        ([result, "--metric", "gradeint"], "unknown metric 'gradeint'; did you mean 'gradient'"),
+        ([result, "--format", "bmp"], "unknown format 'bmp'; valid: png, svg, pdf"),
+        ([result, "--out", "a.bmp"], "unknown figure format 'bmp'"),
+        ([result, "--out", "a.svg", "--format", "pdf"], "a file that ends with .svg"),
+        ([result, "--width", "1"], "a figure 1 inches wide; expected 2 to 100"),
+        ([str(here)], "no result in this folder"),
+        (["nowhere"], "nowhere: No such file"),
+        ([__file__], "not a result of sae-moral"),
+    ):
+        assert main(["figure", *line]) == 2
+        assert problem in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+    assert main(["data", "info", "scenarios-400", "--figure", "a.bmp"]) == 2
+    assert "unknown figure format 'bmp'" in capsys.readouterr().err
 
 
 def test_offline_without_the_table_says_where_to_put_it(

@@ -41,7 +41,8 @@ def test_no_file_holds_a_date(tmp_path: Path) -> None:
 
 def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sae_moral.report import layer_figure, save_figure\nfrom tests.report.records import realistic\n"
+        "import sys\nfrom sae_moral.report import layer_figure, save_figure\n"
+        "from tests.report.records import realistic\n"
         "for path in sys.argv[1:]: save_figure(layer_figure(realistic(layers=4), 'gradient'), path)"
     )
     runs = [[tmp_path / f"{i}.{name}" for name in FORMATS] for i in range(2)]

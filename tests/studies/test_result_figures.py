@@ -98,7 +98,7 @@ def test_a_sweep_keeps_its_points_at_any_width(tmp_path: Path) -> None:
     ]
     assert points[0] == points[1] == {(row.kl, row.words[0].auroc_change) for row in ROWS}
     assert small.get_figwidth() == 7
-    with pytest.raises(ValueError, match="3.3 inches for the two panels of a sweep; expected 6 to 100"):
+    with pytest.raises(ValueError, match=r"3\.3 inches for the two panels of a sweep; expected 6 to 100"):
         result_figure(tmp_path, width=3.3)
     with pytest.raises(DataError, match=r"sweep\.json: no row has an AUROC and a KL"):
         result_figure(OLD)
