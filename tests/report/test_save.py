@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -48,20 +50,21 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     runs = [[tmp_path / f"{i}.{name}" for name in FORMATS] for i in range(2)]
     for i, paths in enumerate(runs):
         root = Path(__file__).resolve().parents[2]
-        environment = {"PYTHONHASHSEED": str(i), "PYTHONPATH": str(root), "HOME": str(tmp_path)}
+        environment = {**os.environ, "PYTHONHASHSEED": str(i), "PYTHONPATH": str(root)}
         subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, env=environment, cwd=root)
     assert [path.read_bytes() for path in runs[0]] == [path.read_bytes() for path in runs[1]]
 
 
 def test_what_cannot_be_written_says_what_can(tmp_path: Path) -> None:
     figure = layer_figure(realistic(layers=1), "gradient")
-    for arguments, problem in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"path": "a.pdv"}, "unknown figure format 'pdv'; did you mean 'pdf'"),
         ({"path": "a.png", "format": "bmp"}, "unknown figure format 'bmp'; valid: png, svg, pdf"),
         ({"path": "a.svg", "format": "pdf"}, "the format pdf and a file that ends with .svg"),
         ({"path": "a"}, "a does not say its format; expected a name that ends with .png"),
         ({"path": "a.png", "resolution": 0}, "resolution 0; expected 50 to 2400"),
-    ):
+    ]
+    for arguments, problem in cases:
         arguments["path"] = arguments["path"] if arguments["path"] == "a" else tmp_path / arguments["path"]
         with pytest.raises(ValueError, match=problem):
             save_figure(figure, **arguments)
