@@ -12,6 +12,7 @@ from sae_moral.shown import shown
 from sae_moral.tables import MISSING, Table, text_table
 
 
+@shown()
 @dataclass(frozen=True)
 class Rate:
     """A speed.
@@ -29,6 +30,7 @@ class Rate:
     source: str
 
 
+@shown()
 @dataclass(frozen=True)
 class Step:
     """One step of a study.
