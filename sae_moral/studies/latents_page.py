@@ -35,7 +35,7 @@ from sae_moral.report.page import (
     write_page,
 )
 from sae_moral.report.panels import WIDTH
-from sae_moral.report.style import FAINT, INK, MUTED, NARROW, blank_figure, grid_of, group_styles
+from sae_moral.report.style import FAINT, INK, MUTED, NARROW, add_legend, blank_figure, grid_of, group_styles
 from sae_moral.report.words import MISSING, count, interval, number
 from sae_moral.sae import LatentSettings, MoralLatents, find_moral_latents, latent_representations, load_saes
 from sae_moral.sae.latents import latents_by_token
@@ -348,7 +348,7 @@ def fractions_figure(found: Mapping[int, MoralLatents], *, width: float = WIDTH)
     axes.plot(places, null, linestyle="none", marker="_", markersize=22, color=INK, label="permuted labels")
     axes.set_xticks(places, [str(layer) for layer in found])
     axes.set_xlabel("layer", fontsize=8.5)
-    axes.set_ylabel("moral latents, % of all", fontsize=8.5)
+    axes.set_ylabel("% of latents", fontsize=8.5)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, ncol=1, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -358,6 +358,8 @@ def fractions_figure(found: Mapping[int, MoralLatents], *, width: float = WIDTH)
 def polarity_figure(found: MoralLatents, *, width: float = WIDTH) -> Figure:
     """The polarity map: held-out partial correlation with a foundation's virtue (across) and vice (up), one point per
     moral latent of that foundation. A latent that separates the poles is far from the diagonal. `width`: in inches."""
+    from matplotlib.lines import Line2D
+
     columns = 2 if width < NARROW else len(FOUNDATIONS)
     lines = -(-len(FOUNDATIONS) // columns)
     figure = blank_figure(width, 2.1 if lines == 1 else 1.7 * lines)
@@ -378,4 +380,10 @@ def polarity_figure(found: MoralLatents, *, width: float = WIDTH) -> Figure:
         axes.set_xlabel("r with virtue", fontsize=7.5)
     for axes in panels[::columns]:
         axes.set_ylabel("r with vice", fontsize=7.5)
+    dot = {"linestyle": "none", "marker": "o", "markersize": 4, "color": MUTED}
+    handles = [
+        Line2D([], [], **dot, label="moral for virtue"),
+        Line2D([], [], **dot, markerfacecolor="white", label="for vice"),
+    ]
+    figure.set_figheight(figure.get_figheight() + add_legend(figure, handles))
     return figure

@@ -89,6 +89,6 @@ def test_figures_of_models_of_different_depth_share_a_relative_axis(old: Atlas) 
     results = {entry.name: entry.results["paper"] for entry in old.entries[:2]}
     panels = profiles_figure(results).axes
     assert [panel.get_title("left") for panel in panels[:2]] == ["categorical · cosine", "dimensional · r2"]
-    assert panels[0].get_ylabel() == "← less indifferent"
+    assert panels[0].get_ylabel() == "cosine\n← less indifferent"
     deeper = {**results, "deep": dataclasses.replace(results["A-base"], n_layers=9)}
     assert profiles_figure(deeper).axes[0].get_xlabel() == "share of the blocks passed"
