@@ -55,7 +55,7 @@ def _run(given: list[str]) -> int:
         return _flames(given[given.index(name) + 1 :])
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, (*COMMANDS, "flames"))
-    parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(main=main, line=given))
+    parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(main=main, parser_of=parser, line=given))
     if rest:
         hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
         raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")

@@ -152,6 +152,20 @@ def doctor(a: argparse.Namespace) -> int:
     return int(found.blocked)
 
 
+def completion(a: argparse.Namespace) -> int:
+    """Print a script that makes a shell complete commands, options and names.
+
+    Write it where the shell looks for such scripts (see docs/command-line.md). It needs shtab, which is not used again
+    when it completes.
+
+    Example: sae-moral completion bash > ~/.local/share/bash-completion/completions/sae-moral
+    """
+    from sae_moral.cli.completion import script
+
+    print(script(a.parser_of(), a.shell))
+    return 0
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Rows of cells, the first the header, as wide as the terminal at most; 80 characters where there is none."""
     from sae_moral.tables import text_table

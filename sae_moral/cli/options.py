@@ -176,6 +176,7 @@ class Parser(argparse.ArgumentParser):
             more = {"dest": name, "default": on, "action": "store_true" if on in (False, None) else _SWITCH}
         elif choices:
             more |= {"type": one_of(name.replace("_", " "), choices), "metavar": "{" + ",".join(choices) + "}"}
+            more["choices"] = tuple(choices)  # for shells to complete; `type` has refused all others
         else:
             more["type"] = _reader(known.types)
         more |= {"help": known.help} | changes

@@ -11,6 +11,7 @@ from typing import Any
 
 from sae_moral.cli import commands as run
 from sae_moral.cli import lists
+from sae_moral.cli.completion import SHELLS
 from sae_moral.cli.options import UNKNOWN, Parser, listed, named, one_of
 from sae_moral.io import parse_json
 
@@ -316,4 +317,5 @@ COMMANDS = {
     "models": Command(lists.models, as_json),
     "metrics": Command(lists.metrics, of(DIAGNOSE, "protocol"), as_json),
     "doctor": Command(lists.doctor, as_json),
+    "completion": Command(lists.completion, own("shell", choices=SHELLS, help="which shell")),
 }
