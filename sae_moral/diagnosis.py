@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_moral.errors import SaeMoralWarning, unknown
 from sae_moral.io import jsonable
+from sae_moral.log import timed
 from sae_moral.protocol import Protocol, get_protocol, parse_layers
 from sae_moral.results import DiagnosisRecord, ModelFacts, Provenance
 from sae_moral.shown import at, shown
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sae_moral.sae.load import SaeLike
     from sae_moral.tables import Table
 
+logger = logging.getLogger(__name__)
 MATCHES = ("length",)
 """What scenarios may be matched by."""
 
@@ -203,18 +206,19 @@ def diagnose(
     )
     at = str(model.cfg.device or "cpu")
     kept_there = None if store is None else Checkpoint(Path(store) / "samples", {"protocol": chosen, **versions()})
-    result = measure(
-        representations,
-        measured,
-        resolved,
-        chosen,
-        settings,
-        baselines=captured(subject, settings),
-        device=at,
-        checkpoint=kept_there,
-        progress=progress,
-    )
-    other = regrouped(result, representations, measured, resolved, chosen, device=at) if settings.names else []
+    with timed(logger, f"measuring {len(measured):,} scenarios at {len(numbers)} layers"):
+        result = measure(
+            representations,
+            measured,
+            resolved,
+            chosen,
+            settings,
+            baselines=captured(subject, settings),
+            device=at,
+            checkpoint=kept_there,
+            progress=progress,
+        )
+        other = regrouped(result, representations, measured, resolved, chosen, device=at) if settings.names else []
     if kept_there is not None:
         kept_there.remove()
     seconds = {

@@ -30,7 +30,7 @@ def test_there_are_some() -> None:
 
 @pytest.mark.parametrize("page, line", commands())
 def test_it_is_understood(page: str, line: str) -> None:
-    arguments = shlex.split(line, comments=True)[1:]
+    arguments = shlex.split(line.partition(" > ")[0], comments=True)[1:]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as ended:
             parser(arguments[0]).parse_args(arguments)

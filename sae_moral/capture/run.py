@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -22,9 +23,11 @@ from sae_moral.capture.readers import GRANULARITIES, OwnTokens, Pooled, Pooling,
 from sae_moral.capture.store import Batch, Store
 from sae_moral.capture.vectors import Representations
 from sae_moral.errors import unknown
+from sae_moral.log import timed
 from sae_moral.provenance import HookedModel, describe_model
 
 Taken = TypeVar("Taken")
+logger = logging.getLogger(__name__)
 TOKENS_PER_BATCH = 1024
 """Padded tokens per batch. On two CPU cores throughput is flat from 256 to 1,024 (nine tenths of the time are matrix
 products); on CUDA 16 times as many."""
@@ -73,8 +76,10 @@ def read_prompts(
     end = first[-1] if until is None else until
     batches = [b for b in prompts.batches(batch_size(model, tokens_per_batch)) if done < first[b[1]] <= end]
     n, disable = batches[-1][1] if batches else len(prompts.ids), None if progress is None else not progress
+    begin = batches[0][0] if batches else n
     with (
-        tqdm(total=n, initial=batches[0][0] if batches else n, desc=what, unit="text", disable=disable) as bar,
+        timed(logger, f"{what} of {n - begin:,} prompts at {len(layers)} layers"),
+        tqdm(total=n, initial=begin, desc=what, unit="text", disable=disable) as bar,
         forward_run(model, hooks, reader) as forward,
     ):
         for start, stop in batches:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ from sae_moral.io import (
     write_record,
 )
 
+logger = logging.getLogger(__name__)
 KIND, PROGRESS, INDEX = "capture-store", "capture-progress", "capture-index"
 SCHEMA = 2
 SECONDS_BETWEEN_SYNCS = 2.0
@@ -124,6 +126,7 @@ class Store:
         """
         if self.complete and not self._progress.exists():
             self.record  # noqa: B018  (damage to it is noticed)
+            logger.info("%s rows are found in %s", f"{self.shape[0]:,}", self.folder)
             return
         with locked(self.folder, wait=True):
             if not self.complete:

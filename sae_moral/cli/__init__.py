@@ -23,8 +23,10 @@ from sae_moral.cli.failures import STATUS, failure_of, print_warnings, said
 from sae_moral.cli.options import UNKNOWN, Parser
 from sae_moral.cli.table import COMMANDS, Command
 from sae_moral.errors import nearest, unknown
+from sae_moral.log import shown_log
 
 __all__ = ["COMMANDS", "failure_of", "main", "parser"]
+VERBOSE = ("-v", "--verbose")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,14 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     name = next((one for one in given if not one.startswith("-")), None)
     if name == "flames":
-        return _flames(given[given.index(name) + 1 :])
+        at = given.index(name)
+        return _flames([*(one for one in given[:at] if one in VERBOSE), *given[at + 1 :]])
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, (*COMMANDS, "flames"))
     parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(main=main, parser_of=parser, line=given))
     if rest:
         hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
         raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")
-    return parsed.run(parsed)
+    with shown_log() if parsed.verbose else contextlib.nullcontext():
+        return parsed.run(parsed)
 
 
 def _flames(arguments: Sequence[str]) -> int:
@@ -77,7 +81,7 @@ def parser(command: str | None = None) -> Parser:
     about = "Measure how a language model's inside represents morality."
     made = Parser(prog="sae-moral", description=about, epilog=STATUS, **plain)
     made.add_argument("--version", action="version", version=f"sae-moral {__version__}")
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_common(made, default=False)
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for name, one in COMMANDS.items():
         text = inspect.cleandoc(one.run.__doc__ or "")
@@ -85,10 +89,15 @@ def parser(command: str | None = None) -> Parser:
         help, about = about.partition("\n\n")[0].replace("\n", " ").rstrip("."), _filled(about)
         sub = commands.add_parser(name, help=help, description=about, epilog=f"example:\n  {example}", **plain)
         if command in (None, name):
-            sub.add_argument("--debug", action="store_true", default=UNKNOWN, help="show the traceback of an error")
             _fill(sub, one)
     commands.add_parser("flames", help="Does behaviour change? The benchmark Flames (plugin sae-moral-inspect)")
     return made
+
+
+def _add_common(made: Parser, default: Any = UNKNOWN) -> None:
+    """What every command has; before its name, too."""
+    made.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
+    made.add_argument(*VERBOSE, action="store_true", default=default, help="log what takes long, on standard error")
 
 
 def _filled(text: str) -> str:
@@ -99,6 +108,7 @@ def _filled(text: str) -> str:
 
 def _fill(made: Parser, command: Command) -> None:
     made.set_defaults(run=command.run, parser=made)
+    _add_common(made)
     for add in command.options:
         add(made)
     if command.actions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ OFFLINE_VARIABLES = ("SAE_MORAL_OFFLINE", "HF_HUB_OFFLINE")
 LOCK = ".lock"
 """Name of a folder's lease; it is there while somebody holds it."""
 _NOTHING = object()
+logger = logging.getLogger(__name__)
 
 
 def cache_folder(name: str = "") -> Path:
@@ -83,6 +85,7 @@ def claim(
     if not overwrite:
         check_claim(folder, kind, about, files=files)
     write_record(folder / "run.json", "run", 1, {"of": kind, "key": key(kind, **about), "shaped_by": about})
+    logger.info("%s is claimed for %s", folder, kind)
 
 
 def check_claim(

@@ -9,6 +9,7 @@ not renewed for `STALE` seconds of its own time: no two clocks are compared. Wha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from sae_moral.io.files import TEMPORARY, alive, owner, this_host, write_all
 
+logger = logging.getLogger(__name__)
 BEAT = 10.0
 """Seconds between two renewals."""
 STALE = 120.0
@@ -103,8 +105,11 @@ def leased(place: str | Path, *, wait: bool = False) -> Iterator[Lease | None]:
         place: the lease's folder.
         wait: wait until it is free.
     """
-    waits = pauses()
+    waits, told = pauses(), False
     while (lease := take(place)) is None and wait:
+        if not told:
+            logger.info("waiting for %s, which %s holds", place, holder_of(place))
+            told = True
         time.sleep(next(waits))
     try:
         yield lease

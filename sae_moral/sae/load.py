@@ -8,6 +8,7 @@ key of the configuration does stands in `config_keys.KEYS`; where an SAE comes f
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from sae_moral.sae.config_keys import check_keys, flat, hook_of, place_of
 from sae_moral.sae.files import read_sae
 from sae_moral.sae.objects import FOLDED, assembled, centred, for_inference
 from sae_moral.shown import shown
+
+logger = logging.getLogger(__name__)
 
 
 @shown(facts=lambda sae: {"source": sae.source, "layer": sae.layer, "d_in": sae.d_in, "d_sae": sae.d_sae})
@@ -206,6 +209,7 @@ def load_sae(
         check_keys(sae, name, config)
         found, site = _place(sae, name, layer, config)
         loaded = LoadedSae(centred(sae, name), name, found, site)
+        logger.info("SAE %s: %d latents at %s", name, loaded.d_sae, loaded.hook_name)
     if layer is not None and layer != loaded.layer:
         raise ValueError(f"hook: {loaded.source} reads {loaded.hook_name}, and layer {layer} was asked for")
     if model is not None:

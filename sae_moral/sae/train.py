@@ -10,6 +10,7 @@ decoder row instead of fixing that norm, distinct prompts count once, and outlie
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from sae_moral.io import (
     shared,
     write_record,
 )
+from sae_moral.log import timed
 from sae_moral.provenance import HookedModel, describe_model, versions
 from sae_moral.report.words import MISSING
 from sae_moral.sae.activations import Activations, capture_activations
@@ -50,6 +52,7 @@ from sae_moral.workers import workers as beside
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
 KIND, SCHEMA_VERSION = "sae_training", 2
 FILE = "training.json"
 SPLICED_TEXTS = 64
@@ -278,7 +281,8 @@ def _trained(
                 checkpoints=checkpoints, key=key_of(layer), log=logged,
             )  # fmt: skip
             how = {"about": about, "splice": splice, "progress": progress}
-            found = train_layer(training, out / hook, check=lease.check, **how)
+            with timed(logger, f"training of an SAE of {hook}"):
+                found = train_layer(training, out / hook, check=lease.check, **how)
             keep_weights(log, out / hook, training.sae.get_name())
         return found
 

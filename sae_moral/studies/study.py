@@ -11,6 +11,7 @@ whose key is no longer asked for stay, and are not read.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import secrets
 from collections import Counter
@@ -34,8 +35,10 @@ from sae_moral.io import (
     shared,
     write_record,
 )
+from sae_moral.log import timed
 from sae_moral.shown import shown
 
+logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 RECORD = "cell.json"
 _AGAIN = "delete the folder, and it is made again"
@@ -151,6 +154,8 @@ class Study:
                 raise ValueError(f"{times} cells are {path.name}: same name, same settings; expected each cell once")
         self._remove_leftovers()
         found = {i: done for i, cell in enumerate(cells) if (done := self.read(cell)) is not None}
+        for one in found.values():
+            logger.info("cell %s: found done", one.cell.name)
         left = {i: _lease(self.path(cell)) for i, cell in enumerate(cells) if i not in found}
 
         def make(i: int, lease: Lease) -> Done:
@@ -186,7 +191,8 @@ class Study:
                     discard(left)
             part.mkdir(exist_ok=True)
             remove_leftovers(part)
-            value = jsonable(cell.work(part))
+            with timed(logger, f"cell {cell.name}"):
+                value = jsonable(cell.work(part))
             content = {"name": cell.name, "key": self.key(cell), "shaped_by": dict(cell.shaped_by), "value": value}
             write_record(part / RECORD, "cell", SCHEMA_VERSION, content)
             lease.check()

@@ -54,6 +54,23 @@ def test_diagnose_writes_results_and_report_and_prints_a_table(
     ]
 
 
+def test_verbose_says_what_takes_long(
+    tiny_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["diagnose", str(tiny_folder), "--data", str(table), *QUICK]
+    assert main([*line, "--out", str(tmp_path / "quiet")]) == 0
+    quiet = capsys.readouterr()
+    assert "INFO" not in quiet.err
+    for i, given in enumerate(([*line, "-v"], ["--verbose", *line])):
+        assert main([*given, "--out", str(tmp_path / f"{i}")]) == 0
+        told = capsys.readouterr()
+        assert told.out.replace(str(tmp_path / f"{i}"), "") == quiet.out.replace(str(tmp_path / "quiet"), "")
+        said = re.findall(r"INFO (sae_moral\.[\w.]+): (\S+)", told.err)
+        assert [of for of in said if of[0] == "sae_moral.capture.run"] == [("sae_moral.capture.run", "capture")] * 2
+        assert {"sae_moral.capture.models", "sae_moral.io.folders", "sae_moral.diagnosis"} <= {name for name, _ in said}
+    assert main(["data", "info", str(table), "--debug", "-v"]) == 0
+
+
 def test_models_with_dots_in_their_names_have_folders_of_their_own(
     tiny_folder: Path, table: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sae_moral.log import shown_log
 from sae_moral.workers import workers
 from sae_moral_inspect.answers import KINDS, read_answers
 from sae_moral_inspect.judging import FORMS
@@ -80,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: flames-MODEL)")
     made.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (default: 1)")
     made.add_argument("--overwrite", action="store_true", help="take over a folder that holds another run")
+    made.add_argument("-v", "--verbose", action="store_true", help="log what takes long, on standard error")
     return made
 
 
@@ -88,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(line)
     try:
-        return _main(given, partial(main, [*line, "--workers", "1"]))
+        with shown_log() if given.verbose else contextlib.nullcontext():
+            return _main(given, partial(main, [*line, "--workers", "1"]))
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"sae-moral flames: {error}", file=sys.stderr)
         return 2
@@ -136,9 +140,8 @@ def _main(given: argparse.Namespace, again: Callable[[], int]) -> int:
         given.judging,
         not given.no_calibration,
     )
-    provenance = {
-        name: _plain(value) for name, value in vars(given).items() if name not in ("out", "overwrite", "workers")
-    }
+    how = ("out", "overwrite", "workers", "verbose")
+    provenance = {name: _plain(value) for name, value in vars(given).items() if name not in how}
     options: dict[str, Any] = {"provenance": provenance, "overwrite": given.overwrite}
     if given.answers:
         options["answers"] = read_answers(given.answers)
