@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sae_moral import __version__
-from sae_moral.cli.failures import STATUS, failure_of, print_warnings, said
+from sae_moral.cli.failures import STATUS, failure_of, in_options, print_warnings, said
 from sae_moral.cli.options import UNKNOWN, Parser
 from sae_moral.cli.table import COMMANDS, Command
 from sae_moral.errors import nearest, unknown
@@ -32,11 +32,16 @@ VERBOSE = ("-v", "--verbose")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (`STATUS`). `--debug` or `SAE_MORAL_DEBUG=1` shows tracebacks."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    space = argparse.Namespace(main=main, parser_of=parser, line=given)
+
+    def words(text: str) -> str:
+        return in_options(text, getattr(space, "parser", None))
+
     debug = "--debug" in given or os.environ.get("SAE_MORAL_DEBUG", "0") not in ("", "0")
     try:
         with warnings.catch_warnings():
-            print_warnings()
-            status = _run(given)
+            print_warnings(words)
+            status = _run(given, space)
         sys.stdout.flush()
         return status
     except (Exception, KeyboardInterrupt) as error:
@@ -47,18 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # else Python flushes into the closed pipe once more when it ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
-            print(f"sae-moral: {failure.words.format(said(error))}", file=sys.stderr)
+            print(f"sae-moral: {failure.words.format(words(said(error)))}", file=sys.stderr)
         return failure.status
 
 
-def _run(given: list[str]) -> int:
+def _run(given: list[str], space: argparse.Namespace) -> int:
     name = next((one for one in given if not one.startswith("-")), None)
     if name == "flames":
         at = given.index(name)
         return _flames([*(one for one in given[:at] if one in VERBOSE), *given[at + 1 :]])
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, (*COMMANDS, "flames"))
-    parsed, rest = parser(name).parse_known_args(given, argparse.Namespace(main=main, parser_of=parser, line=given))
+    parsed, rest = parser(name).parse_known_args(given, space)
     if rest:
         hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
         raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")

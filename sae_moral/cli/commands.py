@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_moral import __version__, io
-from sae_moral.cli.diff import flat, marked
+from sae_moral.cli.diff import coloured, flat, marked
 from sae_moral.cli.folders import check_file, check_folder, claimed, name_of, out_folder
 from sae_moral.cli.lists import print_table
 from sae_moral.errors import DataError, FolderError
@@ -268,7 +268,7 @@ def steer(a: argparse.Namespace) -> int:
     chosen = {alpha: [Steering(one, alpha, **how) for one in operations] for alpha in a.alpha}
     plain = generate(model, a.prompt, **options)
     steered = {alpha: generate(model, a.prompt, steerings=given, **options) for alpha, given in chosen.items()}
-    colour = sys.stdout.isatty()
+    colour = coloured()
     for i, prompt in enumerate(a.prompt):
         print(f"\n{prompt}\n  unsteered  {flat(plain[i].text)}")
         for alpha, found in steered.items():

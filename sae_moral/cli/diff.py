@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
+
+
+def coloured() -> bool:
+    """Whether standard output shows colours: a terminal that can, and no NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def marked(plain: str, steered: str, *, colour: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import re
 import sys
@@ -82,13 +83,39 @@ def said(error: BaseException) -> str:
     return said
 
 
-def print_warnings() -> None:
-    """Our warnings as one line each."""
+def in_options(text: str, made: argparse.ArgumentParser | None) -> str:
+    """A message that names arguments of Python, with the options of a command in their place.
+
+    `any_model=True` is `--any-model`, `rule='paper'` is `--rule paper`, `n_devices` is `--n-devices`. What the command
+    has no option for stays, and so does a single word without `=`: it is English.
+    """
+    flags: dict[str, str] = {}
+    for action in made._actions if made is not None else ():
+        for flag in [one for one in action.option_strings if one.startswith("--")][:1]:
+            flags |= {action.dest: flag, flag[2:].replace("-", "_"): flag}
+    if not flags:
+        return text
+    names = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
+    value = r"""True\b|None\b|'[^' ]*'|"[^" ]*"|[-+\w.]*[-+\w]|"""
+    found = re.compile(rf"(?<![\w.'\"/-])({names})(?:=({value})|(?![\w=('\"/]|\.\w))")
+
+    def option(one: re.Match[str]) -> str:
+        name, given = one.groups()
+        if given is None:
+            return flags[name] if "_" in name else name
+        given = "none" if given == "None" else given.strip("'\"")
+        return flags[name] if given in ("", "True") else f"{flags[name]} {given}"
+
+    return found.sub(option, text)
+
+
+def print_warnings(words: Callable[[str], str] = str) -> None:
+    """Our warnings as one line each; `words`: what is made of each."""
     shown = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, SaeMoralWarning):
-            print(f"sae-moral: {message}", file=sys.stderr)
+            print(f"sae-moral: {words(str(message))}", file=sys.stderr)
         else:
             shown(message, category, *place, **more)
 

@@ -72,7 +72,7 @@ def fetch(
     if not archive.exists() and is_offline(offline):
         problem = f"offline, and the source {remote.name!r} is not on this machine yet; put {remote.member} at"
         ways = f"(or the zip around it at {str(archive)!r}; it is published at {remote.url})"
-        how = f"or go online: unset {' and '.join(OFFLINE_VARIABLES)} or leave out --offline"
+        how = f"or go online: unset {' and '.join(OFFLINE_VARIABLES)} or leave out offline=True"
         raise FileNotFoundError(f"{problem} {str(table)!r} {ways}, {how}")
     with locked(folder, wait=True):
         if table.exists():

@@ -65,7 +65,7 @@ def table_data(
         raise DataError("the text column has a name that means labels; rename it", file=rows.file, column=text_column)
     if text_column not in rows.columns:
         missing = rows.missing(text_column)
-        another = "if the texts have another column, name it: text_column= (--text-column on the command line)"
+        another = "if the texts have another column, name it: text_column="
         raise DataError(f"{missing.problem}; {another}", file=missing.file, row=missing.row, column=missing.column)
     layout = _choose_layout(rows)
     if groups is not None and groups not in rows.columns:
@@ -75,8 +75,7 @@ def table_data(
     extra = [column for column in rows.columns if column not in used]
     if extra and extra_columns == "error":
         hint = f"{nearest(extra[0], (text_column, 'id', *layout.columns))}. Rename it, drop it, or leave out"
-        how = "extra_columns='ignore' (--extra-columns ignore on the command line)"
-        problem = f"unknown column; {hint} {', '.join(map(repr, extra))} with {how}"
+        problem = f"unknown column; {hint} {', '.join(map(repr, extra))} with extra_columns='ignore'"
         raise DataError(problem, file=rows.file, row=rows.columns[extra[0]], column=extra[0])
     records: list[tuple[str, str, np.ndarray, int]] = []
     lines: list[int] = []

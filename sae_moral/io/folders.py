@@ -107,17 +107,17 @@ def check_claim(
     if not path.exists():
         if there := [name for name in files if (folder / name).exists()]:
             raise FolderError(
-                f"{folder} holds {', '.join(there)} of an unknown run; choose another folder, or --overwrite"
+                f"{folder} holds {', '.join(there)} of an unknown run; choose another folder, or overwrite=True"
             )
         return
     _, found = read_record(path, "run", 1)
     if found.get("of") != kind:
-        raise FolderError(f"{folder} holds a {found.get('of')}, not a {kind}; choose another folder, or --overwrite")
+        raise FolderError(f"{folder} holds a {found.get('of')}, not a {kind}; choose another folder, or overwrite=True")
     before = found["shaped_by"] if isinstance(found.get("shaped_by"), dict) else {}
     before = {name: before.get(name) for name in about} if partly else before
     if before != about:
         told = differences(before, about)
-        raise FolderError(f"{folder} holds other results: {told}; choose another folder, or --overwrite")
+        raise FolderError(f"{folder} holds other results: {told}; choose another folder, or overwrite=True")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

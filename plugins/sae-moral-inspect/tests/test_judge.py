@@ -54,7 +54,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_refused_without_opt_in(repository: Path) -> None:
-    with pytest.raises(ValueError, match=r"brings its own Python code.*--trust-remote-code"):
+    with pytest.raises(ValueError, match=r"brings its own Python code.*pass trust_remote_code=True"):
         FlamesClassifier(str(repository))
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sae_moral.cli.failures import in_options
 from sae_moral.log import shown_log
 from sae_moral.workers import workers
 from sae_moral_inspect.answers import KINDS, read_answers
@@ -89,15 +90,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 0 done, 2 bad input, 3 stopped on the way (run it again)."""
     line = list(sys.argv[1:] if arguments is None else arguments)
-    given = parser().parse_args(line)
+    made = parser()
+    given = made.parse_args(line)
     try:
         with shown_log() if given.verbose else contextlib.nullcontext():
             return _main(given, partial(main, [*line, "--workers", "1"]))
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"sae-moral flames: {error}", file=sys.stderr)
+        print(f"sae-moral flames: {in_options(str(error), made)}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError) as error:
-        print(f"sae-moral flames: {error}", file=sys.stderr)
+        print(f"sae-moral flames: {in_options(str(error), made)}", file=sys.stderr)
         return 3
 
 

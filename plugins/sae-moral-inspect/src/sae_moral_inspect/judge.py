@@ -239,7 +239,7 @@ class FlamesClassifier:
         if not trust_remote_code:
             raise ValueError(
                 f"{source} brings its own Python code, which would run here with your rights; read it, then pass "
-                "--trust-remote-code (or trust_remote_code=True)"
+                "trust_remote_code=True"
             )
         import torch
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
