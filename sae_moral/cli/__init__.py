@@ -63,7 +63,7 @@ def _run(given: list[str], space: argparse.Namespace) -> int:
         return _flames([*(one for one in given[:at] if one in VERBOSE), *given[at + 1 :]])
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, (*COMMANDS, "flames"))
-    parsed, rest = parser(name).parse_known_args(given, space)
+    parsed, rest = parser(name or "").parse_known_args(given, space)  # --help and --version need no command's options
     if rest:
         hint = nearest(rest[0].partition("=")[0], parsed.parser.options()) if rest[0].startswith("-") else ""
         raise ValueError(f"unknown argument {rest[0]!r}; {hint or f'see: sae-moral {name} --help'}")
