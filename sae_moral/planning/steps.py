@@ -163,8 +163,8 @@ def training(
     seconds = None if rate is None else n * steps * weights * rate.value
     flops = n * LOSSES * spliced.cost(on.sizes.whole)
     fit = {
-        "memory": "process + weights of the model + 16 × weights of an SAE (themselves, gradients, two moments) + 16 × "
-        "batch × latents",
+        "memory": "process + weights of the model + 16 × weights of an SAE (themselves, gradients, two moments) + 12 × "
+        "the same (a checkpoint, as it is written) + 16 × batch × latents",
         "disk": "4 × weights of an SAE × layers",
         "files": "per layer weights, sparsity, two of SAELens and sae_moral.json",
         "time": f"layers × {steps:,} steps × weights of an SAE × rate of a training step; latents that die cost more",
@@ -178,7 +178,7 @@ def training(
     found = [
         Step(
             f"train {n} SAE{'s' * (n > 1)}",
-            memory=on.held + 4 * NUMBER * weights + 4 * NUMBER * batch * latents,
+            memory=on.held + (7 if checkpoints else 4) * NUMBER * weights + 4 * NUMBER * batch * latents,
             disk=n * NUMBER * (weights + latents),
             scratch=2 * 3 * NUMBER * weights if checkpoints else 0,
             files=n * 5 + 2,
