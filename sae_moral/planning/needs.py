@@ -115,7 +115,7 @@ class Needs:
             if step.disk + step.scratch and written + step.disk + step.scratch > self.disk:
                 found.append(
                     f"{step.name}: by then {size(written + step.disk + step.scratch)} are written, and "
-                    f"{size(self.disk)} are free on the disk; choose another --store or --out, or fewer layers"
+                    f"{size(self.disk)} are free on the disk; choose another folder for them, or fewer layers"
                 )
             written += step.disk
         return tuple(found)
@@ -187,11 +187,11 @@ def time(seconds: float | None) -> str:
 
 def _less_memory(needs: Needs, step: Step) -> str:
     if step.name.startswith("train"):
-        return "take a smaller --expansion or --batch, or another device"
+        return "take a smaller expansion or batch, or another device"
     if step.name == "random weights":
         return "leave that control out, or take another device"
-    smaller = "" if needs.dtype != "float32" else "--dtype bfloat16, "
-    store = "--store FOLDER, " if "vectors" in step.formulas.get("memory", "") else ""
+    smaller = "" if needs.dtype != "float32" else "bfloat16, "
+    store = "a store on the disk, " if "vectors" in step.formulas.get("memory", "") else ""
     return f"take {smaller}{store}a smaller model, or a larger device"
 
 

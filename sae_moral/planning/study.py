@@ -154,7 +154,7 @@ def _memory(given: str | int | None, here: str | None, device: str | None) -> tu
             raise ValueError(f"memory {given!r}; expected bytes, or a number with a unit: 80GiB, 500MB")
         return found, "given"
     if here is None:
-        raise ValueError(f"no device {device!r} on this machine; say what it has with --memory, e.g. --memory 80GiB")
+        raise ValueError(f"no device {device!r} on this machine; say what it has, e.g. memory='80GiB'")
     free = get_max_memory()
     if here == "cpu":
         return int(free["cpu"]) + psutil.Process().memory_info().rss, "free on this machine now"
@@ -288,7 +288,7 @@ def _notes(on: Setting, texts: Texts, here: str | None) -> list[str]:
         found.append("process is what Python and the libraries hold in this very process")
     found.append("memory is a sum of what is known to be held; leave a fifth of it free for what an allocator keeps")
     if on.forward is None:
-        found.append("no hours of forward passes: the device is not here; give --flops")
+        found.append("no hours of forward passes: the device is not here; give its FLOP/s")
     if here is None or (on.forward is not None and on.forward.source == "given"):
         found.append("the disk, and hours without a FLOP of their own, are of this machine")
     if getattr(on.sizes.empty.config, "quantization_config", None) is not None:

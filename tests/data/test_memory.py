@@ -89,8 +89,8 @@ def test_vectors_of_numpy_and_missing_values_of_pandas() -> None:
         ([*RECORDS, {**RECORDS[0], "agreement": 9}], {}, "list, row 4, column 'agreement': 9.0; expected a number"),
         ([RECORDS[0], {"text": "b"}], {}, "list, row 2, column 'foundation': missing; every row needs"),
         (pd.DataFrame(TABLE).assign(judgment=[1, None, 2]), {}, "DataFrame, row 2, column 'judgment': None"),
-        (pd.DataFrame(TABLE).assign(note=1), {}, "column 'note': unknown column; .*--extra-columns ignore"),
-        (pd.DataFrame(TABLE).rename(columns={"text": "deed"}), {}, "missing column; .*--text-column"),
+        (pd.DataFrame(TABLE).assign(note=1), {}, "column 'note': unknown column; .*extra_columns='ignore'"),
+        (pd.DataFrame(TABLE).rename(columns={"text": "deed"}), {}, "missing column; .*text_column="),
     ],
 )
 def test_what_cannot_be_read_is_refused(source: Any, how: dict[str, Any], words: str) -> None:

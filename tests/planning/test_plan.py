@@ -111,14 +111,16 @@ def test_a_full_disk_is_named(tiny_folder: Path, tmp_path: Path, monkeypatch: py
     free = type("Usage", (), {"free": 10_000})
     monkeypatch.setattr("sae_moral.planning.study.shutil.disk_usage", lambda _: free)
     needs = plan(tiny_folder, scenarios(60), store=tmp_path, flops=FLOPS)
-    assert any(one.startswith("capture: by then ") and "choose another --store" in one for one in needs.problems)
+    assert any(
+        one.startswith("capture: by then ") and "choose another folder for them" in one for one in needs.problems
+    )
 
 
 def test_a_device_that_is_elsewhere_has_no_measured_rate(tiny_folder: Path) -> None:
-    with pytest.raises(ValueError, match="no device 'cuda:7' on this machine; say what it has with --memory"):
+    with pytest.raises(ValueError, match=r"no device 'cuda:7' on this machine; say what it has, e\.g\. memory="):
         plan(tiny_folder, scenarios(60), device="cuda:7")
     needs = plan(tiny_folder, scenarios(60), device="cuda:7", memory="80GiB")
-    assert needs.hours is None and any("give --flops" in note for note in needs.notes)
+    assert needs.hours is None and any("give its FLOP/s" in note for note in needs.notes)
 
 
 def test_more_controls_take_more(tiny_folder: Path) -> None:
