@@ -93,7 +93,7 @@ def test_a_memory_that_is_too_small_is_named(tiny_folder: Path) -> None:
     needs = plan(tiny_folder, scenarios(60), memory="1MiB", flops=FLOPS)
     assert not needs.fits
     assert needs.problems[0].startswith("load: needs ")
-    assert "1 MiB (given); take --dtype bfloat16" in needs.problems[0]
+    assert "1 MiB (given); take bfloat16" in needs.problems[0]
     assert f"does not fit: {needs.problems[0]}" in needs.summary()
     assert plan(tiny_folder, scenarios(60), memory="80GiB", flops=FLOPS).fits
 
