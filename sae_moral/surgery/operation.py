@@ -166,7 +166,7 @@ class Operation:
         sae: the operated SAE.
         latents: the operated latents, ascending and distinct.
         before: the parameters that moved as they were: `W_enc` [d, k], `W_dec` [k, d], `b_enc` [k] (gated: `b_gate` and
-            `b_mag` in its place) and, of a JumpReLU, `threshold` [k].
+            `b_mag` in its place) and, of a JumpReLU, `threshold` [k]; without it, thresholds are as they were.
         by_dimension: the latents of each dimension; dimensions without any are left out.
         record: settings, control, hashes, histories, the table before and after, provenance.
 
@@ -186,7 +186,10 @@ class Operation:
             raise ValueError(
                 f"latents {given[:10]}…; expected at least one, ascending, distinct, from 0 to {self.sae.d_sae - 1}"
             )
-        for name, wanted in rows_of(self.sae, self.latents).items():
+        now = rows_of(self.sae, self.latents)
+        kept = {name: now[name] for name in now.keys() & {"threshold"} - self.before.keys()}
+        object.__setattr__(self, "before", {**self.before, **kept})
+        for name, wanted in now.items():
             found = self.before.get(name)
             if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
                 raise ValueError(
@@ -302,8 +305,6 @@ class Operation:
             if sae.sha256 != about.sha256["after"]:
                 raise DataError("the weights beside it are not those it was written with", file=folder / RECORD)
             before = {name: value.to(sae.sae.device) for name, value in load((folder / BEFORE).read_bytes()).items()}
-            now = rows_of(sae, torch.tensor(about.latents))
-            before |= {name: now[name] for name in now.keys() & {"threshold"} - before.keys()}  # 0.1 moved none
             names = [one.name for one in dataclasses.fields(SurgeryRecord)]
             record = SurgeryRecord(**{name: getattr(about, name) for name in names})
             found = Operation(sae, torch.tensor(about.latents), before, about.by_dimension, record)

@@ -44,6 +44,7 @@ def test_the_edit_of_unchanged_readers_is_the_write() -> None:
     index = operation.latents
     readers = {"W_enc": state["W_enc"][:, index], "b_enc": state["b_enc"][index], "W_dec": operation.before["W_dec"]}
     same = dataclasses.replace(operation, before={name: value.clone() for name, value in readers.items()})
+    assert torch.equal(same.before["threshold"], operation.sae.sae.threshold[index])
     torch.testing.assert_close(written(same).term(CPU)(H), edit(same)(H), atol=1e-5, rtol=1e-5)
 
 
