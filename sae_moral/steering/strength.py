@@ -90,21 +90,16 @@ def with_kl(
     first, slope = excess(log_alpha), 2.0
     if not first:
         return seen[log_alpha]
-    for _ in range(SECANT):  # KL ∝ α² while α is small; each step knows better
-        second = log_alpha - math.copysign(min(5.0, abs(first) / slope), first)
+    for i in range(12):  # KL ∝ α² while α is small, and each step knows the slope better; then by longer and longer
+        length = min(5.0, abs(first) / slope)  # steps, until it lies between two of them
+        second = log_alpha - math.copysign(length if i < SECANT else max(length, i), first)
         value = excess(second)
         if not value:
             return seen[second]
+        if i >= SECANT and (value > 0) != (first > 0):
+            break
         grown = (value - first) / (second - log_alpha)
         slope = grown if STEEP[0] < grown < STEEP[1] else 2.0
-        log_alpha, first = second, value
-    for i in range(12):  # brought near by KL ∝ α², by ever longer steps where it hardly moves, then closed in on
-        second = log_alpha - math.copysign(max(min(5.0, abs(first) / 2), i), first)
-        value = excess(second)
-        if not value:
-            return seen[second]
-        if (value > 0) != (first > 0):
-            break
         log_alpha, first = second, value
     else:
         raise NoStrengthError(f"no α found at which {name} has a KL of {kl}; expected one that grows with α")

@@ -109,7 +109,7 @@ def test_a_planted_write_is_beyond_its_rotations(tiny: Any, tmp_path: Path, monk
     direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         head[good], head[bad] = direction, -direction
-    captured = capture(tiny, data.text[:120], layers=[layer], progress=False, pooling="scenario")
+    captured = capture(tiny, data.text[:120], layers=[layer], granularity="token", progress=False, pooling="scenario")
     reader = typicality_reader(captured, data.subset(np.arange(120)), layer)
     one = operated(random_sae(layer=layer), latents=torch.tensor([1, 4]))
     inside = one.sae.sae.b_dec.detach()  # taken from what is read
