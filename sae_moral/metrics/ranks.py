@@ -16,9 +16,9 @@ from torch import Tensor
 
 Weighed = tuple[Float[Tensor, "b"], Float[Tensor, "b"]]
 """A statistic, and the weight it has in a mean over folds."""
-DIGITS = {torch.float64: 40, torch.float32: 20}
+DIGITS = {torch.float64: 30, torch.float32: 20}
 """Binary digits of a score, counted from the largest of its version, that are ranked by: fewer than it has, so that two
-records of one text stay tied however a processor rounds."""
+records of one text stay tied however a processor rounds, and where terms of a product cancel."""
 
 
 def rankable(score: Num[Tensor, "s m"]) -> Num[Tensor, "s m"]:
