@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae_moral.controls.draws import STEP, Draws, in_folds, permutations, resamples
-from sae_moral.controls.inference import narrowed, widened
+from sae_moral.controls.inference import faultless, narrowed, widened
 from sae_moral.controls.sample import sample as sample_of
 from sae_moral.controls.settings import Controls
 from sae_moral.metrics import Metric
@@ -50,6 +50,7 @@ def test_given_readers_are_widened_by_their_refits_and_nothing_else_is() -> None
             own, null = found.values[key], found.null[key]
             expected = widened(moved[key].numpy(), refits[key].numpy(), own, null, 3)
             assert expected.var() > 1.05 * np.var((moved[key].numpy() - own) / STEP)
+            expected = faultless(own, 1.0, expected, null, 3)
         np.testing.assert_allclose(found.resampled[key], expected, atol=1e-12)
 
 
