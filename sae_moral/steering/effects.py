@@ -4,7 +4,7 @@ Acceptability, over scenarios, from the next-token logits after a wording such a
 approving and disapproving words, and how well they separate the poles (`sae_moral.steering.words` and `margins`).
 
 Side effects, over all next-token predictions of neutral texts, the first one after BOS included. Every text is run
-twice in one batch, once as it is and once with every token steered (the first left out by steerings whose positions are
+as it is and with every token steered (the first left out by steerings whose positions are
 `all-but-first`, `scenario` or `template`; `prompt`, `last` and `generated` positions count as `all`):
 
     kl                 KL(unsteered ‖ steered) in nats, mean per prediction
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_moral.capture import capture
@@ -51,6 +51,8 @@ OPENINGS = ("The weather today", "In my opinion,", "She opened the door and", "T
 """Beginnings that a text can go on from in many ways."""
 METRICS = ("categorical", "gradient")
 """Whose headlines are measured behind the edit."""
+KEPT = 2**30
+"""Bytes of unsteered predictions that `Neutral` keeps."""
 
 
 # Acceptability
@@ -143,44 +145,85 @@ def side_effects(
 
     Args:
         texts: `neutral_texts()` by default.
-        batch_size: texts per batch; each is in it twice.
+        batch_size: texts per batch.
 
     Raises:
         ValueError: a bad steering, or no text.
         DataError: a text longer than the context.
     """
-    model = hooked_model(model)
-    ids = sorted(prompt_ids(model, neutral_texts() if texts is None else texts), key=len)
-    if not ids:
-        raise ValueError("no neutral text given; expected at least one")
-    given = [steerings] if isinstance(steerings, Steering) else list(steerings)
-    chosen = [dataclasses.replace(one, positions=_in_neutral(one.positions)) for one in given if one.alpha]
-    found: list[Float[Tensor, "tokens 3"]] = []
-    shares: list[Tensor] = []
-    device = model.cfg.device or "cpu"
+    return Neutral(model, texts, batch_size=batch_size).side_effects(steerings, any_model=any_model)
 
-    def compare_halves(hidden: Tensor, hook: Any = None) -> None:
-        plain, steered = hidden.float().chunk(2)
-        norm = torch.linalg.vector_norm
-        shares.append(norm(steered - plain, dim=-1) / norm(plain, dim=-1))
 
-    last = max((one.what.layer for one in chosen), default=0)
-    watch: list[Any] = [(resolve_hooks(model, [last])[last], compare_halves)]
-    how = without_cache(model)
-    with torch.inference_mode(), steer(model, chosen, any_model=any_model) as start, model.hooks(fwd_hooks=watch):
-        for first in range(0, len(ids), batch_size):
-            rows = ids[first : first + batch_size]
-            # Padded on the right: what follows a token cannot change it, and BOS stays at position 0.
-            tokens, real = right_padded(rows, device)
-            nowhere = torch.zeros_like(real)
-            start(torch.cat([nowhere, real]))
-            logits = model(tokens.repeat(2, 1), attention_mask=real.long().repeat(2, 1), return_type="logits", **how)
-            plain, steered = logits.chunk(2)
-            found.append(_predictions(plain, steered, tokens)[real[:, 1:]])
-            shares[-1] = shares[-1][real]
-    kl, worse, same = torch.cat(found).double().mean(dim=0).tolist()
-    n = sum(map(len, found))
-    return SideEffects(kl, float(torch.tensor(worse).exp()), same, float(torch.cat(shares).mean()), n)
+class Neutral:
+    """Neutral texts and what a model makes of them unsteered, for several steerings of that model in turn. The model
+    and the hooks on it may not change in between.
+
+    Args:
+        texts, batch_size, errors: as for `side_effects`.
+
+    Memory: predictions of the unsteered model, 4 bytes per token and word of the vocabulary, up to `KEPT` bytes; those
+    of further batches are computed anew for each steering.
+    """
+
+    def __init__(
+        self, model: HookedModel | nn.Module, texts: Sequence[str] | None = None, *, batch_size: int = 8
+    ) -> None:
+        self.model = hooked_model(model)
+        ids = sorted(prompt_ids(self.model, neutral_texts() if texts is None else texts), key=len)
+        if not ids:
+            raise ValueError("no neutral text given; expected at least one")
+        device = self.model.cfg.device or "cpu"
+        # Padded on the right: what follows a token cannot change it, and BOS stays at position 0.
+        self._batches = [right_padded(ids[i : i + batch_size], device) for i in range(0, len(ids), batch_size)]
+        self._kept: dict[tuple[int, int], _Run] = {}
+
+    def side_effects(self, steerings: Steering | Sequence[Steering], *, any_model: bool = False) -> SideEffects:
+        """As the function."""
+        given = [steerings] if isinstance(steerings, Steering) else list(steerings)
+        chosen = [dataclasses.replace(one, positions=_in_neutral(one.positions)) for one in given if one.alpha]
+        layer = max((one.what.layer for one in chosen), default=0)
+        found: list[Float[Tensor, "predictions 3"]] = []
+        shares: list[Float[Tensor, "tokens"]] = []
+        with torch.inference_mode():
+            for i, (tokens, real) in enumerate(self._batches):
+                plain = self._unsteered(i, layer)
+                with steer(self.model, chosen, any_model=any_model) as start:
+                    start(real)
+                    steered = self._run(tokens, real, layer)
+                found.append(_predictions(plain.logprobs, steered.logprobs, tokens[:, 1:][real[:, 1:]]))
+                norm = torch.linalg.vector_norm
+                shares.append(norm(steered.stream - plain.stream, dim=-1) / norm(plain.stream, dim=-1))
+        kl, worse, same = torch.cat(found).double().mean(dim=0).tolist()
+        n = sum(map(len, found))
+        return SideEffects(kl, float(torch.tensor(worse).exp()), same, float(torch.cat(shares).mean()), n)
+
+    def _unsteered(self, i: int, layer: int) -> _Run:
+        if (i, layer) in self._kept:
+            return self._kept[i, layer]
+        run = self._run(*self._batches[i], layer)
+        if sum(one.logprobs.nbytes for one in self._kept.values()) + run.logprobs.nbytes <= KEPT:
+            self._kept[i, layer] = run
+        return run
+
+    def _run(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], layer: int) -> _Run:
+        seen: list[Tensor] = []
+
+        def watch(hidden: Tensor, hook: Any = None) -> None:
+            seen.append(hidden[real].float())
+
+        watched: list[Any] = [(resolve_hooks(self.model, [layer])[layer], watch)]
+        with self.model.hooks(fwd_hooks=watched):
+            how = {"attention_mask": real.long(), "return_type": "logits", **without_cache(self.model)}
+            logits = self.model(tokens, **how)
+        return _Run(logits[:, :-1][real[:, 1:]].float().log_softmax(dim=-1), seen[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Of a batch's real tokens: predictions of all but the first of each text, and the stream after a block."""
+
+    logprobs: Float[Tensor, "predictions words"]
+    stream: Float[Tensor, "tokens d"]
 
 
 def _in_neutral(positions: str) -> str:
@@ -197,13 +240,11 @@ def right_padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> t
 
 
 def _predictions(
-    plain: Float[Tensor, "batch pos words"], steered: Float[Tensor, "batch pos words"], tokens: Tensor
-) -> Float[Tensor, "batch pos-1 3"]:
+    p: Float[Tensor, "n words"], q: Float[Tensor, "n words"], following: Int[Tensor, "n"]
+) -> Float[Tensor, "n 3"]:
     """Per prediction: KL, how much worse the next token is predicted, whether the likeliest token stays."""
-    p, q = (logits[:, :-1].float().log_softmax(dim=-1) for logits in (plain, steered))
     kl = (p.exp() * (p - q)).sum(dim=-1)
-    following = tokens[:, 1:, None]
-    worse = (p.gather(-1, following) - q.gather(-1, following)).squeeze(-1)
+    worse = (p - q).gather(-1, following[:, None]).squeeze(-1)
     return torch.stack([kl, worse, (p.argmax(dim=-1) == q.argmax(dim=-1)).float()], dim=-1)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from torch import nn
 
 from sae_moral.provenance import HookedModel
-from sae_moral.steering.effects import SideEffects, side_effects
+from sae_moral.steering.effects import Neutral, SideEffects
 from sae_moral.steering.hooks import NotFiniteError
 from sae_moral.steering.steering import Steering
 
@@ -55,17 +55,19 @@ def with_kl(
     model: HookedModel | nn.Module,
     steerings: Sequence[Steering],
     kl: float,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] | Neutral | None = None,
     *,
     any_model: bool = False,
 ) -> tuple[list[Steering], SideEffects]:
     """`at_kl` of several steerings together (of several layers, say), whose αs keep their ratios; and the side effects
-    of what it found. Arguments and errors as there."""
+    of what it found. Arguments and errors as there; `texts` may be a `Neutral` of this model, which keeps what it makes
+    of them unsteered."""
     from scipy.optimize import root_scalar
 
     alphas = [one.alpha for one in steerings]
     if not 0 < kl < math.inf or not alphas or not all(alphas):
         raise ValueError(f"kl {kl} and α {alphas}; expected a KL above 0, and an α that says which way")
+    neutral = texts if isinstance(texts, Neutral) else Neutral(model, texts)
     largest, name = max(map(abs, alphas)), " and ".join(one.name for one in steerings)
     seen: dict[float, tuple[list[Steering], SideEffects]] = {}
 
@@ -74,7 +76,7 @@ def with_kl(
         factor = math.exp(log_alpha) / largest
         tried = [dataclasses.replace(one, alpha=one.alpha * factor) for one in steerings]
         try:
-            effects = side_effects(model, tried, texts, any_model=any_model)
+            effects = neutral.side_effects(tried, any_model=any_model)
         except NotFiniteError:
             found = math.nan
         else:

@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +49,7 @@ from sae_moral.provenance import HookedModel, describe_model
 from sae_moral.results import ModelFacts
 from sae_moral.shown import at, shown
 from sae_moral.steering.edits import permuted, rotated, written
-from sae_moral.steering.effects import MeasureSettings, measure_steering
+from sae_moral.steering.effects import MeasureSettings, Neutral, measure_steering
 from sae_moral.steering.hooks import NotFiniteError, check_steering
 from sae_moral.steering.steering import WITHOUT_MASK, Steering
 from sae_moral.steering.strength import NoStrengthError, with_kl
@@ -277,6 +278,11 @@ class Measurement:
             self._resumes[:] = [Resume(self.model, layer)]
         return self._resumes[0]()
 
+    @cached_property
+    def _neutral(self) -> Neutral:
+        """What the model makes of neutral text unsteered is the same in all cells."""
+        return Neutral(self.model, self.settings.neutral)
+
     def cell(self, trial: Trial | None, layers: Sequence[int]) -> Cell:
         """The measurement of a trial, or of the unsteered model, as a piece of work with its key."""
         steering, kl, full = (trial.steering, trial.kl, trial.full) if trial else (None, None, True)
@@ -298,8 +304,9 @@ class Measurement:
                 given, damage = steering, None
                 with self._resumed(steering.what.layer if steering else 0):
                     if steering is not None and kl is not None:
-                        (given,), damage = with_kl(self.model, [steering], kl, self.settings.neutral, **how)
+                        (given,), damage = with_kl(self.model, [steering], kl, self._neutral, **how)
                     steerings = [] if given is None else [given]
+                    damage = damage or self._neutral.side_effects(steerings, **how)
                     measured = (self.model, steerings, self.data, layers, self.settings, self.words.wordings)
                     effects = measure_steering(*measured, full=full, damage=damage, **how)
                 return Measured(effects, given and given.alpha)
