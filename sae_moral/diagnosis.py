@@ -107,6 +107,7 @@ def diagnose(
     sae: SaeLike | Mapping[int, SaeLike] | None = None,
     any_model: bool = False,
     store: str | Path | None = None,
+    shards: int = 1,
     dtype: str = "float32",
     device: str | None = None,
     progress: bool | None = None,
@@ -143,7 +144,8 @@ def diagnose(
         any_model: accept an SAE of a model with another name.
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
             repeated ones are free. What was drawn at a layer is kept there, too, until all is done: an interrupted
-            diagnosis that is asked for again goes on.
+            diagnosis that is asked for again goes on, and processes that make the same one share the work.
+        shards: of the capture, for processes that share it.
         dtype: of a model given by name.
         device: of a model given by name.
         progress: progress bars; by default only on a terminal.
@@ -185,7 +187,7 @@ def diagnose(
     saes = None if sae is None else _load_saes(sae, model, asked, any_model)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
     loaded = time.perf_counter()
-    reading = _Reading(scenarios.text, numbers, chosen, saes, store, progress)
+    reading = _Reading(scenarios.text, numbers, chosen, saes, store, shards, progress)
     representations = reading.vectors(model)
     captured_at = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
@@ -266,6 +268,7 @@ class _Reading:
         protocol: template, pooling and BOS.
         saes: one per layer; None for the stream itself.
         store: folder for the stream's vectors.
+        shards: of its capture.
     """
 
     text: Sequence[str]
@@ -273,6 +276,7 @@ class _Reading:
     protocol: Protocol
     saes: Mapping[int, LoadedSae] | None
     store: str | Path | None
+    shards: int
     progress: bool | None
 
     @property
@@ -286,7 +290,8 @@ class _Reading:
         from sae_moral.capture import capture
 
         more = {"layers": self.layers, "store": self.store, "progress": self.progress}
-        return capture(model, self.text, **more, **self.prompts)
+        shards = 1 if self.store is None else self.shards
+        return capture(model, self.text, shards=shards, **more, **self.prompts)
 
     def embeddings(self, model: HookedModel) -> Float[Tensor, "n d"]:
         """The input embeddings of the same tokens, pooled."""

@@ -1,9 +1,10 @@
 """Seconds that a diagnosis with all controls takes after capture, beside those of calling every metric once per draw.
 
-    python benchmarks/speed/controls.py [--data SOURCE] [--model NAME] [--layers all] [--naive 3] [--store DIR]
+    python benchmarks/speed/controls.py [--data SOURCE] [--model NAME] [--layers all] [--workers N] [--naive 3]
 
-1. ours: `sae_moral.controls.measure` on all layers: interval, null, nuisance, bag of words, selectivity, random weights
-   (the twin's capture is timed by itself);
+1. ours: `sae_moral.controls.measure` with every control but those that need other texts of the model (valence reader,
+   input embeddings), shared by `--workers` processes as `sae-moral diagnose --workers` shares it; the first pass of the
+   model is not in it, that of its twin with random weights is;
 2. naive: a loop that relabels or resamples the data and calls the metric anew, timed for a few draws of each kind at
    the middle layer and multiplied by the number of draws and layers (its statistics under permuted labels are checked
    to be those of `measure`'s draws).
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from sae_moral import AUDITED, load_data, load_model
 from sae_moral.capture import capture
 from sae_moral.capture.vectors import Representations
 from sae_moral.controls import Controls, measure, random_weights
+from sae_moral.controls.checkpoint import Checkpoint
 from sae_moral.controls.draws import permutations, resamples
 from sae_moral.controls.settings import NAMES
 from sae_moral.data import MoralData
@@ -38,6 +42,7 @@ from sae_moral.metrics.dimensional import AuditedDimensional
 from sae_moral.metrics.preprocess import preprocess
 from sae_moral.metrics.ridge import PENALTIES
 from sae_moral.protocol import parse_layers
+from sae_moral.workers import workers
 
 
 def naive(metric: Metric, x: torch.Tensor, data: MoralData, draws: int) -> dict[str, float]:
@@ -60,53 +65,79 @@ def naive(metric: Metric, x: torch.Tensor, data: MoralData, draws: int) -> dict[
     return seconds
 
 
+def ours(given: argparse.Namespace, folder: Path) -> tuple[dict[str, float], float]:
+    """All layers with their controls, shared with whoever does the same: seconds of its parts as this process saw
+    them, and in all. The vectors are in the folder already."""
+    model, data, layers = _asked(given)
+
+    def read(some: Any) -> Representations:
+        return capture(some, data.text, layers=layers, store=folder, shards=given.workers, progress=False)
+
+    representations = read(model)
+    started = time.perf_counter()
+    result = measure(
+        representations,
+        dataclasses.replace(data, length=representations.length),
+        resolve_metrics(None, AUDITED),
+        AUDITED,
+        Controls(names=NAMES),
+        baselines={"random weights": lambda: read(random_weights(model, seed=0))},
+        checkpoint=Checkpoint(folder / "samples", {}),
+        progress=False,
+    )
+    return (result.controls or {})["seconds"], time.perf_counter() - started
+
+
+def _asked(given: argparse.Namespace) -> tuple[Any, MoralData, list[int]]:
+    model = load_model(given.model)
+    return model, load_data(given.data), parse_layers(given.layers, model.cfg.n_layers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="moralstrength", help="a source or a table")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--layers", default="all")
-    parser.add_argument("--naive", type=int, default=3, help="draws of each kind to time")
-    parser.add_argument("--store", type=Path)
-    arguments = parser.parse_args()
-    model, data, controls = load_model(arguments.model), load_data(arguments.data), Controls(names=NAMES)
-    layers = parse_layers(arguments.layers, model.cfg.n_layers)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--naive", type=int, default=3, help="draws of each kind to time; 0: none")
+    given = parser.parse_args()
+    model, data, layers = _asked(given)
     with tempfile.TemporaryDirectory() as scratch:
-        store = arguments.store or Path(scratch)
-
-        def read(some: Any) -> Representations:
-            return capture(some, data.text, layers=layers, store=store)
-
         started = time.perf_counter()
-        representations = read(model)
-        captured = time.perf_counter() - started
+        representations = capture(model, data.text, layers=layers, store=scratch)
+        captured, cpu = time.perf_counter() - started, _processor_seconds()
+        started = time.perf_counter()
+        with workers(given.workers, partial(ours, given, Path(scratch)), logs=Path(scratch) / "logs"):
+            parts, own = ours(given, Path(scratch))
+        total, cpu = time.perf_counter() - started, _processor_seconds() - cpu
         data = dataclasses.replace(data, length=representations.length)
-        metrics = resolve_metrics(None, AUDITED)
-        started = time.perf_counter()
-        result = measure(
-            representations,
-            data,
-            metrics,
-            AUDITED,
-            controls,
-            baselines={"random weights": lambda: read(random_weights(model, seed=0))},
-        )
-        ours = time.perf_counter() - started
         x, _ = preprocess(representations[layers[len(layers) // 2]], representations.length, AUDITED.preprocessing)
-        total = 0.0
-        print(f"{arguments.model}, {len(data)} scenarios, {len(layers)} layers, {torch.get_num_threads()} threads")
-        for metric in metrics:
-            seconds = naive(metric, x, data, arguments.naive)
-            # Fits are refitted as often as labels are permuted; control tasks and further schemes are left out.
-            per_layer = 2 * controls.permutations * seconds["permutation"] + controls.resamples * seconds["resample"]
-            total += per_layer * len(layers)
-            parts = ", ".join(f"{value:.2f} s per {name}" for name, value in seconds.items())
-            print(f"naive {metric.name:<12} {parts}: {per_layer * len(layers) / 3600:.1f} h for all layers")
-    print(f"capture {captured:.0f} s; parts of ours: {(result.controls or {})['seconds']}")
-    print(f"ours, all controls, after capture: {ours:.0f} s ({ours / 60:.1f} min)")
     print(
-        f"naive, extrapolated, without random weights and bag of words: {total / 3600:.1f} h, {total / ours:.0f} × ours"
+        f"{given.model}, {len(data)} scenarios, {len(layers)} layers, {given.workers} workers of "
+        f"{torch.get_num_threads()} threads"
     )
-    _distance(x, data, controls.permutations)
+    print(f"capture {captured:.0f} s; parts of ours as the first worker saw them: {parts}")
+    print(f"ours, all controls, after capture: {own:.0f} s ({own / 60:.1f} min), with start and end of the workers")
+    print(f"{total:.0f} s; {cpu:.0f} processor seconds of all workers")
+    naive_total = 0.0
+    for metric in resolve_metrics(None, AUDITED) if given.naive else ():
+        seconds = naive(metric, x, data, given.naive)
+        # Fits are refitted as often as labels are permuted; control tasks and further schemes are left out.
+        controls = Controls()
+        per_layer = 2 * controls.permutations * seconds["permutation"] + controls.resamples * seconds["resample"]
+        naive_total += per_layer * len(layers)
+        said = ", ".join(f"{value:.2f} s per {name}" for name, value in seconds.items())
+        print(f"naive {metric.name:<12} {said}: {per_layer * len(layers) / 3600:.1f} h for all layers")
+    if given.naive:
+        print(
+            f"naive, extrapolated, the model's layers alone: {naive_total / 3600:.1f} h, {naive_total / own:.0f} × ours"
+        )
+    _distance(x, data, Controls().permutations)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _distance(x: torch.Tensor, data: MoralData, b: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ from sae_moral.errors import DataError, FolderError
 
 if TYPE_CHECKING:
     from sae_moral.data import MoralData
+    from sae_moral.diagnosis import Diagnosis
     from sae_moral.provenance import HookedModel
+    from sae_moral.sae import LoadedSae
     from sae_moral.surgery import Operation
 
 CHAT = {"auto": "auto", "yes": True, "no": False}
@@ -34,12 +36,13 @@ def diagnose(a: argparse.Namespace) -> int:
     Example: sae-moral diagnose gemma-3-270m --data my_scenarios.csv --layers 0:18:3 --out out
     """
     from sae_moral.controls import get_controls
-    from sae_moral.data.groups import is_kind
-    from sae_moral.diagnosis import diagnose
     from sae_moral.protocol import get_protocol, parse_layers
     from sae_moral.provenance import describe_model
     from sae_moral.sae import load_saes
+    from sae_moral.workers import workers
 
+    if a.workers > 1 and a.store is None:
+        raise ValueError(f"--workers {a.workers} without --store; expected --store DIR, through which they share")
     files, out = ("diagnosis.json", "report.html"), out_folder(a, "diagnosis", a.protocol)
     metrics, data = _metric_names(a), _scenarios(a, limit=False, kinds=False)
     asked = {"data": data.sha256, "protocol": get_protocol(a.protocol), "metrics": metrics, "limit": a.limit}
@@ -58,14 +61,36 @@ def diagnose(a: argparse.Namespace) -> int:
     facts = describe_model(model)
     asked |= {"model": facts["identity"], "dtype": facts["dtype"], "layers": layers, "saes": of_saes}
     with claimed(a, out, "diagnosis", files, asked):
-        given = _given(a, diagnose, "model", "data", "layers", "sae", "metrics", "groups", "dtype", "device")
-        groups = a.groups if is_kind(a.groups) else None
-        diagnosis = diagnose(model, data, layers=layers, sae=saes, metrics=metrics, groups=groups, **given)
+        with workers(a.workers, partial(_diagnosis, a), logs=out / "workers", device=a.device):
+            diagnosis = _diagnosis(a, model, data, saes)
         with io.staged_files(out, first=files[0]) as new:
             diagnosis.save(new)
             diagnosis.report(new / files[1])
     print(f"{diagnosis.summary()}\n\n{out / files[0]}\n{out / files[1]}")
     return 0
+
+
+def _diagnosis(
+    a: argparse.Namespace,
+    model: HookedModel | None = None,
+    data: MoralData | None = None,
+    saes: Mapping[int, LoadedSae] | None = None,
+) -> Diagnosis:
+    """What was asked for; a worker loads all that it needs itself."""
+    from sae_moral.data.groups import is_kind
+    from sae_moral.diagnosis import diagnose
+
+    given = _given(a, diagnose, "model", "data", "sae", "metrics", "groups", "dtype", "device")
+    groups = a.groups if is_kind(a.groups) else None
+    return diagnose(
+        model or _model(a),
+        data or _scenarios(a, limit=False, kinds=False),
+        sae=saes or a.sae,
+        metrics=_metric_names(a),
+        groups=groups,
+        shards=a.workers,
+        **given,
+    )
 
 
 def plan(a: argparse.Namespace) -> int:

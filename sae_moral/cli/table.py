@@ -161,7 +161,7 @@ COMMANDS = {
         of(DIAGNOSE, "sae", help="measure an SAE's latents: a folder (of one or of several), or release/id"),
         any_model,
         of(DIAGNOSE, "store", metavar="DIR"),
-        *(*machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
+        *(workers, *machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
     ),
     "plan": Command(
         run.plan,

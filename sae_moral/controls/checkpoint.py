@@ -1,7 +1,9 @@
-"""What was drawn of a metric at a layer is written down at once, so that an interrupted diagnosis goes on from there.
+"""What was drawn of a metric at a layer is written down at once: an interrupted diagnosis goes on from there, and
+processes that make the same diagnosis with the same folder share the work.
 
-It is a file per metric and layer, named after a hash of all that shapes what is in it, the vectors themselves among it.
-The files are a help against interruptions, not a cache: whoever finished removes them.
+It is a file per metric and layer, named after a hash of all that shapes what is in it, the vectors themselves among it;
+while it is made its lease is held (`io.leases`). The files are no cache: whoever finished removes them, and whoever
+still needs one makes it again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from sae_moral.controls.sample import Sampled
 from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
-from sae_moral.io import key, write_bytes
+from sae_moral.io import Lease, key, shared, write_bytes
 from sae_moral.metrics import Metric, Statistic
 from sae_moral.metrics.base import card_of
 from sae_moral.provenance import tensor_hash
@@ -51,8 +53,11 @@ class Checkpoint:
         controls: Controls,
         how: Mapping[str, bool],
         work: Callable[[], Sampled],
-    ) -> Sampled:
-        """What `work` gives of a metric, read where it is kept."""
+        *,
+        wait: bool = True,
+    ) -> Sampled | None:
+        """What `work` gives of a metric, read where it is kept; None where another process is at it, unless it is
+        waited for."""
         shaped_by = {
             "metric": [type(metric).__module__, type(metric).__qualname__, dataclasses.asdict(card_of(metric))],
             "vectors": tensor_hash({"x": x}),
@@ -66,10 +71,15 @@ class Checkpoint:
         if (kept := _read(path)) is not None:
             self.found += 1
             return kept
-        made = work()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, _written(made))
-        return made
+
+        def make(_: str, lease: Lease) -> Sampled:
+            made = work()
+            lease.check()
+            write_bytes(path, _written(made))
+            return made
+
+        place = path.with_suffix(".lease")
+        return dict(shared({"": place}, lambda _: _read(path), make, wait=wait)).get("")
 
     def remove(self) -> None:
         """Remove what was written or read: of what is finished nothing need be kept. Others' samples stay."""

@@ -6,30 +6,31 @@ import dataclasses
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from sae_moral.controls.baselines import BASELINES, Captured, barring, one_layer
+from sae_moral.controls.baselines import BASELINES, BaselineKind, Captured, one_layer
 from sae_moral.controls.checkpoint import Checkpoint
 from sae_moral.controls.compare import DRAWN, Headline, compare, peak
-from sae_moral.controls.draws import SCHEMES, Draws
+from sae_moral.controls.draws import SCHEMES
 from sae_moral.controls.inference import INTERVALS, interval, p_values
 from sae_moral.controls.learning_curve import learning_curves
 from sae_moral.controls.nuisance import FEATURES, explained_by_family
-from sae_moral.controls.sample import Key, Sampled, Seen, headline_alone, sample, with_length
+from sae_moral.controls.sample import Key, Sampled, Seen, with_length
+from sae_moral.controls.sampler import Layer, Sampler
 from sae_moral.controls.settings import Controls
 from sae_moral.controls.verdict import judge
 from sae_moral.data import MoralData
 from sae_moral.data.reliability import known_reliability
 from sae_moral.errors import DataError, unknown
 from sae_moral.metrics import Metric
-from sae_moral.metrics.base import card_of, declared, folds
-from sae_moral.metrics.preprocess import STEPS, preprocess
+from sae_moral.metrics.base import card_of, declared
+from sae_moral.metrics.preprocess import STEPS
 from sae_moral.protocol import Protocol
 from sae_moral.results import (
     OVERALL,
@@ -146,7 +147,7 @@ def measure(
         DataError, ValueError: as `check`.
     """
     check(data, metrics, protocol, controls)
-    run = _Run(data, metrics, protocol, controls, torch.device(device), progress, checkpoint)
+    run = _Run(Sampler(data, metrics, protocol, controls, torch.device(device), progress, checkpoint))
     sampled, preprocessing, nuisance = run.layers(representations)
     cards = {m.name: card_of(m, (s.name for one in sampled[m.name] for s in one.statistics)) for m in metrics}
     rows = run.rows(cards, representations.layers, sampled)
@@ -196,21 +197,6 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """Attributes:
-    position: among the layers.
-    seen: its vectors.
-    facts: of the preprocessing.
-    data: the scenarios.
-    """
-
-    position: int
-    seen: Seen
-    facts: Mapping[str, float]
-    data: MoralData
-
-
-@dataclass(frozen=True)
 class _Other:
     """A baseline as it was measured: the headlines with their resamples, and all values."""
 
@@ -226,42 +212,33 @@ class _Other:
 
 @dataclass
 class _Run:
-    data: MoralData
-    metrics: Sequence[Metric]
-    protocol: Protocol
-    controls: Controls
-    device: torch.device
-    progress: bool | None
-    checkpoint: Checkpoint | None
+    sampler: Sampler
     seconds: dict[str, float] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
     valence: ValenceFacts | None = None
-
-    def __post_init__(self) -> None:
-        self.specs = {metric.name: declared(metric) for metric in self.metrics}
-        fold = None
-        if self.protocol.estimators != "paper" and self.protocol.folds <= len(np.unique(self.data.group)):
-            fold = folds(self.data, self.protocol.folds, self.protocol.seed)
-        length_is_left = "remove_length" not in self.protocol.preprocessing
-        free = "null" in self.controls and length_is_left and self.controls.stratum is not None
-        self.draws = Draws(self.data, self.controls, fold, free)
 
     def layers(
         self, representations: Representations
     ) -> tuple[dict[str, list[Sampled]], dict[str, list[float]], dict[str, list[float]]]:
         """Every metric at every layer; the preprocessing's facts; what nuisance explains of the vectors."""
         started = time.perf_counter()
-        sampled: dict[str, list[Sampled]] = {metric.name: [] for metric in self.metrics}
         facts: dict[str, list[float]] = {}
         nuisance: dict[str, list[float]] = {}
-        for layer in self._layers(representations, "measure"):
-            _append(facts, layer.facts)
-            if "nuisance" in self.controls:
-                _append(nuisance, explained_by_family(layer.seen.raw, self.data))
-            for metric in self.metrics:
-                sampled[metric.name].append(self._sample(metric, layer.seen.by(metric), self.data))
+        known: set[int] = set()
+        places = range(len(representations.layers))
+
+        def seen(left: Collection[int]) -> Iterator[Layer]:
+            for layer in self.sampler.layers(representations, "measure", positions=left):
+                if layer.position not in known:
+                    known.add(layer.position)
+                    _append(facts, layer.facts)
+                    if "nuisance" in self.sampler.controls:
+                        _append(nuisance, explained_by_family(layer.seen.raw, self.sampler.data))
+                yield layer
+
+        found = self.sampler.shared({metric.name: places for metric in self.sampler.metrics}, seen, self.sampler.sample)
         self.seconds["measure"] = time.perf_counter() - started
-        return sampled, facts, nuisance
+        return {name: [own[i] for i in places] for name, own in found.items()}, facts, nuisance
 
     def baseline_layers(
         self,
@@ -280,49 +257,30 @@ class _Run:
             without: only metrics whose readers can, take these vectors of each layer out.
         """
         started = time.perf_counter()
-        metrics = self.metrics if without is None else self.taking_out
-        found: dict[str, list[Sampled]] = {metric.name: [] for metric in metrics}
-        undrawn = np.full(self.controls.resamples if "interval" in self.controls else 0, np.nan)
-        for layer in self._layers(representations, what, without):
-            for metric in metrics:
-                value = headline_alone(metric, layer.seen.by(metric), layer.data)
-                found[metric.name].append(
-                    dataclasses.replace(value, resampled={key: undrawn for key in value.values if len(undrawn)})
-                )
-        drawn = {
+        names = [metric.name for metric in (self.sampler.metrics if without is None else self.sampler.taking_out)]
+        undrawn = np.full(self.sampler.controls.resamples if "interval" in self.sampler.controls else 0, np.nan)
+        places = range(len(representations.layers))
+
+        def seen(left: Collection[int]) -> Iterator[Layer]:
+            return self.sampler.layers(representations, what, left, without)
+
+        values = self.sampler.shared(dict.fromkeys(names, places), seen, self.sampler.value)
+        found: dict[str, list[Sampled]] = {name: [] for name in names}
+        for name, own in values.items():
+            for value in (own[i] for i in places):
+                nothing = {key: undrawn for key in value.values if len(undrawn)}
+                found[name].append(dataclasses.replace(value, resampled=nothing))
+        best = {
             name: (model[name] if without is not None else self.headline(cards[name], representations.layers, own)).best
             for name, own in found.items()
         }
-        for layer in self._layers(representations, what, without, set(drawn.values())):
-            for metric in metrics:
-                if drawn[metric.name] == layer.position:
-                    x = layer.seen.by(metric)
-                    drawn_there = self._sample(metric, x, layer.data, baseline=True, every=False)
-                    found[metric.name][layer.position] = drawn_there
+        at = {name: [] if place is None else [place] for name, place in best.items()}
+        draw = partial(self.sampler.sample, baseline=True, every=False)
+        for name, own in self.sampler.shared(at, seen, draw).items():
+            for place, drawn in own.items():
+                found[name][place] = drawn
         self.seconds[what] = time.perf_counter() - started
         return found
-
-    def _layers(
-        self,
-        representations: Representations,
-        what: str,
-        without: Representations | None = None,
-        positions: Collection[int | None] | None = None,
-    ) -> Iterator[_Layer]:
-        """One in memory at a time; those at `positions` alone, if given."""
-        assert self.data.length is not None
-        disable = None if self.progress is None else not self.progress
-        numbered = [(i, layer) for i, layer in enumerate(representations.layers) if positions is None or i in positions]
-        for position, number in tqdm(numbered, desc=what, unit="layer", disable=disable):
-            raw = representations[number].to(self.device)
-            prepared, facts = preprocess(raw, self.data.length, self.protocol.preprocessing)
-            data = self.data if without is None else barring(self.data, without[number])
-            yield _Layer(position, Seen(raw, prepared), facts, data)
-
-    @property
-    def taking_out(self) -> list[Metric]:
-        """Metrics whose readers take `MoralData.nuisance` out (`sae_moral.metrics.base.Metric`)."""
-        return [metric for metric in self.metrics if hasattr(metric, "remove_length")]
 
     def rows(
         self, cards: Mapping[str, MetricCard], layers: Sequence[int], sampled: Mapping[str, Sequence[Sampled]]
@@ -380,22 +338,16 @@ class _Run:
         """Whatever was asked for, in the model's place: same metrics, same resamples of texts."""
         found: dict[str, _Other] = {}
         read: dict[str, Representations] = {}
-        asked = {kind.name: kind for kind in BASELINES if kind.control is None or kind.control in self.controls}
-        known = [kind.name for kind in BASELINES if kind.name in asked]
-        for name in [*known, *(other for other in captured if other not in known)]:
+        asked = {kind.name: kind for kind in BASELINES if kind.control is None or kind.control in self.sampler.controls}
+        of_texts = self._of_texts([kind for kind in asked.values() if kind.vectors is not None])
+        for name in [*asked, *(other for other in captured if other not in asked)]:
             kind = asked.get(name)
             layers: Sequence[int] = ()
             started = time.perf_counter()
-            if kind is not None and kind.vectors is not None:
-                x, every = kind.vectors(self.data).to(self.device), name == IN_ROWS
-                sampled = {
-                    m.name: [self._sample(with_length(m), x, self.data, baseline=True, every=every)]
-                    for m in self.metrics
-                }
-                self.columns[name] = x.shape[1]
-                self.seconds[name] = time.perf_counter() - started
+            if name in of_texts:
+                sampled = of_texts[name]
             elif kind is not None and kind.without is not None:
-                if kind.without not in read or not self.taking_out:
+                if kind.without not in read or not self.sampler.taking_out:
                     continue
                 layers = representations.layers
                 sampled = self.baseline_layers(cards, model, representations, name, read[kind.without])
@@ -403,7 +355,7 @@ class _Run:
                 given = captured[name]()
                 self.seconds[f"capture, {name}"] = time.perf_counter() - started
                 layers = () if isinstance(given, Tensor) else given.layers
-                read[name] = one_layer(given, self.data) if isinstance(given, Tensor) else given
+                read[name] = one_layer(given, self.sampler.data) if isinstance(given, Tensor) else given
                 sampled = self.baseline_layers(cards, model, read[name], name)
                 self.valence = self.valence or read[name].provenance.get("valence")
             else:
@@ -412,16 +364,38 @@ class _Run:
             found[name] = _Other(name, lines, {one: [s.values for s in own] for one, own in sampled.items()})
         return found
 
+    def _of_texts(self, kinds: Sequence[BaselineKind]) -> dict[str, dict[str, list[Sampled]]]:
+        """By baseline that is made of the scenarios' texts, its samples of every metric."""
+        self.seconds |= dict.fromkeys((kind.name for kind in kinds), 0.0)
+
+        def seen(left: Collection[int]) -> Iterator[Layer]:
+            for i, kind in enumerate(kinds):
+                if i in left and kind.vectors is not None:
+                    started = time.perf_counter()
+                    x = kind.vectors(self.sampler.data).to(self.sampler.device)
+                    self.columns[kind.name] = x.shape[1]
+                    yield Layer(i, Seen(x, x), {}, self.sampler.data)
+                    self.seconds[kind.name] += time.perf_counter() - started
+
+        def draw(metric: Metric, layer: Layer, wait: bool) -> Sampled | None:
+            own = dataclasses.replace(layer, seen=Seen(layer.seen.raw, layer.seen.raw))
+            return self.sampler.sample(
+                with_length(metric), own, wait, baseline=True, every=kinds[layer.position].name == IN_ROWS
+            )
+
+        found = self.sampler.shared({metric.name: range(len(kinds)) for metric in self.sampler.metrics}, seen, draw)
+        return {kind.name: {name: [own[i]] for name, own in found.items()} for i, kind in enumerate(kinds)}
+
     def stuck(self, cards: Mapping[str, MetricCard]) -> dict[str, float]:
         """By metric, the share of its labels' variation that cannot move; of those with permuted labels."""
-        drawn = self.draws.of_kind("strata") if "null" in self.controls else {}
+        drawn = self.sampler.draws.of_kind("strata") if "null" in self.sampler.controls else {}
         schemes = {name: card.spec.null for name, card in cards.items()}
         return {name: drawn[scheme].stuck for name, scheme in schemes.items() if scheme in drawn}
 
     def facts(self, nuisance: Mapping[str, list[float]]) -> ControlFacts:
         """The settings, and what cannot be told from the rows."""
-        controls, drawn = self.controls, self.draws.of_kind("strata")
-        opening = self.draws.of_kind("opening")
+        controls, drawn = self.sampler.controls, self.sampler.draws.of_kind("strata")
+        opening = self.sampler.draws.of_kind("opening")
         return ControlFacts(
             names=list(controls.names),
             level=controls.level,
@@ -441,16 +415,10 @@ class _Run:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _sample(self, metric: Metric, x: Float[Tensor, "n d"], data: MoralData, **how: bool) -> Sampled:
-        def work() -> Sampled:
-            return sample(metric, self.specs[metric.name], x, data, self.draws, self.controls, **how)
-
-        return work() if self.checkpoint is None else self.checkpoint.sampled(metric, x, data, self.controls, how, work)
-
     def _ends(self, draws: Float[np.ndarray, "b"] | None, value: float | None) -> tuple[float | None, float | None]:
         if draws is None or value is None:
             return None, None
-        return interval(draws, self.controls.level) or (None, None)
+        return interval(draws, self.sampler.controls.level) or (None, None)
 
 
 def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:

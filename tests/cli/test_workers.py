@@ -38,3 +38,29 @@ def test_the_workers_of_a_command_make_what_one_makes(
     log = next((tmp_path / "shared" / "saes" / "workers").iterdir())
     assert "Traceback" not in log.read_text()
     assert json.loads((tmp_path / "shared" / "latents" / "assembled.json").read_text())["kind"] == "assembly"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
+def test_the_workers_of_a_diagnosis_give_what_one_gives(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    data, table = scenarios(300), tmp_path / "table.jsonl"
+    rows = zip(data.text, data.vector.tolist(), strict=True)
+    table.write_text("\n".join(json.dumps({"text": text, "vector": vector}) for text, vector in rows))
+    given = ["diagnose", str(tiny_folder), "--data", str(table), "--device", "cpu", "--controls", "interval,null,words"]
+    found = {}
+    for name, more in (("alone", []), ("shared", ["--workers", "2"])):
+        folder = tmp_path / name
+        assert main([*given, *more, "--store", str(folder / "store"), "--out", str(folder / "out")]) == 0
+        found[name] = json.loads((folder / "out" / "diagnosis.json").read_text())
+        assert not list((folder / "store" / "samples").iterdir())
+    for part in ("results", "peaks", "verdicts", "comparisons", "baselines"):
+        assert found["shared"][part] == found["alone"][part]
+    assert "Traceback" not in next((tmp_path / "shared" / "out" / "workers").iterdir()).read_text()
+
+
+def test_the_workers_of_a_diagnosis_need_a_store(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", str(tiny_folder), "--data", "scenarios-400", "--workers", "2"]) == 2
+    assert "--workers 2 without --store; expected --store DIR" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import torch
 from sae_moral.capture.vectors import Representations
 from sae_moral.controls import Controls, Measured, measure
 from sae_moral.controls.checkpoint import Checkpoint
+from sae_moral.controls.sample import Sampled, headline_alone
+from sae_moral.controls.sampler import Sampler
 from sae_moral.data import MoralData
+from sae_moral.io import leased
 from sae_moral.metrics import resolve_metrics
 from sae_moral.protocol import AUDITED, Protocol
 from tests.metrics.worlds import planted
@@ -61,7 +66,7 @@ class Draws:
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> Draws:
-    module = importlib.import_module(measure.__module__)
+    module = importlib.import_module(Sampler.__module__)
     found = Draws(module.sample)
     monkeypatch.setattr(module, "sample", found)
     return found
@@ -80,6 +85,35 @@ def test_an_interrupted_one_goes_on_and_gives_the_same(tmp_path: Path, draws: Dr
     assert again.found == done and draws.calls == every - done
     again.remove()
     assert not list((tmp_path / "samples").iterdir())
+
+
+def test_two_that_share_do_each_sample_once_and_have_all(tmp_path: Path, draws: Draws) -> None:
+    whole, every = run(None, names=(*CONTROLS.names, "words")), draws.calls
+    draws.calls = 0
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run, Checkpoint(tmp_path, {}), names=(*CONTROLS.names, "words")) for _ in range(2)]
+    assert [numbers(one.result()) for one in futures] == [numbers(whole)] * 2
+    assert draws.calls == every
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def test_what_another_is_at_is_left_to_it_or_waited_for(tmp_path: Path) -> None:
+    checkpoint, (metric,) = Checkpoint(tmp_path, {}), resolve_metrics(["categorical"], AUDITED)
+
+    def sampled(wait: bool) -> Sampled | None:
+        return checkpoint.sampled(metric, X, DATA, CONTROLS, {}, lambda: headline_alone(metric, X, DATA), wait=wait)
+
+    made = sampled(False)
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    file.unlink()
+    with leased(file.with_suffix(".lease")), ThreadPoolExecutor() as pool:
+        assert sampled(False) is None
+        waiting = pool.submit(sampled, True)
+        time.sleep(0.1)
+        assert not waiting.done()
+        file.write_bytes(kept)  # the other has finished it
+        assert waiting.result() == made
 
 
 @pytest.mark.parametrize(
