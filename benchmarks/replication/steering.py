@@ -2,7 +2,8 @@
 layers, and a sweep of all of them at equal damage.
 
     python -m benchmarks.replication.steering MODEL SAES --out OUT [--layers 10,15,20] [--writes representation,output]
-        [--seeds 5] [--rotations 119] [--kls 0.005,0.02,0.08] [--limit N] [--data SOURCE] [--path FILE] [--device cuda]
+        [--seeds 5] [--rotations 119] [--kls 0.005,0.02,0.08] [--limit N] [--data SOURCE] [--path FILE]
+        [--dtype bfloat16] [--device cuda]
     python -m benchmarks.replication.steering --out OUT        # the page alone, from what is there
 
 SAES is a folder that `sae-moral train-sae` wrote. Per layer and write, in OUT/MODEL/layer_L/WRITE: operations with
@@ -155,6 +156,18 @@ def page(found: Found, out: Path) -> str:
     lines += ["", "![Change of the AUROC by damage](steering.png)", "", "## Held-out words, all wordings together", ""]
     lines += [head + " | ".join(f"− {twin}" for twin in TWINS) + " |", "|---|" + "---|" * (3 + len(TWINS))]
     lines += [line for place, one in found.items() for line in _lines(place, one)]
+    lines += [
+        "",
+        "## Held-out words, by wording",
+        "",
+        "Unsteered → operated; the twins that the operations are beyond.",
+        "",
+    ]
+    lines += [
+        f"| model, layer, write | KL | {' | '.join(wordings(found))} |",
+        "|---|---" + "|---" * len(wordings(found)) + "|",
+    ]
+    lines += [line for place, one in found.items() for line in _by_wording(place, one, wordings(found))]
     return "\n".join([*lines, *_surgery(found, out)]) + "\n"
 
 
@@ -219,6 +232,30 @@ def _lines(place: tuple[str, int, str], found: Sweep) -> list[str]:
     return lines
 
 
+def wordings(found: Found) -> list[str]:
+    """All that were asked with, of one language together left out."""
+    names = [effect.wording for one in found.values() for effect in one.unsteered.words]
+    return [name for name in dict.fromkeys(names) if name != TOGETHER]
+
+
+def _by_wording(place: tuple[str, int, str], found: Sweep, names: list[str]) -> list[str]:
+    """Unsteered → operated of each wording, and the kinds of twin that the operations are beyond."""
+    plain = {one.wording: one.auroc for one in found.unsteered.words if one.use == HELD_OUT}
+    lines = []
+    for kl in dict.fromkeys(row.kl_asked for row in found.rows if row.kl_asked is not None):
+        own = [row for row in found.rows if (row.arm, row.kl_asked) == ("operated", kl)]
+        cells = []
+        for name in names:
+            effects = [row.effect(HELD_OUT, name) for row in own]
+            known = [one.auroc for one in effects if one is not None and one.auroc is not None]
+            before = plain.get(name)
+            beyond = [b.twin for b in found.beyond if (b.kl, b.wording, b.use, b.holds) == (kl, name, HELD_OUT, True)]
+            said = ", ".join(beyond) or "none"
+            cells.append(f"{before:.3f} → {np.mean(known):.3f}; {said}" if known and before is not None else "–")
+        lines.append(f"| {place[0]}, {place[1]}, {place[2]} | {kl:g} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", metavar="MODEL")
@@ -235,13 +272,15 @@ def main() -> None:
     parser.add_argument("--data", default="moralstrength")
     parser.add_argument("--path", type=Path)
     parser.add_argument("--limit", type=int, help="scenarios in all")
+    parser.add_argument("--dtype", default="float32", help="of the model")
     parser.add_argument("--device", help="cpu, cuda, … (default: cuda when there is one)")
     given = parser.parse_args()
     if given.model is not None:
         data = load_data(given.data, path=given.path)
         data = data if given.limit is None else data.sample(given.limit)
         train, validation, test = map(float, SHARES.split(","))
-        split, model = group_split(data, shares=(train, validation, test)), load_model(given.model, device=given.device)
+        split = group_split(data, shares=(train, validation, test))
+        model = load_model(given.model, dtype=given.dtype, device=given.device)
         saes = load_saes(given.saes, model=model)
         wanted = list(saes) if given.layers == "all" else parse_layers(given.layers, model.cfg.n_layers)
         words = words_of(model, data.subset(split["train"]), given.out / Path(given.model).name)
