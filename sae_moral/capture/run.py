@@ -110,6 +110,7 @@ def capture(
     tokens_per_batch: int | None = None,
     store: Path | str | None = None,
     shards: int = 1,
+    read_with: Callable[..., None] | None = None,
     progress: bool | None = None,
 ) -> Representations:
     """Residual-stream vectors of n scenarios after the given blocks, in one pass over the distinct prompts.
@@ -134,6 +135,8 @@ def capture(
             waited for.
         shards: with a store: parts that processes which capture the same in as many shards divide among themselves;
             the vectors are the same, bit for bit.
+        read_with: what runs the prompts: a function with the parameters of `read_prompts` that hands on the same,
+            such as one that has other machines run them. No key covers it.
         progress: show a progress bar; by default only on a terminal.
 
     Raises:
@@ -170,7 +173,7 @@ def capture(
 
     def run(done: int, take: Callable[[int, Batch], None], until: int | None = None) -> None:
         how = {"sites": sites, "tokens_per_batch": budget, "done": done, "until": until, "progress": progress}
-        read_prompts(model, prompts, chosen, reader, take, **how)
+        (read_with or read_prompts)(model, prompts, chosen, reader, take, **how)
 
     if store is None:
         held = {
