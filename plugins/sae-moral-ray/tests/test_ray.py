@@ -20,6 +20,7 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install -e plugins/sae-m
 from sae_moral_ray import ray_capture, ray_workers  # noqa: E402
 
 from sae_moral.capture import capture, load_model  # noqa: E402
+from sae_moral.capture.run import read_prompts  # noqa: E402
 from sae_moral.errors import SaeMoralWarning  # noqa: E402
 from sae_moral.studies.study import Study  # noqa: E402
 from tests.capture.test_store import contents as files  # noqa: E402
@@ -105,7 +106,7 @@ def first(folder: Path) -> bool:
     return True
 
 
-def refuse() -> int:
+def refuse() -> Any:
     raise KeyError("a word of mine")
 
 
@@ -172,42 +173,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HOW: dict[str, Any] = {"tokens_per_batch": 32, "bos": "tokenizer"}  # without a BOS, prompts of one token: NaN sinks
-TEXT = [*scenarios(60).text, "helping"]
+TEXT = [*scenarios(150).text, "helping"]
 
 
-@pytest.mark.parametrize("granularity", ["scenario", "token"])
-def test_actors_one_of_them_killed_write_the_bytes_of_one_process(
+def begin(model: Any, store: Path, rows: int, **how: Any) -> None:
+    """A capture that is interrupted when so many rows are there."""
+
+    def interrupted(model: Any, prompts: Any, layers: Any, reader: Any, take: Any, **how: Any) -> None:
+        first = [int(reader.first(prompts)[stop]) for _, stop in prompts.batches(how["tokens_per_batch"])]
+        read_prompts(model, prompts, layers, reader, take, **{**how, "until": next(n for n in first if n >= rows)})
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sae_moral.capture.store.SECONDS_BETWEEN_SYNCS", 0.0)
+        capture(model, TEXT, store=store, read_with=interrupted, **how)
+    assert list(store.glob("*/progress.json"))
+
+
+@pytest.mark.parametrize("granularity", ["scenario", pytest.param("token", marks=pytest.mark.slow)])
+def test_a_capture_goes_on_by_actors_one_of_them_killed_and_writes_the_bytes_of_one_process(
     granularity: str, folder: Path, tmp_path: Path
 ) -> None:
-    how = {**HOW, "granularity": granularity}
-    alone = capture(load_model(folder, device="cpu"), TEXT, store=tmp_path / "a", **how)
+    how, model = {**HOW, "granularity": granularity}, load_model(folder, device="cpu")
+    alone = capture(model, TEXT, store=tmp_path / "a", **how)
+    begin(model, tmp_path / "b", 20, **how)
     found = ray_capture(loader(folder, tmp_path / "killed"), TEXT, tmp_path / "b", actors=2, **how)
     assert (tmp_path / "killed").exists()
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert found.provenance == alone.provenance
     for layer in alone.layers:
-        assert torch.equal(found[layer], alone[layer])
+        assert torch.equal(found.read(layer), alone.read(layer))
 
 
-def test_a_capture_that_was_interrupted_goes_on_under_ray(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sae_moral.capture.store.SECONDS_BETWEEN_SYNCS", 0.0)
-    from sae_moral.capture.run import read_prompts
-
-    def interrupted(model: Any, prompts: Any, layers: Any, reader: Any, take: Any, **how: Any) -> None:
-        read_prompts(model, prompts, layers, reader, take, **{**how, "until": 20})
-        raise KeyboardInterrupt
-
-    model = load_model(folder, device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        capture(model, TEXT, store=tmp_path / "b", read_with=interrupted, **HOW)
-    assert list(tmp_path.glob("b/*/progress.json"))
-    ray_capture(loader(folder), TEXT, tmp_path / "b", actors=1, **HOW)
-    capture(model, TEXT, store=tmp_path / "a", **HOW)
-    assert files(tmp_path / "a") == files(tmp_path / "b")
-
-
+@pytest.mark.slow
 def test_actors_with_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
     other, here = save_tiny_model(tmp_path / "other", seed=1), os.getpid()
     with pytest.raises(Exception, match="loaded has other weights or another configuration"):
@@ -218,5 +216,8 @@ def test_actors_with_another_model_are_refused(folder: Path, tmp_path: Path) -> 
             actors=1,
             **HOW,
         )
+
+
+def test_without_an_actor_nothing_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 actors; expected at least 1"):
-        ray_capture(loader(folder), TEXT, tmp_path / "b", actors=0)
+        ray_capture(refuse, TEXT, tmp_path, actors=0)

@@ -99,7 +99,8 @@ def _read(
         fn_constructor_args=(load, describe_model(model)["identity"], given),
         **options,
     )
-    with tqdm(total=end, initial=done, desc="capture", unit="row", disable=None if progress is None else not progress) as bar:
+    hidden = None if progress is None else not progress
+    with tqdm(total=end, initial=done, desc="capture", unit="row", disable=hidden) as bar:
         for batch in vectors.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             rows = batch.pop("row")
             found: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
