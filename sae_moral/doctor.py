@@ -32,7 +32,10 @@ from sae_moral.tables import MISSING, Table, text_table
 OURS = "sae-moral"
 IMPORTED = ("torch", "transformers", "transformer_lens", "sae_lens", "datasets")
 """What nothing works without, by the name that is imported; in this order, since each of them needs those before it."""
-OPTIONAL = tuple("accelerate bitsandbytes inspect-ai nnsight peft sae-moral-inspect shtab trackio vllm wandb".split())
+OPTIONAL = (
+    *"accelerate bitsandbytes inspect-ai nnsight peft ray sae-moral-inspect sae-moral-ray".split(),
+    *"shtab trackio vllm wandb".split(),
+)
 SHARED = frozenset(("sae-moral", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "datasets"))
 """Packages whose versions other tools of the field pin, too."""
 GROUPS = ("sae_moral.metrics", "sae_moral.sources")

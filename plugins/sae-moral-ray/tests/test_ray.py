@@ -150,7 +150,8 @@ def loader(folder: Path, marker: Path | None = None) -> Callable[[], Any]:
     here = os.getpid()
 
     def load() -> Any:
-        model, batches = load_model(folder, device="cpu"), []
+        model: Any = load_model(folder, device="cpu")
+        batches: list[int] = []
 
         def count(*_: Any) -> None:
             batches.append(1)
