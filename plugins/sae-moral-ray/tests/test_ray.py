@@ -128,21 +128,31 @@ def test_when_all_fail_the_error_is_that_of_the_work() -> None:
         ray_workers(0, lambda: None)
 
 
-def test_the_others_are_cancelled_and_those_without_room_never_begin(tmp_path: Path) -> None:
+def test_the_others_are_interrupted_and_those_without_room_never_begin(tmp_path: Path) -> None:
     def waits_but_one() -> int:
-        if not first(tmp_path):
-            try:
-                time.sleep(60)
-            finally:
-                (tmp_path / f"ended {os.getpid()}").mkdir()
-        time.sleep(1.0)
-        return os.getpid()
+        if first(tmp_path):
+            while not list(tmp_path.glob("waits *")):
+                time.sleep(0.01)
+            return os.getpid()
+        (waits := tmp_path / f"waits {os.getpid()}").mkdir()
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            waits.rmdir()  # as a lease is let go of
 
-    started = time.monotonic()
-    done = ray_workers(5, waits_but_one)
-    assert time.monotonic() - started < 50
-    left = [path.name for path in tmp_path.iterdir()]
-    assert len(left) <= 2 and f"ended {done}" not in left
+    done = ray_workers(2, waits_but_one)
+    assert not list(tmp_path.glob("waits *"))
+    started = tmp_path / "started"
+    started.mkdir()
+
+    def begins() -> int:
+        (started / str(time.time_ns())).mkdir()
+        time.sleep(0.5)
+        return done
+
+    assert ray_workers(9, begins) == done
+    assert 1 <= len(list(started.iterdir())) < 9
 
 
 def loader(folder: Path, marker: Path | None = None) -> Callable[[], Any]:
