@@ -72,7 +72,8 @@ class Killer(threading.Thread):
 def killed_until_enough(folder: Path, kills: int) -> None:
     Study(folder / "alone", "squares").run(cells(folder / "alone", CELLS))
     hit, seed = 0, 0
-    while hit < kills:
+    while hit < kills:  # of a machine that is busy, one task may have done all before the other began
+        assert seed < 5 * kills + 10, f"{hit} of {kills} kills hit a task"
         own = folder / str(seed)
         own.mkdir()
         killer = Killer(own, kills - hit, seed)
@@ -84,9 +85,8 @@ def killed_until_enough(folder: Path, kills: int) -> None:
         work(own, 0.0, resume=False)  # one that was killed while it let go of its lease may have left that
         assert contents(own) == contents(folder / "alone") and hidden(own) == [] and begun(own) == by_cell
         assert set(by_cell) == set(range(CELLS))
-        # A cell is begun again only where the one that had begun it was killed; both tasks did some.
+        # A cell is begun again only where the one that had begun it was killed.
         assert all(pid in killer.gone for pids in by_cell.values() for pid in pids[:-1]), (by_cell, killer.gone)
-        assert len({pid for pids in by_cell.values() for pid in pids}) > 1
 
 
 def test_of_two_tasks_one_is_killed(tmp_path: Path) -> None:
