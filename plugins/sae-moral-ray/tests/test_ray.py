@@ -22,6 +22,7 @@ from sae_moral_ray import ray_capture, ray_workers  # noqa: E402
 from sae_moral.capture import capture, load_model  # noqa: E402
 from sae_moral.capture.run import read_prompts  # noqa: E402
 from sae_moral.errors import SaeMoralWarning  # noqa: E402
+from sae_moral.sae import TrainedSaes, TrainSettings, train_saes  # noqa: E402
 from sae_moral.studies.study import Study  # noqa: E402
 from tests.capture.test_store import contents as files  # noqa: E402
 from tests.forks import one_thread  # noqa: E402
@@ -41,7 +42,14 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        for last in (False, False, True):  # Ray gives its own processes 30 s to start, too few on a busy machine
+            try:
+                ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+                break
+            except Exception:
+                ray.shutdown()
+                if last:
+                    raise
         yield
         ray.shutdown()
 
@@ -227,6 +235,21 @@ def test_actors_with_another_model_are_refused(folder: Path, tmp_path: Path) -> 
             actors=1,
             **HOW,
         )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
+def test_tasks_that_train_make_the_weights_of_one_process(folder: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(expansion=3, steps=40, batch=32, target_l0=3)
+
+    def train(out: str) -> TrainedSaes:
+        return train_saes(str(folder), scenarios(900), "all", settings, out=tmp_path / out, device="cpu", shards=2)
+
+    alone, found = train("alone"), ray_workers(2, lambda: train("shared"), num_gpus=0)
+    assert list(found.results) == [0, 1, 2]
+    for layer in found.results:
+        weights = [one.path(layer) / "sae_weights.safetensors" for one in (alone, found)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_without_an_actor_nothing_is_loaded(tmp_path: Path) -> None:
