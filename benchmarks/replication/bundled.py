@@ -37,6 +37,8 @@ PROTOCOLS = ("paper", "audited")
 HALVES = ("half 1", "half 2")
 TITLES = {
     "bundled": "The bundled models",
+    "qwen": "Qwen2.5-Coder-1.5B-Instruct",
+    "four-sources": "Four sources side by side",
     "chat": "Models that chat, inside their chat templates and without",
     "scenarios": "The bundled models on scenarios-400",
 }
