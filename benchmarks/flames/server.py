@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -29,18 +30,38 @@ def serve(model: str, log: Path, *, dtype: str = "float32", device: str = "cpu")
     Raises:
         RuntimeError: the server ended or did not answer in time; the message ends with what it printed.
     """
-    folder = bundled_path(model) if model in BUNDLED else Path(model).resolve()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    folder, port = bundled_path(model) if model in BUNDLED else Path(model).resolve(), free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", folder.name, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--device", device, "--dtype", dtype]
+    with started(command, f"http://127.0.0.1:{port}/health", log, cwd=folder.parent):
+        yield f"http://127.0.0.1:{port}/v1", folder.name
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(command: Sequence[str], url: str, log: Path, *, ready: float = READY, **how: Any) -> Iterator[None]:
+    """A server that answers at `url` while the context lasts.
+
+    Args:
+        log: where its output goes.
+        ready: seconds it may take.
+        how: for `Popen`.
+
+    Raises:
+        RuntimeError: it ended or did not answer in time; the message ends with what it printed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=folder.parent, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **how)
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}/v1", folder.name
+        _wait(process, url, log, ready)
+        yield
     finally:
         process.terminate()
         try:
@@ -50,8 +71,8 @@ def serve(model: str, log: Path, *, dtype: str = "float32", device: str = "cpu")
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    end = time.monotonic() + READY
+def _wait(process: subprocess.Popen[Any], url: str, log: Path, ready: float) -> None:
+    end = time.monotonic() + ready
     while time.monotonic() < end:
         if process.poll() is not None:
             break
@@ -61,4 +82,4 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except requests.ConnectionError:
             time.sleep(0.5)
     tail = log.read_text(encoding="utf8", errors="replace")[-2000:]
-    raise RuntimeError(f"the judge's server did not start (see {log}):\n{tail}")
+    raise RuntimeError(f"the server did not start (see {log}):\n{tail}")
