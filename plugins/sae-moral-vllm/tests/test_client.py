@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from sae_moral_inspect.answers import read_answers
-from sae_moral_vllm import request_body, served_edits
+from sae_moral_vllm import check, request_body, served_edits
 from sae_moral_vllm.cli import main
-from sae_moral_vllm.client import check
 from sae_moral_vllm.export import export
 
+from benchmarks.flames.ask_server import main as ask
 from sae_moral.steering import Steering, generate, random_direction
 from sae_moral.surgery import Operation
 from tests.steering.planted import D, operated, random_sae
@@ -50,9 +50,9 @@ def test_answers_of_the_server_are_ours(tiny: Any, url: str, prompts: Path, tmp_
     arm, how = str(tmp_path / "arm"), [f"operation={tmp_path / 'operation'}", "alpha=1.5"]
     assert main(["export", arm, *how]) == 0
     asked = ["--url", url, "--model", "tiny", "--prompts", str(prompts), "--max-tokens", "6"]
-    assert main(["ask", str(tmp_path / "baseline.jsonl"), *asked]) == 0
-    assert main(["ask", str(tmp_path / "operated.jsonl"), "--arm", arm, *asked]) == 0
-    assert main(["ask", str(tmp_path / "weaker.jsonl"), "--arm", arm, "--alpha", "0.5", *asked]) == 0
+    assert ask([str(tmp_path / "baseline.jsonl"), *asked]) == 0
+    assert ask([str(tmp_path / "operated.jsonl"), "--arm", arm, *asked]) == 0
+    assert ask([str(tmp_path / "weaker.jsonl"), "--arm", arm, "--alpha", "0.5", *asked]) == 0
     loaded = Operation.load(tmp_path / "operation")
     assert said(tmp_path, "baseline") == local(tiny, [])
     assert said(tmp_path, "operated") == local(tiny, [Steering(loaded, 1.5)]) != local(tiny, [])
@@ -66,7 +66,7 @@ def test_a_server_without_the_plugin_is_noticed(
     serve = engine.serve
     monkeypatch.setattr(engine, "serve", lambda body: serve({k: v for k, v in body.items() if k != "vllm_xargs"}))
     asked = ["--url", url, "--model", "tiny", "--prompts", str(prompts), "--arm", str(arm)]
-    assert main(["ask", str(tmp_path / "operated.jsonl"), *asked]) == 3
+    assert ask([str(tmp_path / "operated.jsonl"), *asked]) == 3
     assert "edit 0 never ran; start the server with vllm-lens" in capsys.readouterr().err
     assert not (tmp_path / "operated.jsonl").exists()
 

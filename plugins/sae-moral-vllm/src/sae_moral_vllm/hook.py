@@ -9,10 +9,8 @@ the one seen before, since the first position attends to itself alone.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -161,25 +159,6 @@ def _tensors(path: str, sha256: str, number: int, device: torch.device) -> dict[
     return {part: value.to(device) for (of, _, part), value in named.items() if of == str(number)}
 
 
-def request_body(arm: str | Path | None, alpha: float | None = None) -> dict[str, Any]:
-    """What a request needs beside its prompt (`extra_body` of OpenAI clients): the hooks of an arm, none for None.
-
-    The salt keeps arms apart in the server's prefix cache: what was computed with hooks is kept there, too.
-
-    Args:
-        arm: the exported file, under the path that the server has it at, too.
-        alpha: of all its edits; None for the exported ones.
-
-    Raises:
-        ValueError: not an exported arm.
-    """
-    if arm is None:
-        return {"cache_salt": "baseline"}
-    edits = served_edits(arm, alpha)
-    hooks = [hook_record(edit) for edit in edits]
-    return {"vllm_xargs": {"apply_hooks": json.dumps(hooks)}, "cache_salt": "-".join(map(repr, edits))}
-
-
 def served_edits(arm: str | Path, alpha: float | None = None) -> list[ServedEdit]:
     """All edits of an exported arm.
 
@@ -188,9 +167,3 @@ def served_edits(arm: str | Path, alpha: float | None = None) -> list[ServedEdit
     """
     path, sha256 = str(Path(arm).resolve()), hash_of(arm)
     return [ServedEdit(path, number, alpha, sha256) for number in range(len(read_arm(path, sha256)[0]))]
-
-
-def hook_record(edit: ServedEdit) -> dict[str, Any]:
-    """A `vllm_lens.Hook` in JSON, for `apply_hooks` of a request and for `/v1/hooks/register`."""
-    code = base64.b64encode(pickle.dumps(edit)).decode()
-    return {"fn": {"cloudpickle": code}, "layer_indices": [edit.about["layer"]], "pre": False}
