@@ -96,13 +96,16 @@ class Engine:
     def run(
         self, requests: Sequence[Request], new: int, size: Callable[[], int] = lambda: 10**6, drops: float = 0.0
     ) -> None:
-        """Until each has `new` tokens, by passes of these sizes; before each a request loses its cache by chance."""
+        """Until each has `new` tokens, by passes of these sizes; before each a request loses its cache by chance.
+
+        It is then computed again by at least two positions at first."""
         chance = random.Random(0)
         while unfinished := [request for request in requests if len(request.new) < new]:
             for request in unfinished:
                 if request.computed and chance.random() < drops:
                     request.drop()
-                self.advance(request, size())
+                again = request.new and not request.computed
+                self.advance(request, max(2, size()) if again else size())
 
     def serve(self, body: dict[str, Any]) -> dict[str, Any]:
         """A chat completion as vLLM gives it, with what vllm-lens adds."""

@@ -85,9 +85,13 @@ def test_a_request_that_began_in_the_prefix_cache_is_refused(engine: Any, new_re
         return {"usage": usage, "hook_results": {"0": request.contexts[0].saved}}
 
     check(answered(0), 1)
-    with pytest.raises(RuntimeError, match="edit 0 left something unsteered: it has seen 4 positions of 8"):
+    with pytest.raises(RuntimeError, match="edit 0 did not steer what it should: it has seen 4 positions of 8"):
         check(answered(4), 1)
-    with pytest.raises(RuntimeError, match="edit 0 left something unsteered: layer 1: too large"):
+    for seen in (8, 9):
+        check({"usage": usage, "hook_results": {"0": {"seen": seen}}}, 1)
+    with pytest.raises(RuntimeError, match="it has seen 16 positions of 8"):  # computed again, unnoticed
+        check({"usage": usage, "hook_results": {"0": {"seen": 16}}}, 1)
+    with pytest.raises(RuntimeError, match="edit 0 did not steer what it should: layer 1: too large"):
         check({"usage": usage, "hook_results": {"0": {"seen": 8, "failed": "layer 1: too large"}}}, 1)
     with pytest.raises(RuntimeError, match="edit 1 never ran"):
         check(answered(0), 2)

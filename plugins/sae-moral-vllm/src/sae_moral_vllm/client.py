@@ -38,20 +38,20 @@ def hook_record(edit: ServedEdit) -> dict[str, Any]:
 
 
 def check(response: Mapping[str, Any], edits: int) -> None:
-    """Refuse a server's response [OpenAI JSON] that was not steered at every position by each of its edits.
+    """Refuse a server's response [OpenAI JSON] whose edits did not each steer what they should.
 
     vllm-lens goes on without a hook that fails, and says so in the server's log only.
 
     Raises:
-        RuntimeError: no hook ran, one failed, or one has seen fewer positions than there were.
+        RuntimeError: no hook ran, one failed, or one has seen fewer or more positions than there were.
     """
     ran, usage = response.get("hook_results") or {}, response["usage"]
-    # The last token is never fed back.
+    # The last token is not fed back, or once in vain.
     positions = usage["prompt_tokens"] + usage["completion_tokens"] - 1
     for number in range(edits):
         saved = ran.get(str(number))
         if saved is None:
             raise RuntimeError(f"edit {number} never ran; start the server with vllm-lens")
-        if "failed" in saved or saved["seen"] < positions:
+        if "failed" in saved or saved["seen"] - positions not in (0, 1):
             said = saved.get("failed") or f"it has seen {saved['seen']} positions of {positions}"
-            raise RuntimeError(f"edit {number} left something unsteered: {said}")
+            raise RuntimeError(f"edit {number} did not steer what it should: {said}")

@@ -3,8 +3,9 @@
 vllm-lens calls `fn(ctx, hidden)` for every request at every forward pass of the engine, with the positions [n, d] of
 that request which the pass computes: a prompt, a part of one, or a token that was just generated. It does not say which
 positions those are. `ServedEdit` finds the first: a request's passes begin with it (vllm-lens reads no prefix cache for
-requests with hooks), and it comes back when the engine drops a request's cache and computes it again. Its row is then
-the one seen before, since the first position attends to itself alone.
+requests with hooks), and it comes back when the engine drops a request's cache and computes it again. The first row is
+then the one seen before, since the first position attends to itself alone. Where that is mistaken (a second BOS that
+begins a part of a prompt, a request computed again by a single position at first), `check` finds `seen` wrong.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ def _begins(saved: dict[str, Any], hidden: Tensor) -> bool:
     if "first" not in saved:
         saved["first"] = hidden[0].clone()
         return True
-    first = saved["first"].float()
-    # Rounding differs with what else is in the pass; another position differs by far more.
-    near = max(1e-3, 8 * torch.finfo(hidden.dtype).eps)
+    if len(hidden) == 1:  # a token that was generated, which may be a BOS
+        return False
+    # Rounding differs with what else is in the pass: by 0.5 % in bfloat16. Another token's row is 40 % away.
+    near, first = max(1e-3, 8 * torch.finfo(hidden.dtype).eps), saved["first"].float()
     return bool((hidden[0].float() - first).norm() <= near * first.norm())
 
 
