@@ -63,8 +63,8 @@ def ask(
     for sample in samples:
         calls = [event.call for event in sample.events if event.event == "model" and event.call]
         check(calls[-1].response or {} if calls else {}, edits)
-    by_id = {prompt.id: prompt for prompt in prompts}
-    write_answers(out, name, [answer_of(by_id[str(sample.id)], sample.output) for sample in samples])
+    said = {str(sample.id): sample.output for sample in samples}
+    write_answers(out, name, [answer_of(prompt, said[prompt.id]) for prompt in prompts])
     return out
 
 
