@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_moral.cli import commands as run
-from sae_moral.cli import lists
+from sae_moral.cli import lists, new
 from sae_moral.cli.completion import SHELLS
 from sae_moral.cli.options import UNKNOWN, Parser, listed, named, one_of
 from sae_moral.io import parse_json
@@ -103,6 +103,11 @@ def _out(folder: str) -> tuple[Option, ...]:
         own("--out", type=Path, metavar="DIR", help=f"folder for the results (default: {folder})"),
         switch("--overwrite", help="replace other results that are there"),
     )
+
+
+def _package(kind: str) -> tuple[Option, ...]:
+    name = own("name", metavar="NAME", help=f"of the {kind}: lower-case words joined by - or _")
+    return name, of(f"scaffold:new_{kind}", "out", metavar="DIR"), as_json
 
 
 def _file(name: str) -> tuple[Option, ...]:
@@ -316,6 +321,8 @@ COMMANDS = {
     ),
     "models": Command(lists.models, as_json),
     "metrics": Command(lists.metrics, of(DIAGNOSE, "protocol"), as_json),
+    "new-metric": Command(new.new_metric, *_package("metric")),
+    "new-source": Command(new.new_source, *_package("source")),
     "doctor": Command(lists.doctor, as_json),
     "completion": Command(lists.completion, own("shell", choices=SHELLS, help="which shell")),
 }

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,12 +25,14 @@ LIGHT = [
     ["data"],
     ["data", "--json"],
     ["data", "info", "scenarios-400"],
+    ["new-metric", "pole_gap"],
+    ["new-source", "my-survey", "--json"],
     *([name, "--help"] for name in COMMANDS),
 ]
 
 
 @pytest.mark.parametrize("line", LIGHT, ids=" ".join)
-def test_what_only_prints_does_not_wait_for_torch(line: list[str]) -> None:
+def test_what_only_prints_does_not_wait_for_torch(line: list[str], here: Path) -> None:
     code = (
         "import sys; from sae_moral.cli import main\n"
         "try: assert main(sys.argv[1:]) == 0\nexcept SystemExit: pass\n"
