@@ -41,8 +41,13 @@ def test_latents_and_surgery(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert share["audited"] > 5 * share["audited_null"] and share["audited"] > 0.01  # next to none where nothing is
     assert share["paper_null"] > 0.5 * share["paper"] > 0.05  # the paper's rule finds as many in permuted labels
     assert 0 < share["audited_replicated"] < 0.6  # some hold on the other texts, and not all
-    assert left["rows"][0]["replicated"]
+    assert {row["dimension"] for row in left["rows"][:3]} == {"sanctity"}  # latents of one topic
+    intervals = dict(re.findall(r"(?m)^(\w+) .*  (\S+ … \S+)$", left["summary"](left["operation"])))
+    low, high = (float(end) for end in intervals["reading_auroc"].split(" … "))
+    assert low < 0 < high and float(intervals["explained_variance"].split(" … ")[1]) < 0  # the price alone is certain
     assert len(left["test"]) == 42 and set(left["effects"]) == {"operated", "rotated 0", "rotated 1"}
+    operated, *twins = (one.auroc_change for one in left["effects"].values())
+    assert operated.low < 0 and max(one.value for one in twins) > operated.value / 2  # twins do as much
 
 
 def test_hooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
