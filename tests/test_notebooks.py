@@ -25,6 +25,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str,
     return runpy.run_path(str(DOCS / "notebooks" / f"{name}.py"))
 
 
+@pytest.mark.slow  # every build of the documentation runs it, too
 def test_diagnose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     left = run("diagnose", monkeypatch, tmp_path)
     verdicts = {name: one.word for name, one in left["diagnosis"].verdicts.items()}
@@ -35,6 +36,7 @@ def test_diagnose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert left["nothing"].peaks["categorical"].value > 0.5  # the best of five looks a little good
 
 
+@pytest.mark.slow  # every build of the documentation runs it, too
 def test_latents_and_surgery(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     left = run("latents-and-surgery", monkeypatch, tmp_path)
     share = left["share"]
@@ -50,6 +52,7 @@ def test_latents_and_surgery(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert operated.low < 0 and max(one.value for one in twins) > operated.value / 2  # twins do as much
 
 
+@pytest.mark.slow  # every build of the documentation runs it, too
 def test_hooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     left = run("hooks", monkeypatch, tmp_path)
     norms = left["added"].norm(dim=-1)
