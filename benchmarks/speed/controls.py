@@ -112,10 +112,7 @@ def main() -> None:
         total, cpu = time.perf_counter() - started, _processor_seconds() - cpu
         data = dataclasses.replace(data, length=representations.length)
         x, _ = preprocess(representations[layers[len(layers) // 2]], representations.length, AUDITED.preprocessing)
-    print(
-        f"{given.model}, {len(data)} scenarios, {len(layers)} layers, {given.workers} workers of "
-        f"{torch.get_num_threads()} threads"
-    )
+    print(f"{given.model}, {len(data)} scenarios, {len(layers)} layers, {given.workers} workers")
     print(f"capture {captured:.0f} s; parts of ours as the first worker saw them: {parts}")
     print(f"ours, all controls, after capture: {own:.0f} s ({own / 60:.1f} min), with start and end of the workers")
     print(f"{total:.0f} s; {cpu:.0f} processor seconds of all workers")

@@ -26,7 +26,7 @@ that took turns in one run; single times drift: the machines are shared.
 """
 SECTIONS = {
     "capture": ("Capture", ["--texts", "160", "--rounds", "2", "--memory", "4000"], True),
-    "controls": ("A diagnosis with every control", ["--naive", "1"], True),
+    "controls": ("A diagnosis with every control", ["--workers", "2", "--naive", "0"], True),
     "sae": ("Training SAEs", ["--rounds", "3"], True),
     "surgery": ("Surgery", ["--rounds", "5"], False),
     "steering": ("Steering", [], False),
