@@ -264,9 +264,7 @@ def main() -> None:
     parser.add_argument("--layers", default="all", help="of those SAES has")
     parser.add_argument("--writes", default=f"representation,{OUTPUT}")
     parser.add_argument("--seeds", type=int, default=5, help="of surgery, and of shuffled labels")
-    parser.add_argument(
-        "--rotations", type=int, default=119, help="with 119, six layers can have a corrected p of 0.05"
-    )
+    parser.add_argument("--rotations", type=int, default=119, help="being beyond 19, at all layers, is p = 0.05")
     parser.add_argument("--kls", default="0.005,0.02,0.08")
     parser.add_argument("--scenarios", type=int, help="measure on at most so many held-out ones")
     parser.add_argument("--data", default="moralstrength")

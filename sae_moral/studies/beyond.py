@@ -8,7 +8,8 @@ AUROC of the margin, virtuous against vicious held-out scenarios:
                  replacement, the same texts on both sides; a single operation or twin is always taken
     p            rank of the operations' mean among the twins, (1 + twins that reach it) / (1 + twins): are they more
                  than one more of them? Where there are at least `FEWEST`: with fewer no p could be 0.05
-    p_corrected  Holm's, over the layers at one strength
+    p_corrected  the same over the layers at one strength, where each has as many twins: how often a twin's highest
+                 layer reaches the operations; Holm's procedure otherwise
 
 The interval asks whether the difference holds for other texts and seeds, p whether a twin could have done it.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sae_moral.controls.inference import holm
+from sae_moral.controls.inference import holm, p_values
 from sae_moral.shown import shown
 from sae_moral.steering.margins import Drawn, estimate
 
@@ -44,6 +45,8 @@ class Beyond:
         difference, low, high, p, p_corrected: see the module; None where there are too few.
         statistic: what the difference is of; `gap`, in nats, in sweeps of version 0.1.
         alpha: of sweeps of version 0.1, which were compared at equal α.
+        value, twin_values: what is ranked: the operations' mean, and each twin's, in the order of their seeds; None
+            where there are too few.
     """
 
     layer: int
@@ -61,6 +64,8 @@ class Beyond:
     p_corrected: float | None = None
     statistic: str = "auroc"
     alpha: float | None = None
+    value: float | None = None
+    twin_values: tuple[float, ...] | None = None
 
     @property
     def holds(self) -> bool:
@@ -97,9 +102,11 @@ def _against(
     rng: np.random.Generator,
 ) -> Beyond:
     difference = estimate(_mean(own, rng) - _mean(others, rng))
-    reached = sum(float(one[0]) >= np.mean([of[0] for of in own]) for one in others)
-    p = (1 + reached) / (1 + len(others)) if len(others) >= FEWEST else None
-    return Beyond(*how, len(own), len(others), *difference, p=p)
+    if len(others) < FEWEST:
+        return Beyond(*how, len(own), len(others), *difference)
+    value, twins = float(np.mean([of[0] for of in own])), tuple(float(one[0]) for one in others)
+    (p,) = p_values([value], [np.array(twins)], "higher")
+    return Beyond(*how, len(own), len(others), *difference, p=p, value=value, twin_values=twins)
 
 
 def _mean(arm: Sequence[Drawn], rng: np.random.Generator) -> Drawn:
@@ -117,9 +124,16 @@ def corrected(found: Sequence[Beyond]) -> list[Beyond]:
         families.setdefault((one.form, one.kl, one.wording, one.use, one.twin), []).append(i)
     corrected = list(found)
     for members in families.values():
-        for i, p in zip(members, holm([found[i].p for i in members]), strict=True):
+        for i, p in zip(members, _over_layers([found[i] for i in members]), strict=True):
             corrected[i] = replace(found[i], p_corrected=p)
     return corrected
+
+
+def _over_layers(layers: Sequence[Beyond]) -> list[float | None]:
+    twins = [one.twin_values for one in layers if one.twin_values is not None]
+    if len(twins) == len(layers) and len({len(own) for own in twins}) == 1:
+        return p_values([one.value for one in layers], [np.array(own) for own in twins], "higher")
+    return holm([one.p for one in layers])
 
 
 def sentence(found: Sequence[Beyond], place: Place, use: str) -> str:

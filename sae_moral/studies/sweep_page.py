@@ -89,7 +89,7 @@ MEANINGS = (
     ("AUROC", "chance that a virtuous scenario's margin of approving over disapproving words is above a vicious one's"),
     ("held-out words", "pairs that nothing was learnt from, all wordings of the first language together"),
     ("operated − twin", "mean over operations less the mean over twins; 95 % interval over texts and over seeds"),
-    ("p", "rank of the operations among 19 or more twins; p, layers: Holm's correction over the layers"),
+    ("p", "rank of the operations among 19 or more twins; p, layers: among each twin's highest layer"),
     ("beyond", "the interval is above 0, and p, corrected, not above 0.05 where there is one"),
     ("pushed wrong", "share of scenarios whose margin moved in the wrong direction"),
     ("categorical, gradient", "change of the audited headline behind the edit"),

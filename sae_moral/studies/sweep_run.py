@@ -76,7 +76,7 @@ METHOD = "sweep/4"
 KLS = (0.02,)
 """Nats per token."""
 ROTATIONS, PERMUTATIONS = tuple(range(19)), tuple(range(3))
-"""Seeds: with 19 rotations, being beyond all of them is p = 0.05; six layers need 119 for a corrected one."""
+"""Seeds: with 19 rotations, being beyond all of them, at their highest layers, is p = 0.05."""
 WORD_TEXTS = 300
 """Training scenarios that words are chosen on."""
 

@@ -38,17 +38,24 @@ def test_a_single_operation_has_the_texts_interval() -> None:
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_p_is_the_rank_among_twins_and_corrected_over_layers() -> None:
-    twins = list(np.linspace(0.5, 0.68, 19))
+def test_p_is_the_rank_among_twins_and_over_layers_that_among_their_highest() -> None:
+    twins, values = np.linspace(0.5, 0.68, 19), {9: 0.7, 12: 0.675, 15: 0.6}
+    own = {9: twins, 12: twins[::-1], 15: twins - 0.1}  # a twin's highest layer is never 15
     given = {}
-    for layer, value in ((9, 0.7), (12, 0.675), (15, 0.6)):
-        given |= arms([value], twins, layer=layer)
+    for layer, value in values.items():
+        given |= arms([value], list(own[layer]), layer=layer)
     found = {one.layer: one for one in compare(given, operated="operated")}
-    raw = [found[layer].p for layer in (9, 12, 15)]
-    last = (1 + sum(t >= 0.6 for t in twins)) / 20
-    assert raw == [1 / 20, 2 / 20, last]
-    assert [found[layer].p_corrected for layer in (9, 12, 15)] == pytest.approx([3 / 20, 4 / 20, max(4 / 20, last)])
-    assert not found[9].holds  # 0.15 over three layers: more twins are needed
+    for layer, value in values.items():
+        assert found[layer].p == (1 + (own[layer] >= value).sum()) / 20
+        assert found[layer].p_corrected == (1 + (np.maximum(twins, twins[::-1]) >= value).sum()) / 20
+    assert found[9].holds and found[12].p == 2 / 20 and found[12].p_corrected == 3 / 20
+
+
+def test_layers_with_different_numbers_of_twins_are_corrected_by_holm() -> None:
+    given = arms([0.7], list(np.linspace(0.5, 0.6, 39)), layer=9) | arms(
+        [0.7], list(np.linspace(0.5, 0.6, 19)), layer=12
+    )
+    assert [one.p_corrected for one in compare(given, operated="operated")] == [2 / 40, 2 / 40]
 
 
 def test_few_twins_have_no_rank_that_could_never_be_small_enough() -> None:
