@@ -117,8 +117,9 @@ def figure(found: Found) -> Figure:
     rows = list(dict.fromkeys((model, write) for model, _, write in found))
     layers = {row: [layer for model, layer, write in found if (model, write) == row] for row in rows}
     wide = max(map(len, layers.values()))
-    drawn = Figure(figsize=(3.3 * wide, 2.8 * len(rows)), layout="constrained")
-    grid = drawn.subplots(len(rows), wide, squeeze=False)
+    kls = {row.kl_asked for one in found.values() for row in one.rows} - {None}
+    drawn = Figure(figsize=(1.6 + (1.2 + 0.6 * len(kls)) * wide, 2.6 * len(rows)), layout="constrained")
+    grid = drawn.subplots(len(rows), wide, squeeze=False, sharey="row")
     for panels, (model, write) in zip(grid, rows, strict=True):
         for panel in panels[len(layers[model, write]) :]:
             panel.set_visible(False)
@@ -136,9 +137,9 @@ def figure(found: Found) -> Figure:
             panel.set_xticks(sorted({*asked}), [f"{kl:g}" for kl in sorted({*asked})])
             panel.minorticks_off()
             panel.set_xlabel("KL on neutral text", fontsize=8)
-            panel.set_title(f"{model}, {layer}, {write}", fontsize=8)
-        panels[0].set_ylabel("AUROC of held-out words, change")
-    grid[0][0].legend(fontsize=6, frameon=False)
+            panel.set_title(f"layer {layer}", fontsize=8)
+        panels[0].set_ylabel(f"{model}, {write}\nAUROC, held-out words, change", fontsize=8)
+    drawn.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     return drawn
 
 
