@@ -60,8 +60,9 @@ def diagnose(a: argparse.Namespace) -> int:
     of_saes = None if saes is None else {str(layer): one.sha256 for layer, one in saes.items()}
     facts = describe_model(model)
     asked |= {"model": facts["identity"], "dtype": facts["dtype"], "layers": layers, "saes": of_saes}
+    sent = argparse.Namespace(**{name: value for name, value in vars(a).items() if name != "parser"})
     with claimed(a, out, "diagnosis", files, asked):
-        with workers(a.workers, partial(_diagnosis, a), logs=out / "workers", device=a.device):
+        with workers(a.workers, partial(_diagnosis, sent), logs=out / "workers", device=a.device):
             diagnosis = _diagnosis(a, model, data, saes)
         with io.staged_files(out, first=files[0]) as new:
             diagnosis.save(new)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +63,26 @@ def test_the_workers_of_a_diagnosis_give_what_one_gives(
     for part in ("results", "peaks", "verdicts", "comparisons", "baselines"):
         assert found["shared"][part] == found["alone"][part]
     assert "Traceback" not in next((tmp_path / "shared" / "out" / "workers").iterdir()).read_text()
+
+
+@pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
+def test_a_worker_of_a_diagnosis_is_sent_all_that_it_needs(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+
+    @contextmanager
+    def none_started(n: int, work: Any, **_: Any) -> Iterator[None]:
+        sent.append(pickle.dumps(work))
+        yield
+
+    monkeypatch.setattr("sae_moral.workers.workers", none_started)
+    given = ["diagnose", str(tiny_folder), "--data", "scenarios-400", "--device", "cpu", "--controls", "none"]
+    given += ["--metrics", "categorical", "--layers", "1", "--workers", "2", "--store", str(tmp_path / "store")]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    (work,) = map(pickle.loads, sent)
+    assert work().peaks["categorical"].value == found["peaks"]["categorical"]["value"]
 
 
 def test_the_workers_of_a_diagnosis_need_a_store(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
