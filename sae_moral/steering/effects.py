@@ -159,7 +159,13 @@ class Neutral:
     and the hooks on it may not change in between.
 
     Args:
-        texts, batch_size, errors: as for `side_effects`.
+        model: it is not changed.
+        texts: as for `side_effects`.
+        batch_size: texts per batch.
+
+    Raises:
+        ValueError: no text.
+        DataError: a text longer than the context.
 
     Memory: predictions of the unsteered model, 4 bytes per token and word of the vocabulary, up to `KEPT` bytes; those
     of further batches are computed anew for each steering.
