@@ -167,8 +167,8 @@ class Neutral:
         ValueError: no text.
         DataError: a text longer than the context.
 
-    Memory: predictions of the unsteered model, 4 bytes per token and word of the vocabulary, up to `KEPT` bytes; those
-    of further batches are computed anew for each steering.
+    Memory: predictions of the unsteered model, 4 bytes per token and word of the vocabulary, up to `KEPT` bytes, until
+    a steering at another layer comes; those of further batches are computed anew for each steering.
     """
 
     def __init__(
@@ -181,7 +181,8 @@ class Neutral:
         device = self.model.cfg.device or "cpu"
         # Padded on the right: what follows a token cannot change it, and BOS stays at position 0.
         self._batches = [right_padded(ids[i : i + batch_size], device) for i in range(0, len(ids), batch_size)]
-        self._kept: dict[tuple[int, int], _Run] = {}
+        self._kept: dict[int, _Run] = {}
+        self._layer = -1
 
     def side_effects(self, steerings: Steering | Sequence[Steering], *, any_model: bool = False) -> SideEffects:
         """As the function."""
@@ -204,11 +205,14 @@ class Neutral:
         return SideEffects(kl, float(torch.tensor(worse).exp()), same, float(torch.cat(shares).mean()), n)
 
     def _unsteered(self, i: int, layer: int) -> _Run:
-        if (i, layer) in self._kept:
-            return self._kept[i, layer]
+        if layer != self._layer:
+            self._kept.clear()
+            self._layer = layer
+        if i in self._kept:
+            return self._kept[i]
         run = self._run(*self._batches[i], layer)
         if sum(one.logprobs.nbytes for one in self._kept.values()) + run.logprobs.nbytes <= KEPT:
-            self._kept[i, layer] = run
+            self._kept[i] = run
         return run
 
     def _run(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], layer: int) -> _Run:

@@ -18,15 +18,20 @@ from tests.tiny import scenarios
 TRAIN = ["--layers", "0,1,2", "--steps", "40", "--batch", "32", "--expansion", "3", "--target-l0", "3"]
 
 
+def table_of(n: int, folder: Path) -> Path:
+    data, table = scenarios(n), folder / "table.jsonl"
+    rows = zip(data.text, data.vector.tolist(), strict=True)
+    table.write_text("\n".join(json.dumps({"text": text, "vector": vector}) for text, vector in rows))
+    return table
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sae_moral.errors.SaeMoralWarning")
 def test_the_workers_of_a_command_make_what_one_makes(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    data, table = scenarios(900), tmp_path / "table.jsonl"
-    rows = zip(data.text, data.vector.tolist(), strict=True)
-    table.write_text("\n".join(json.dumps({"text": text, "vector": vector}) for text, vector in rows))
+    table = table_of(900, tmp_path)
     given = [str(tiny_folder), "--data", str(table), "--device", "cpu"]
     for out, workers in (("alone", []), ("shared", ["--workers", "2"])):
         saes = tmp_path / out / "saes"
@@ -50,9 +55,7 @@ def test_the_workers_of_a_diagnosis_give_what_one_gives(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    data, table = scenarios(300), tmp_path / "table.jsonl"
-    rows = zip(data.text, data.vector.tolist(), strict=True)
-    table.write_text("\n".join(json.dumps({"text": text, "vector": vector}) for text, vector in rows))
+    table = table_of(300, tmp_path)
     given = ["diagnose", str(tiny_folder), "--data", str(table), "--device", "cpu", "--controls", "interval,null,words"]
     found = {}
     for name, more in (("alone", []), ("shared", ["--workers", "2"])):
