@@ -38,8 +38,8 @@ for i in (0, 70, 200):
 data
 
 # %% [markdown]
-# Every scenario belongs to one of five foundations and to one pole of it, with a strength of at most 1;
-# some are neutral.
+# Every scenario belongs to one of five foundations and to one pole of it, with a strength of at
+# most 1; some are neutral.
 #
 # ## Measure
 #
