@@ -114,6 +114,20 @@ def family(entries: Entries) -> Rate | None:
     return Rate(sum(said), len(said)) if said else None
 
 
+def family_between(entries: Entries, alpha: float = 0.05) -> float | None:
+    """The rate of `family` among nulls, were there permutations without end: the smallest p of m metrics must be at
+    most alpha / m, which lies between two of the p-values that few permutations can give, so each p is taken to be
+    anywhere between the one it has and the next smaller one."""
+    rates = []
+    for entry in entries:
+        found = [one for one in entry["peaks"].values() if one is not None and one["p_value"] is not None]
+        steps = np.array([[one["p_value"], one["smallest_p"]] for one in found], dtype=float).reshape(-1, 2)
+        if len(steps):
+            below = (alpha / len(steps) - steps[:, 0]) / steps[:, 1] + 1
+            rates.append(1 - np.prod(1 - below.clip(0, 1)))
+    return float(np.mean(rates)) if rates else None
+
+
 def total(rates: Iterable[Rate | None]) -> Rate | None:
     """All together; None where there is none."""
     known = [rate for rate in rates if rate is not None]
