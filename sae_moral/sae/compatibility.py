@@ -13,6 +13,7 @@ from torch import nn
 
 from sae_moral.capture.models import hooked_model
 from sae_moral.provenance import HookedModel
+from sae_moral.sae.saelens import need_saelens
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def community_saes(model: HookedModel | nn.Module | str, *, kind: str | None = "
     Returns:
         Empty when SAELens' list has none for this model.
     """
+    need_saelens()
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     family, chat = model_family(model if isinstance(model, str) else model_name(hooked_model(model)))

@@ -19,6 +19,7 @@ from typing import Any
 from sae_moral.capture.load_errors import hub_answer
 from sae_moral.errors import DataError, in_one_line, unknown
 from sae_moral.io import check_files, read_json, read_record
+from sae_moral.sae.saelens import need_saelens
 
 RECORDS = {"sae_moral.json": "trained_sae", "surgery.json": "surgery"}
 """Records beside the weights of an SAE made here, with their kinds; since schema version 2 they hold `files`, the
@@ -36,6 +37,7 @@ def read_sae(source: Any, loader: str | None, device: str, dtype: str) -> tuple[
         ValueError: nothing of that name, an unknown loader, a hub that did not give it.
         DataError: files that cannot be read as an SAE, or are not those that their record was written with.
     """
+    need_saelens()
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
 
     if isinstance(source, (str, Path)) and Path(source).is_dir():

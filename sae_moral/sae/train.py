@@ -42,6 +42,7 @@ from sae_moral.provenance import HookedModel, describe_model, versions
 from sae_moral.report.words import MISSING
 from sae_moral.sae.activations import Activations, capture_activations
 from sae_moral.sae.evaluate import LossRecovered, loss_recovered
+from sae_moral.sae.saelens import need_saelens
 from sae_moral.sae.train_config import SAELensConfig, TrainSettings, configure
 from sae_moral.sae.train_layer import RECORD, LayerTraining, TrainedSae, read_trained, train_layer
 from sae_moral.sae.train_logging import LogSettings, keep_weights, log_settings, logged_run, with_logger
@@ -95,6 +96,7 @@ class TrainedSaes:
         Raises:
             DataError: a damaged file.
         """
+        need_saelens()
         from sae_lens import SAE
 
         check_files(self.path(layer), self.results[layer].get("files", {}))

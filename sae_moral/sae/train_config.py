@@ -11,6 +11,7 @@ from sae_moral.capture.readers import GRANULARITIES
 from sae_moral.errors import nearest, unknown
 from sae_moral.protocol import Protocol, get_protocol
 from sae_moral.sae.activations import Activations
+from sae_moral.sae.saelens import need_saelens
 from sae_moral.sae.train_input import NORMALISATIONS
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class SAELensConfig:
 
 def architectures() -> tuple[str, ...]:
     """Names of the training SAEs registered with SAELens, a user's own included."""
-    import sae_lens  # noqa: F401  (fills the registry)
+    need_saelens()  # importing it fills the registry
     from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
     return tuple(SAE_TRAINING_CLASS_REGISTRY)

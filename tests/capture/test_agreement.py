@@ -18,6 +18,7 @@ from sae_moral.capture.hooks import active_hooks
 from sae_moral.capture.models import hooked_model
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.steering import generate
+from tests.libraries import of_transformer_lens_3
 
 TEXTS = ["the boy shared his bread", "she lied"]
 
@@ -64,8 +65,8 @@ def bridge(folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("name", "refused", "cache_works"),
     [
-        ("Cohere", True, None),
-        ("HunYuan", True, None),
+        pytest.param("Cohere", True, None, marks=of_transformer_lens_3),
+        pytest.param("HunYuan", True, None, marks=of_transformer_lens_3),
         ("Mamba", False, False),
         ("MPT", False, True),
         ("Mistral", False, True),
@@ -80,6 +81,7 @@ def test_architectures_are_as_in_transformers_or_refused(name: str, refused: boo
         assert row.cache == cache_works and row.capture is not None and row.capture < TOLERANCE
 
 
+@of_transformer_lens_3
 def test_what_differs_is_refused_with_the_place(saved: Callable[[str], Path], cache: Path) -> None:
     with pytest.raises(
         ValueError, match=r"CohereForCausalLM .* the vectors after block 0 at position 1 of .* off by 0\."
@@ -90,6 +92,7 @@ def test_what_differs_is_refused_with_the_place(saved: Callable[[str], Path], ca
     assert not cache.exists()
 
 
+@of_transformer_lens_3
 def test_a_model_that_is_handed_over_is_compared_once(saved: Callable[[str], Path], runs: list[Any]) -> None:
     right, wrong = bridge(saved("Mistral")), bridge(saved("Cohere"))
     for _ in range(2):

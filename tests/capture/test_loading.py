@@ -21,6 +21,7 @@ from sae_moral.capture.agreement import unwrapped
 from sae_moral.controls import random_weights
 from sae_moral.provenance import describe_model, model_identity
 from tests.capture import hub
+from tests.libraries import of_transformer_lens_3, saelens
 from tests.tiny import save_tiny_model, scenarios
 
 TEXT = scenarios(24).text
@@ -76,6 +77,7 @@ def test_an_option_of_from_pretrained_alone_does_not_change_the_model(whole: tup
     assert torch.equal(capture(other, TEXT)[2], capture(model, TEXT)[2])
 
 
+@of_transformer_lens_3  # 4 has no attention but its own
 def test_what_shapes_numbers_is_another_model(whole: tuple[Path, Any]) -> None:
     folder, model = whole
     found = {model_identity(load_model(folder, device="cpu", **more)) for more in OTHERS}
@@ -122,7 +124,11 @@ def test_an_option_that_nobody_knows_is_refused(whole: tuple[Path, Any]) -> None
     [
         ({"device": "cpu", "device_map": "auto"}, "device 'cpu' and device_map or n_devices were given; expected one"),
         ({"max_memory": {0: "1GiB"}}, "max_memory is a limit for device_map; expected device_map='auto'"),
-        ({"device_map": {"": "disk"}}, r"cannot load .*: device_map\[''\]='disk' is not supported"),
+        pytest.param(
+            {"device_map": {"": "disk"}},
+            r"cannot load .*: device_map\[''\]='disk' is not supported",
+            marks=of_transformer_lens_3,
+        ),
     ],
 )
 def test_devices_that_contradict(whole: tuple[Path, Any], options: dict[str, Any], expected: str) -> None:
@@ -390,6 +396,7 @@ def _texts(model: Any) -> Sequence[str]:
 def test_other_functions_take_a_transformers_model_too(
     whole: tuple[Path, Any], plain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    saelens()
     from sae_moral import diagnose
     from sae_moral.sae import community_saes
     from sae_moral.steering import Direction, Steering, steering_hooks

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_moral.capture.resume import Resume
 from sae_moral.steering import Steering, Wording, generate, measure, random_direction, side_effects
+from tests.libraries import transformer_lens_3
 from tests.tiny import scenarios
 
 DATA = scenarios(40)
@@ -58,8 +58,9 @@ def test_equal_to_the_bit_and_earlier_blocks_run_once(tiny: Any, kind: str) -> N
 
 
 def _hooked(tiny: Any) -> Any:
+    lens = transformer_lens_3()
     shape: dict[str, Any] = {"n_layers": 3, "d_model": 16, "n_ctx": 64, "d_head": 8, "d_vocab": len(tiny.tokenizer)}
-    return HookedTransformer(HookedTransformerConfig(**shape, act_fn="gelu", seed=0), tiny.tokenizer)
+    return lens.HookedTransformer(lens.HookedTransformerConfig(**shape, act_fn="gelu", seed=0), tiny.tokenizer)
 
 
 def test_runs_with_a_cache_are_whole(tiny: Any) -> None:

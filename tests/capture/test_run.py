@@ -17,6 +17,7 @@ from sae_moral.capture.bundled import bundled_path
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import describe_model
 from tests.conftest import bundled
+from tests.libraries import saelens, transformer_lens_3
 from tests.tiny import scenarios
 
 DISTINCT = [
@@ -118,9 +119,7 @@ def test_gemma_bridge_equals_hugging_face(
 @pytest.fixture(scope="module")
 def hooked_gemma() -> Any:
     folder = bundled("gemma-3-270m")
-    from transformer_lens import HookedTransformer
-
-    return HookedTransformer.from_pretrained_no_processing(
+    return transformer_lens_3().HookedTransformer.from_pretrained_no_processing(
         "google/gemma-3-270m",
         hf_model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         tokenizer=AutoTokenizer.from_pretrained(folder),
@@ -244,6 +243,7 @@ def test_own_pooling_function(tiny: Any) -> None:
 
 
 def test_attached_sae_is_named(tiny_folder: Path) -> None:
+    saelens()
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
@@ -264,6 +264,7 @@ def test_attached_sae_is_named(tiny_folder: Path) -> None:
 
 
 def test_a_hooked_sae_transformer_is_measured_with_its_saes_and_says_so(tiny: Any) -> None:
+    saelens()
     from sae_lens import HookedSAETransformer, StandardSAE, StandardSAEConfig
     from transformer_lens import HookedTransformerConfig
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from sae_moral.capture import capture, load_model
 from sae_moral.controls.random_weights import random_weights
 from sae_moral.provenance import describe_model, model_identity
+from tests.libraries import saelens
 from tests.tiny import scenarios
 
 TEXTS = scenarios(12).text
@@ -23,6 +24,7 @@ TEXTS = scenarios(12).text
 @pytest.fixture(scope="module")
 def hooked_folder(tiny_folder: Path) -> Any:
     """A HookedTransformer with rotary tables, masks and biases among its buffers and parameters."""
+    saelens()
     from sae_lens import HookedSAETransformer
     from transformer_lens import HookedTransformerConfig
 
@@ -136,6 +138,7 @@ def test_tied_embeddings_stay_tied(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_sae_variants_keep_their_class_but_not_their_saes(tiny_folder: Path) -> None:
+    saelens()
     from sae_lens import SAE
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 

@@ -14,6 +14,7 @@ from sae_moral.data.moral_data import from_records
 from sae_moral.sae.load import LoadedSae, load_sae
 from sae_moral.surgery import Operation, SurgeryRecord
 from sae_moral.surgery.operation import rows_of, with_rows
+from tests.libraries import saelens
 from tests.tiny import NOUNS, VERBS, save_tiny_model
 
 D, S = 16, 40
@@ -24,9 +25,8 @@ def random_sae(
     architecture: str = "standard", *, layer: int = 1, seed: int = 0, d: int = D, **options: Any
 ) -> LoadedSae:
     """An SAE with random weights; `batchtopk` and `matryoshka_batchtopk` are what SAELens saves of one in training."""
-    from sae_lens import SAE, TrainingSAE
-
-    kind = TrainingSAE if "batchtopk" in architecture else SAE
+    sae_lens = saelens()
+    kind = sae_lens.TrainingSAE if "batchtopk" in architecture else sae_lens.SAE
     needs: dict[str, Any] = {"k": 6} if "topk" in architecture else {}
     if architecture.startswith("matryoshka"):
         needs["matryoshka_widths"] = [10, S]

@@ -22,6 +22,7 @@ from sae_moral.steering.generate import choose
 from sae_moral.steering.hooks import steer_unwrapped
 from sae_moral.steering.steering import OF_PROMPTS
 from tests.conftest import bundled
+from tests.libraries import of_transformer_lens_3, transformer_lens_3
 from tests.steering.planted import D, operated, random_sae
 
 PROMPTS = ["helping", "robbing the old baker is morally", "two strangers on the bus and the team", "hitting my sister"]
@@ -91,18 +92,18 @@ def test_unsteered_is_hugging_face(tiny: Any, tiny_folder: Path, batch_size: int
 
 def tiny_hooked(folder: Path) -> Any:
     """The tiny model's architecture and weights as a HookedTransformer."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    lens = transformer_lens_3()
     from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 
     hf: Any = LlamaForCausalLM.from_pretrained(folder)
-    config = HookedTransformerConfig(
+    config = lens.HookedTransformerConfig(
         n_layers=3, d_model=D, n_ctx=64, d_head=8, n_heads=2, n_key_value_heads=1, d_mlp=32,
         d_vocab=hf.config.vocab_size, act_fn="silu", gated_mlp=True, normalization_type="RMS",
         eps=hf.config.rms_norm_eps,
         positional_embedding_type="rotary", rotary_adjacent_pairs=False, rotary_dim=8, final_rms=True, device="cpu",
         rotary_base=10000, original_architecture="LlamaForCausalLM",
     )  # fmt: skip
-    model = HookedTransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
+    model = lens.HookedTransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
     model.load_state_dict(convert_llama_weights(hf, config), strict=False)
     return model
 
@@ -173,7 +174,14 @@ def test_choose_draws_from_the_distribution() -> None:
     assert choose(p.log()[None], torch.tensor([1.0 - 1e-12]), 1.0, 0.7).item() == 3  # never one that was left out
 
 
-@pytest.mark.parametrize("name", ["MPT", "Mamba", "Falcon, ALiBi"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Mamba",
+        pytest.param("MPT", marks=of_transformer_lens_3),
+        pytest.param("Falcon, ALiBi", marks=of_transformer_lens_3),
+    ],
+)
 def test_without_a_cache_that_works_there_is_none(name: str, tmp_path: Path) -> None:
     save_random(name, tmp_path / "model")
     model: Any = load_model(tmp_path / "model", device="cpu")
@@ -338,9 +346,7 @@ def test_bad_prompts_are_named(tiny: Any) -> None:
 @pytest.fixture(scope="module")
 def hooked_gemma() -> Any:
     folder = bundled("gemma-3-270m")
-    from transformer_lens import HookedTransformer
-
-    return HookedTransformer.from_pretrained_no_processing(
+    return transformer_lens_3().HookedTransformer.from_pretrained_no_processing(
         "google/gemma-3-270m",
         hf_model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         tokenizer=AutoTokenizer.from_pretrained(folder),

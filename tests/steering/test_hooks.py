@@ -13,6 +13,7 @@ from sae_moral.steering import Direction, Matched, Steering, random_direction, s
 from sae_moral.steering.edits import edit, reconstruction_error
 from sae_moral.steering.hooks import Place
 from sae_moral.steering.steering import POSITIONS
+from tests.libraries import saelens
 from tests.steering.planted import D, operated, random_sae
 
 IDS = torch.randint(3, 20, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -257,6 +258,7 @@ def test_values_that_are_not_finite_are_an_error(tiny: Any) -> None:
 
 
 def test_an_sae_variant_of_the_model(tiny_folder: Path, tiny: Any) -> None:
+    saelens()
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
     model: Any = SAETransformerBridge.boot_transformers(str(tiny_folder), device="cpu")

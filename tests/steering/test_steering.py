@@ -8,21 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from sae_moral.capture import capture
 from sae_moral.sae.compatibility import ARCHITECTURES, ELEMENTWISE
 from sae_moral.steering import Direction, Matched, Steering, difference_in_means, random_direction
 from sae_moral.steering.edits import edit, full_edit, low_rank_edit, reconstruction_error
+from tests.libraries import saelens
 from tests.steering.planted import LATENTS, D, operated, random_sae
 from tests.tiny import scenarios
 
 DATA = scenarios(240)
 
 H = 3 * torch.randn(7, 5, D, generator=torch.Generator().manual_seed(5))
+REGISTRY = saelens().registry
 USABLE = sorted(
     name
-    for name in {*SAE_CLASS_REGISTRY, *(name for name in SAE_TRAINING_CLASS_REGISTRY if "batchtopk" in name)}
+    for name in {
+        *REGISTRY.SAE_CLASS_REGISTRY,
+        *(name for name in REGISTRY.SAE_TRAINING_CLASS_REGISTRY if "batchtopk" in name),
+    }
     if name not in ARCHITECTURES or not ARCHITECTURES[name].refused
 )
 COMPETING = ["abstopk", "topk"]
