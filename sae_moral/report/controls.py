@@ -94,7 +94,7 @@ def controls_section(record: DiagnosisRecord) -> Section:
     told = [*names_run(record), *(["ceiling"] if ceiling_table(record).rows else [])]
     limits = [(name, words) for name, words in LIMITS.items() if name in told]
     parts += [heading("What each control does not prove"), pairs(limits, "limits")]
-    return Section("Controls", joined(parts))
+    return Section("Controls", joined(parts), folded=True)
 
 
 def comparison_table(record: DiagnosisRecord) -> Table:

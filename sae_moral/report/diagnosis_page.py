@@ -21,6 +21,7 @@ from sae_moral.report.page import (
     columns,
     data_table,
     figure,
+    folded,
     folded_table,
     heading,
     html,
@@ -84,7 +85,7 @@ def render_report(record: DiagnosisRecord) -> str:
         controls_section(record),
         *learning_section(record),
         *_preprocessing(record),
-        Section("Provenance", tree({**provenance, "metrics": jsonable(record.metrics)})),
+        Section("Provenance", tree({**provenance, "metrics": jsonable(record.metrics)}), folded=True),
     ]
     return render_page(
         joined((html("{}", name) for name in names), between=Markup(' <span class="times">×</span> ')),
@@ -275,18 +276,18 @@ def _metric(record: DiagnosisRecord, card: Card, place: str) -> Section:
         if groups.left_out:
             caption += html('<span class="left-out"> Not computed: {}.</span>', ", ".join(groups.left_out))
         parts.append(data_table(groups, caption))
+        more: list[str] = []
         if len(groups.rows) > 2 and peak.n_layers > 2:
             label = f"Heat map: {statistic} of {metric} by layer and group; all values are in the table below."
             white = "" if texts.spec.chance is None else "; white is chance"
             told = f"{statistic} by layer and group{white}. Hatched cells were not computed."
-            parts.append(figure(figures.heatmap_figure(record, metric), prefix=f"{place}-h", label=label, caption=told))
+            more.append(figure(figures.heatmap_figure(record, metric), prefix=f"{place}-h", label=label, caption=told))
         if (further := figures.statistics_figure(record, metric)) is not None:
             names = ", ".join(figures.further_statistics(record, metric))
             label = f"Line figures by layer: {names}."
-            parts += [
-                heading("Further statistics"),
-                figure(further, prefix=f"{place}-s", label=label, caption=f"{names}."),
-            ]
+            more.append(figure(further, prefix=f"{place}-s", label=label, caption=f"{names}."))
+        if more:
+            parts.append(folded("By layer and group, and further statistics", joined(more)))
     full = full_table(record, metric)
     if full.rows:
         caption = f"All rows of {metric}: layers, statistics and groups"
@@ -359,7 +360,7 @@ def _preprocessing(record: DiagnosisRecord) -> list[Section]:
             label = f"Line figures by layer: {', '.join(lists)}."
             parts.append(figure(figures.profile_figure(layers, lists), prefix=name, label=label, caption=told))
         parts.append(tree(values))
-    return [Section("Preprocessing", joined(parts))] if parts else []
+    return [Section("Preprocessing", joined(parts), folded=True)] if parts else []
 
 
 def per_layer_lists(values: Mapping[str, Any], n_layers: int, path: str = "") -> dict[str, list[float | None]]:

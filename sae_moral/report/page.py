@@ -38,6 +38,7 @@ class Section:
         id: of its heading, for links; made of `short` by default, and kept unique.
         kind: a CSS class: `warnings` or `alarm`.
         listed: whether it is in the contents.
+        folded: shut until its title is clicked: what few readers need.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Section:
     id: str = ""
     kind: str = ""
     listed: bool = True
+    folded: bool = False
 
 
 def render_page(
@@ -300,7 +302,7 @@ def tokens(words: Iterable[tuple[str, float]]) -> Markup:
 def _named(sections: Iterable[Section]) -> list[Section]:
     """Sections with short titles and unique ids."""
     found: list[Section] = []
-    taken: set[str] = set()
+    taken = {"content"}  # the id of what the skip link leads to
     for section in sections:
         text = section.title.striptags() if isinstance(section.title, Markup) else section.title
         short = section.short or text

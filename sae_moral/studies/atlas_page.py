@@ -162,7 +162,7 @@ def render_atlas(atlas: AtlasRecord, folder: Path | None = None) -> str:
         *(family.section(atlas, baselines) for family in families),
         Section("How to read it", columns([("What it means", MEANS), ("What it does not prove", DOES_NOT_PROVE)])),
         *_warnings(atlas),
-        Section("Provenance", tree(atlas.provenance)),
+        Section("Provenance", tree(atlas.provenance), folded=True),
     ]
     if failures := atlas.failures:
         have = "model has" if len(failures) == 1 else "models have"

@@ -138,7 +138,7 @@ def sweep_page(rows: Sequence[SweepRow], beyond: Sequence[Beyond], base: Unsteer
             "How to read it",
             joined([pairs(MEANINGS, "meanings"), paragraph(f"{about['draws']} draws of texts and seeds.", "under")]),
         ),
-        Section("What shaped it", tree(about), short="Provenance"),
+        Section("What shaped it", tree(about), short="Provenance", folded=True),
     ]
     facts = [
         ("scenarios", f"{about['n']} held out of {about['source']}"),

@@ -19,7 +19,7 @@ KNOWN = {"value": 0.4753, "ci_low": 0.231, "ci_high": 0.66, "n_texts": 46}
 def shown(made: DiagnosisRecord) -> tuple[str, str]:
     """The section's HTML and its words."""
     html = render_page("t", [controls_section(made)], kicker="k")
-    html = html[html.index("<main>") :]
+    html = html[html.index("<main ") :]
     return html, Page(html.partition("</main>")[0] + "</main>").words()
 
 

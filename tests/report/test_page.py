@@ -26,10 +26,10 @@ def test_sections_stand_in_their_order_alarms_first_and_ids_are_unique() -> None
     ]
     html = render_page("Title", sections, kicker="Kind", facts=[("n", "3")], warnings=["Careful."])
     made = Page(html)
-    assert made.ids() == ["danger", "warnings", "one", "one-2", "own"]
+    assert made.ids() == ["content", "danger", "warnings", "one", "one-2", "own"]
     links = [attrs["href"] for tag, attrs in made.tags if tag == "a"]
-    assert links == ["#one", "#one-2", "#own"]
-    assert "Kind Title n 3 One One Short Danger Warnings Careful. One a" in made.words()
+    assert links == ["#content", "#one", "#one-2", "#own"]
+    assert "To the content Kind Title n 3 One One Short Danger Warnings Careful. One a" in made.words()
     assert "<title>Kind: Title</title>" in html
 
 

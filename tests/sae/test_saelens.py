@@ -23,9 +23,7 @@ ASKED: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("asked", ASKED)
 def test_what_is_missing_is_named(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sae_lens", None)
-    told = (
-        r"SAEs need SAELens, which cannot be imported \(.*; TransformerLens \d\S+ is .*pip install sae-lens"
-    )
+    told = r"SAEs need SAELens, which cannot be imported \(.*; TransformerLens \d\S+ is .*pip install sae-lens"
     with pytest.raises(ModuleNotFoundError, match=told):
         ASKED[asked](tmp_path)
 

@@ -94,7 +94,11 @@ def render(results: FlamesResults, items: Sequence[Item]) -> str:
         ),
         Section("Accounting", _accounting(results)),
         Section("Answers", _items(items)),
-        Section("Provenance", tree({**results.provenance, "arms": {arm.name: arm.identity for arm in results.arms}})),
+        Section(
+            "Provenance",
+            tree({**results.provenance, "arms": {arm.name: arm.identity for arm in results.arms}}),
+            folded=True,
+        ),
     ]
     title = results.provenance.get("model") or "Answers made elsewhere"
     facts = [("prompts", str(max((row.n for row in results.accounting), default=0))), ("arms", str(len(results.arms)))]
