@@ -32,6 +32,8 @@ SCHEMES = {"foundation": "foundation", "polarity": "labels", "both": "all"}
 PENALTY = 3.0
 """λ of the accuracies' metric; a choice of its own for each of 3 partitions × 199 permutations would cost too much, and
 gains little (docs/design/metrics.md)."""
+DENSE = 16_384
+"""Scenarios that density clusters are formed of, at most: HDBSCAN takes time with n² (docs/design/metrics.md)."""
 AGREEMENTS = ("hdbscan_ari", "hdbscan_ami", "kmeans_ari", "kmeans_ami")
 
 
@@ -65,6 +67,15 @@ def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, mi
     options: dict[str, Any] = {"min_cluster_size": min_cluster_size, "min_samples": min_samples, "copy": True}
     clusterer = HDBSCAN(**options)  # its `copy` has a string for a default, which type checkers believe
     return np.asarray(clusterer.fit_predict(points), dtype=np.int64)
+
+
+def joined_to(
+    points: Float[np.ndarray, "n p"], others: Float[np.ndarray, "m p"], cluster: Int[np.ndarray, "m"]
+) -> Int[np.ndarray, "n"]:
+    """The cluster (or noise) of the nearest of the others."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    return cluster[pairwise_distances_argmin(points, others)]
 
 
 def principal_components(x: Float[Tensor, "n d"], components: float | int) -> Float[np.ndarray, "n p"]:
@@ -166,7 +177,8 @@ class AuditedStructural:
       (S + λ s̄ I)⁻¹ with λ = `PENALTY`: linear discriminant analysis with a covariance that is blind to labels
       (`sae_moral.metrics.discriminant`). It leads because it asks what a reader of the representation can see;
       clusters follow whatever varies most, and morality need not.
-    - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`.
+    - `hdbscan_ari_*`, `hdbscan_ami_*`, `noise`, `kmeans_ari_*`, `kmeans_ami_*`. Of more than `DENSE` scenarios a random
+      part of that size is clustered by density, and each of the others belongs to the cluster of its nearest.
     """
 
     components: int = 50
@@ -245,9 +257,14 @@ class _Clusterings:
     @cached_property
     def density(self) -> Int[np.ndarray, "n"]:
         """HDBSCAN's clusters, −1 for noise."""
-        n, order = len(self.data), text_order(self.data)
-        cluster = np.empty(n, dtype=np.int64)
-        cluster[order] = density_clusters(self.points[order], max(5, min(100, n // 25)), max(3, min(20, n // 125)))
+        n, some = len(self.data), text_order(self.data)
+        if n > DENSE:
+            some = some[np.sort(np.random.default_rng(self.metric.seed).permutation(n)[:DENSE])]
+        size, cluster = len(some), np.full(n, -1)
+        cluster[some] = density_clusters(self.points[some], max(5, min(100, size // 25)), max(3, min(20, size // 125)))
+        if n > DENSE:
+            others = np.setdiff1d(np.arange(n), some)
+            cluster[others] = joined_to(self.points[others], self.points[some], cluster[some])
         return cluster
 
     @cached_property

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import NearestCentroid
 
 from sae_moral.foundations import NEUTRAL
+from sae_moral.metrics import structural
 from sae_moral.metrics.base import evaluate, folds
 from sae_moral.metrics.prototypes import Items
 from sae_moral.metrics.structural import (
@@ -125,6 +126,14 @@ class TestAudited:
             assert got[name] > 0.95, name
         assert abs(got["accuracy_polarity"]) < 0.15
         assert abs(got["kmeans_ari_polarity"]) < 0.02
+
+    @pytest.mark.parametrize("most", [600, 300])
+    def test_density_clusters_of_a_part_are_those_of_all(self, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where clusters lie apart: a part has them, and every other scenario is nearest to one of its own."""
+        monkeypatch.setattr(structural, "DENSE", most)
+        x, data = planted(3, n=600, foundation=8, noise=0.3)
+        got = overall(AuditedStructural(), x, data)
+        assert got["hdbscan_ari_foundation"] > 0.99 and got["noise"] < 0.01
 
     def test_planted_polarity_is_found_by_prototypes_where_clusters_follow_something_larger(self) -> None:
         x, data = planted(4, n=600)
