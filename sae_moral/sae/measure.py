@@ -239,4 +239,5 @@ def measure(
         for part in (select.block(x[: len(selection)].double()), held.block(x[len(selection) :].double())):
             for name, array in part.items():
                 found.setdefault(name, []).append(array)
-    return {name: np.concatenate(pieces) for name, pieces in found.items()}
+    # One by one, so that what was concatenated is gone.
+    return {name: np.concatenate(found.pop(name)) for name in list(found)}
