@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from sae_moral import diagnose, load_data, load_model
 from sae_moral.capture import capture
 from sae_moral.capture.bundled import BUNDLED
-from sae_moral.controls import DEFAULT, Controls
+from sae_moral.controls import get_controls
 from sae_moral.data import Source
 from sae_moral.data.sources import SOURCES
 from sae_moral.foundations import DIMENSIONS
@@ -87,7 +88,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     listed = [f"- {{name: {name}, model: {name}, family: A, variant: {name[0]}}}" for name in (GEMMA, SMOL)]
     Path("models.yaml").write_text("data: moralstrength\nmodels:\n  " + "\n  ".join(listed) + "\n")
     # Default controls with fewer draws.
-    monkeypatch.setattr(Controls.__init__, "__defaults__", (DEFAULT, 50, 19, *Controls.__init__.__defaults__[3:]))
+    # Names are checked; two controls with few draws are run.
+    few = {"names": ("interval", "null"), "resamples": 50, "permutations": 19}
+    monkeypatch.setattr("sae_moral.controls.get_controls", lambda given: replace(get_controls(given), **few))
     _, _, release, _ = gemma_scope_2(tmp_path)
     release["config_overrides"]["model_name"] = GEMMA
     serve(monkeypatch, tmp_path, RELEASE, release, GEMMA)
@@ -109,6 +112,7 @@ def loaded(folder: Path) -> dict[str, Any]:
 
 BEFORE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": loaded,
+    "docs/how-to.md": loaded,
     "docs/steering.md": loaded,
     "docs/surgery.md": loaded,
     "docs/sources.md": lambda folder: {"diagnose": diagnose},
@@ -117,8 +121,8 @@ BEFORE: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_they_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page == "docs/command-line.md":
-        diagnose(GEMMA, load_data("moralstrength"), controls="none", progress=False).save("out")
+    if folder_of := {"docs/command-line.md": "out", "docs/tutorial.md": "diagnosis"}.get(page):
+        diagnose(GEMMA, load_data("moralstrength"), layers=1, controls="interval", progress=False).save(folder_of)
     names = BEFORE.get(page, lambda folder: {})(folder)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub(folder / "hub"))
     if page == "docs/scale.md":

@@ -6,7 +6,8 @@ measurement in a process of its own, with one thread.
 From a base, one size at a time is raised: n scenarios, d dimensions, layers, s latents. Time is processor time; memory
 is the highest private memory (mapped files, which the system may drop, are not in it) over what the process held before
 the step. An exponent is the slope between the two largest values of a size, so that what a step always takes does not
-flatten it; the largest measured value times these powers gives full scale.
+flatten it; the largest measured value times these powers gives full scale. Where matrix products grow with all sizes at
+once, what these take alone at full scale, at the rate of one large product in the same run, stands beside it.
 
 Every measurement is a line of OUT/growth.jsonl, and is not made again.
 """
@@ -70,6 +71,8 @@ class Step:
         title: in words.
         run: from a store of that size.
         promise: what the documentation says of its memory.
+        products: operations of the matrix products that grow with all sizes at once, which powers of one size at a time
+            do not see while they are small.
     """
 
     title: str
@@ -78,6 +81,7 @@ class Step:
     raised: dict[str, tuple[int, ...]]
     full: Size
     promise: str
+    products: Callable[[Size], float] | None = None
 
 
 def filled(size: Size, folder: Path) -> Store:
@@ -180,7 +184,8 @@ STEPS = {
         Size(n=4096, s=8192),
         {"n": (4096, 16384, 65536), "d": (576, 1536, 4096), "s": (8192, 16384, 65536)},
         Size(251_334, 4096, 1, 65_536),
-        "the vectors, 1 GiB a block, 2 kB a latent: 5.5 GB",
+        "1 GiB a block, 10 kB a latent: 1.8 GB, the SAE not counted",
+        lambda size: 2.0 * size.n * size.s * size.d,
     ),
     "training": Step(
         f"Training of an SAE, {SETTLED} steps of 256 vectors",
@@ -189,6 +194,7 @@ STEPS = {
         {"n": (4096, 16384, 65536), "d": (576, 1152)},
         Size(251_334, 4096),
         "the SAE and its optimiser, not the vectors",
+        lambda size: 6.0 * SETTLED * 256 * 2 * size.d**2,
     ),
 }
 
@@ -220,6 +226,17 @@ def measured(step: Step, size: Size) -> dict[str, float]:
             done.set()
             watcher.join()
     return {"seconds": round(seconds, 3), "bytes": max(0, peak[0] - before)}
+
+
+def rate() -> float:
+    """Operations per second of a large product in float32 on one thread."""
+    torch.set_num_threads(1)
+    a = torch.randn(2048, 2048)
+    torch.mm(a, a)
+    started = time.process_time()
+    for _ in range(3):
+        torch.mm(a, a)
+    return 3 * 2 * len(a) ** 3 / (time.process_time() - started)
 
 
 def sizes(step: Step, quick: bool) -> list[Size]:
@@ -273,8 +290,9 @@ def page(found: dict[tuple[str, Size], dict[str, float]], command: str) -> str:
     lines = ["# Growth, and full scale", ""]
     made = f"{date.today().isoformat()} ({platform.machine()}, one thread of {os.cpu_count()} shared CPU cores)"
     lines += [f"Made on {made} by", "", "```sh", command, "```", "", *(__doc__ or "").split("\n\n")[2].splitlines(), ""]
-    head = "| step | full scale | time grows with | memory grows with | time, one core | memory | promised |"
-    lines += [head, "|---" * 7 + "|"]
+    reached = rate()
+    head = "| step | full scale | time grows with | memory grows with | time, one core | its products | memory | promised |"
+    lines += [head, "|---" * 8 + "|"]
     for name, step in STEPS.items():
         if (name, step.base) not in found:
             continue
@@ -285,8 +303,9 @@ def page(found: dict[tuple[str, Size], dict[str, float]], command: str) -> str:
         seconds, held = at_full_scale(name, "seconds", found), at_full_scale(name, "bytes", found)
         full = " × ".join(f"{getattr(step.full, size):,} {size}" for size in step.raised)
         hours = "–" if seconds is None else f"{seconds / 3600:,.1f} h"
+        alone = "–" if step.products is None else f"{step.products(step.full) / reached / 3600:,.1f} h"
         lines.append(
-            f"| {step.title} | {full} | {powers[0]} | {powers[1]} | {hours} | "
+            f"| {step.title} | {full} | {powers[0]} | {powers[1]} | {hours} | {alone} | "
             f"{'–' if held is None else f'{held / 1e9:,.2f} GB'} | {step.promise} |"
         )
     lines += ["", "## As measured", "", "| step | n | d | layers | latents | processor seconds | GB |"]

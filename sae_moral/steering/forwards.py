@@ -22,12 +22,12 @@ from sae_moral.capture.hooks import without_hooks
 from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import SaeMoralWarning
 from sae_moral.provenance import HookedModel
-from sae_moral.steering.hooks import steer, steer_unwrapped
+from sae_moral.steering.hooks import Start, steer, steer_unwrapped
 from sae_moral.steering.steering import Steering
 
 Forward = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch words"]]
 """Token ids and the mask of all tokens so far → float32 logits after the last position. With a cache each call brings
-the new tokens only, without one all of them."""
+the new tokens only, without one all of them. `Cached` goes on with fewer rows where others have ended."""
 _FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 """What architectures raise when they are called as they were not meant to be."""
 
@@ -35,12 +35,12 @@ _FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 @contextmanager
 def steered(
     model: HookedModel, steerings: Steering | Sequence[Steering], use_cache: bool, any_model: bool
-) -> Iterator[tuple[Callable[..., None], Callable[[int], Forward], bool]]:
+) -> Iterator[tuple[Start, Callable[[int], Forward], bool]]:
     """Within the context the model is steered (see `steer`). Yields the function that takes the masks of the next
     prompts, one that makes a `Forward` for a number of them, and whether that goes on with a cache."""
     if use_cache and _runs_alone(model):
         with steer_unwrapped(model, steerings, any_model=any_model) as (original, start):
-            yield start, lambda batch: _of_transformers(original), True
+            yield start, lambda batch: Cached(original), True
     else:
         cached = use_cache and cache_works(model)
         with steer(model, steerings, any_model=any_model) as start:
@@ -76,7 +76,7 @@ def _agrees_alone(model: HookedModel) -> bool:
     expected = _two_steps(last_logits(model, len(tokens)), tokens, mask.long(), cached=False)
     try:
         with unwrapped(model) as original:
-            found = _two_steps(_of_transformers(original), tokens, mask.long(), cached=True)
+            found = _two_steps(Cached(original), tokens, mask.long(), cached=True)
     except _FAILS:
         return False
     return _off(found, expected) <= 4 * tolerance(model)
@@ -158,21 +158,33 @@ def _of_hooked(model: HookedModel, batch: int, use_cache: bool) -> Forward:
     return forward
 
 
-def _of_transformers(model: nn.Module) -> Forward:
-    """Of a transformers model itself, with a cache."""
-    known = inspect.signature(model.forward).parameters
-    fixed = {name: value for name, value in {"use_cache": True, "logits_to_keep": 1}.items() if name in known}
-    cache: Any = None
+class Cached:
+    """The `Forward` of a transformers model itself, with its cache."""
 
-    def forward(tokens: Tensor, mask: Tensor) -> Tensor:
-        nonlocal cache
-        options = {"attention_mask": mask, **fixed}
-        if cache is not None:
-            options["past_key_values"] = cache
-        if "position_ids" in known:  # without it, padding on the left would count
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._cache = model, None
+        self._known = inspect.signature(model.forward).parameters
+        fixed = {"use_cache": True, "logits_to_keep": 1}
+        self._fixed: dict[str, Any] = {name: value for name, value in fixed.items() if name in self._known}
+
+    def __call__(
+        self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch words"]:
+        options = {"attention_mask": mask, **self._fixed}
+        if self._cache is not None:
+            options["past_key_values"] = self._cache
+        if "position_ids" in self._known:  # without it, padding on the left would count
             options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        found = model(input_ids=tokens, **options)
-        cache = found.past_key_values
+        found = self._model(input_ids=tokens, **options)
+        self._cache = found.past_key_values
         return found.logits[:, -1].float()
 
-    return forward
+    def keep(self, rows: Int[Tensor, "k"]) -> bool:
+        """Go on with some of the rows; False, and all stay, where the cache holds more than keys and values."""
+        from transformers.cache_utils import DynamicLayer
+
+        cache: Any = self._cache
+        if not all(isinstance(layer, DynamicLayer) for layer in getattr(cache, "layers", [None])):
+            return False
+        cache.batch_select_indices(rows)
+        return True

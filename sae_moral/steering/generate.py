@@ -17,7 +17,8 @@ from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompt, left_padded, prompt_ids
 from sae_moral.provenance import HookedModel
 from sae_moral.shown import shown
-from sae_moral.steering.forwards import Forward, steered
+from sae_moral.steering.forwards import Cached, Forward, steered
+from sae_moral.steering.hooks import Start
 from sae_moral.steering.steering import Steering
 
 
@@ -98,7 +99,7 @@ def generate(
             start(mask)
             chance = torch.tensor(np.stack([_uniform(seed, ids[row], max_new_tokens) for row in rows]))
             options = (temperature, top_p, ends, cached)
-            out = _continue(forwards(len(rows)), tokens, mask, chance.to(tokens.device), *options)
+            out = _continue(forwards(len(rows)), start, tokens, mask, chance.to(tokens.device), *options)
             for row, new in zip(rows, out.tolist(), strict=True):
                 found[row] = _generation(model.tokenizer, ids[row], new, ends)
     return [found[row] for row in range(len(ids))]
@@ -165,6 +166,7 @@ def _uniform(seed: int, ids: Sequence[int], n: int) -> Float[np.ndarray, "n"]:
 
 def _continue(
     forward: Forward,
+    start: Start,
     tokens: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
     chance: Float[Tensor, "batch new"],
@@ -172,19 +174,26 @@ def _continue(
     top_p: float,
     ends: list[int],
     cached: bool,
-) -> Int[Tensor, "batch some"]:
-    """The new tokens; after a row's end token whatever came."""
-    stops, finished = torch.tensor(ends, device=tokens.device), tokens.new_zeros(len(tokens), dtype=torch.bool)
-    given, real, out = tokens, mask.long(), []
+) -> Int[Tensor, "batch new"]:
+    """The new tokens; after a row's end token only that. Rows that have ended leave the batch where they can."""
+    stops, out = torch.tensor(ends, device=tokens.device), tokens.new_full(chance.shape, ends[0] if ends else 0)
+    given, real, rows, ended = tokens, mask.long(), torch.arange(len(tokens), device=tokens.device), None
     for i in range(chance.shape[1]):
-        new = choose(forward(given, real), chance[:, i], temperature, top_p)
-        out.append(new)
-        finished |= torch.isin(new, stops)
-        if ends and finished.all():
-            break
+        new = choose(forward(given, real), chance[rows, i], temperature, top_p)
+        out[rows, i] = new
+        if ended is not None:
+            out[rows[ended], i] = stops[0]
+        if ends:
+            over = torch.isin(new, stops)
+            ended = over if ended is None else ended | over
+            if ended.all():
+                break
+            if over.any() and isinstance(forward, Cached) and forward.keep(left := (~ended).nonzero().squeeze(1)):
+                start.keep(left)
+                rows, new, real, ended = rows[left], new[left], real[left], None
         given = new[:, None] if cached else torch.cat([given, new[:, None]], dim=1)
         real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
-    return torch.stack(out, dim=1)
+    return out
 
 
 def choose(

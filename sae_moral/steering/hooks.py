@@ -6,14 +6,14 @@ A hook sees only the positions of one forward call: with a KV cache one new toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_moral.capture.agreement import check_agreement, unwrapped
@@ -49,6 +49,10 @@ class Place:
     def start(self, mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
         """Begin with new prompts."""
         self.mask, self.own, self.seen = mask, own, 0
+
+    def keep(self, rows: Int[Tensor, "k"]) -> None:
+        """Go on with some of the prompts."""
+        self.mask, self.own = (None if one is None else one[rows.to(one.device)] for one in (self.mask, self.own))
 
     def select(self, batch: int, width: int) -> Bool[Tensor, "batch pos"] | bool:
         """Which of the positions of this forward call are steered; True or False for all or none of them.
@@ -143,6 +147,22 @@ class SteeringHook:
         return added if chosen is None else torch.where(chosen[..., None], added, 0.0)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Tells hooks that act together which prompts come next, and which of those go on."""
+
+    hooks: Sequence[SteeringHook]
+
+    def __call__(self, mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
+        for hook in self.hooks:
+            hook.place.start(mask, own)
+
+    def keep(self, rows: Int[Tensor, "k"]) -> None:
+        """The others have ended."""
+        for hook in self.hooks:
+            hook.place.keep(rows)
+
+
 def steering_hooks(
     model: HookedModel,
     steerings: Steering | Sequence[Steering],
@@ -230,7 +250,7 @@ def steer(
     mask: Bool[Tensor, "batch prompt"] | None = None,
     own: Bool[Tensor, "batch prompt"] | None = None,
     any_model: bool = False,
-) -> Iterator[Callable[..., None]]:
+) -> Iterator[Start]:
     """Within the context the model is steered; everything else about it stays as it is, other hooks included.
 
     Yields a function that takes the mask of the next batch of prompts, and which tokens are the scenarios' own where
@@ -243,17 +263,17 @@ def steer(
     check_agreement(model)
     hooks = make_hooks(model, [steerings] if isinstance(steerings, Steering) else steerings, mask, own, any_model)
     if not hooks:  # α = 0 or nothing given: the model is not touched at all
-        yield _start_of(hooks)
+        yield Start(hooks)
         return
     with model.hooks(fwd_hooks=[(hook.name, hook) for hook in hooks]):
-        yield _start_of(hooks)
+        yield Start(hooks)
     _check_fired(hooks)
 
 
 @contextmanager
 def steer_unwrapped(
     model: HookedModel, steerings: Steering | Sequence[Steering], *, any_model: bool = False
-) -> Iterator[tuple[nn.Module, Callable[..., None]]]:
+) -> Iterator[tuple[nn.Module, Start]]:
     """The same on the transformers model that a bridge wraps, which is yielded with the function: faster, and no other
     hooks of the bridge fire."""
     check_agreement(model)
@@ -263,7 +283,7 @@ def steer_unwrapped(
     with unwrapped(model) as original, ExitStack() as stack:
         for block, hook in zip(at, hooks, strict=True):
             stack.callback(block.register_forward_hook(partial(_replaced, hook)).remove)
-        yield original, _start_of(hooks)
+        yield original, Start(hooks)
     _check_fired(hooks)
 
 
@@ -272,14 +292,6 @@ def _replaced(hook: SteeringHook, block: nn.Module, given: Any, output: Any) -> 
     alone = not isinstance(output, tuple)
     hidden = hook(output if alone else output[0])
     return hidden if hidden is None or alone else (hidden, *output[1:])
-
-
-def _start_of(hooks: Sequence[SteeringHook]) -> Callable[..., None]:
-    def start(mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
-        for hook in hooks:
-            hook.place.start(mask, own)
-
-    return start
 
 
 def _check_fired(hooks: Sequence[SteeringHook]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from sae_moral.capture import load_model
 from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import DataError, SaeMoralWarning
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.forwards import cache_works, last_logits
+from sae_moral.steering.forwards import Cached, cache_works, last_logits
 from sae_moral.steering.generate import choose
 from sae_moral.steering.hooks import steer_unwrapped
 from sae_moral.steering.steering import OF_PROMPTS
@@ -202,6 +204,29 @@ def test_without_a_cache_that_works_there_is_none(name: str, tmp_path: Path) -> 
         for use in (True, False)
     ]
     assert steered[0] == steered[1]
+
+
+@pytest.mark.parametrize("positions", ["all-but-first", "generated"])
+def test_rows_that_have_ended_leave_the_batch(tiny: Any, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others come out as they do alone, steered or not."""
+    verbs, nouns = ("helping", "robbing", "hitting"), ("team", "nurse", "baker")
+    prompts = [f"{verb} the {noun}" for verb in verbs for noun in nouns]
+    edit = Steering(random_direction(tiny.cfg.d_model, 1, 0), 1.0, units="relative", positions=positions)
+    plain = generate(tiny, prompts, steerings=edit, max_new_tokens=10, stop_at_eos=False)
+    first = {(token, one.ids.index(token)) for one in plain for token in one.ids}
+    (end, _), *_ = Counter(token for token, _ in first).most_common()  # comes first in the most places
+    monkeypatch.setattr(sys.modules[generate.__module__], "end_tokens", lambda model: [end])
+    alone = [generate(tiny, [one], steerings=edit, max_new_tokens=10)[0] for one in prompts]
+    rows, call = [], Cached.__call__
+
+    def counted(self: Cached, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        rows.append(len(tokens))
+        return call(self, tokens, mask)
+
+    monkeypatch.setattr(Cached, "__call__", counted)
+    assert generate(tiny, prompts, steerings=edit, max_new_tokens=10, batch_size=9) == alone
+    assert rows == sorted(rows, reverse=True) and len(set(rows)) > 2
+    assert sum(rows) == sum(min(len(one.ids) + one.finished, 10) for one in alone)
 
 
 def test_a_cache_that_works_is_used(tiny: Any) -> None:
