@@ -291,7 +291,7 @@ def page(found: dict[tuple[str, Size], dict[str, float]], command: str) -> str:
     made = f"{date.today().isoformat()} ({platform.machine()}, one thread of {os.cpu_count()} shared CPU cores)"
     lines += [f"Made on {made} by", "", "```sh", command, "```", "", *(__doc__ or "").split("\n\n")[2].splitlines(), ""]
     reached = rate()
-    head = "| step | full scale | time grows with | memory grows with | time, one core | its products | memory | promised |"
+    head = "| step | full scale | time grows with | memory grows with | one core | its products | memory | promised |"
     lines += [head, "|---" * 8 + "|"]
     for name, step in STEPS.items():
         if (name, step.base) not in found:
