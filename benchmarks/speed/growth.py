@@ -184,7 +184,7 @@ STEPS = {
         Size(n=4096, s=8192),
         {"n": (4096, 16384, 65536), "d": (576, 1536, 4096), "s": (8192, 16384, 65536)},
         Size(251_334, 4096, 1, 65_536),
-        "1 GiB a block, 10 kB a latent: 1.8 GB, the SAE not counted",
+        "1 GiB a block, 18 kB a latent",
         lambda size: 2.0 * size.n * size.s * size.d,
     ),
     "training": Step(
@@ -308,6 +308,7 @@ def page(found: dict[tuple[str, Size], dict[str, float]], command: str) -> str:
             f"| {step.title} | {full} | {powers[0]} | {powers[1]} | {hours} | {alone} | "
             f"{'–' if held is None else f'{held / 1e9:,.2f} GB'} | {step.promise} |"
         )
+    lines += ["", Path(__file__).with_name("growth-remarks.md").read_text(encoding="utf8").rstrip()]
     lines += ["", "## As measured", "", "| step | n | d | layers | latents | processor seconds | GB |"]
     lines += ["|---" * 7 + "|"]
     for (name, size), one in found.items():

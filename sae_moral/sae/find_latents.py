@@ -59,7 +59,7 @@ def find_moral_latents(
         select: parts to select on.
         report: parts every reported number is of.
         memory: bytes for a block of latents. In all, the vectors [n, d] (or, for TopK and tokens, 12 bytes per latent
-            that fires), this, and about 10 kB per latent.
+            that fires), this, and about 18 kB per latent.
         options: as for `latent_representations` (granularity, template, pooling, bos, any_model, …).
 
     Raises:

@@ -226,7 +226,7 @@ def measure(
 ) -> Arrays:  # fmt: skip
     """All statistics of all latents; `columns` has the selection part's rows first, then those of the report.
 
-    Memory: `memory` bytes for a block, and about 10 kB per latent for what is kept.
+    Memory: `memory` bytes for a block, and about 18 kB per latent for what is kept.
     """
     found: dict[str, list[np.ndarray]] = {}
     select: _Selection | None = None

@@ -10,8 +10,19 @@ from typing import Any
 
 import anyio
 import pytest
+from inspect_ai import Task
+from inspect_ai import eval as inspect_eval
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, GenerateConfig, Model, get_model
+from inspect_ai.dataset import Sample
+from inspect_ai.model import (
+    ChatMessageSystem,
+    ChatMessageUser,
+    ContentImage,
+    GenerateConfig,
+    Model,
+    get_model,
+    get_model_info,
+)
 from inspect_ai.tool import ToolInfo
 from sae_moral_inspect import provider as module
 from sae_moral_inspect.configuration import Configuration, configuration_of
@@ -286,3 +297,16 @@ def test_a_revision_is_loaded_and_is_another_model(monkeypatch: pytest.MonkeyPat
     assert given == ["v1", None]
     assert configuration_of({"revision": "v1"}).describe()["revision"] == "v1"
     assert "revision" not in configuration_of({}).describe()  # answers of before are found again
+
+
+def test_an_evaluation_loads_no_second_model(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inspect asks what it does not know of a model by making another one, without its arguments."""
+    asked, again = model_of(tiny_folder, dtype="bfloat16", device="cpu"), []
+    monkeypatch.setattr(module, "loaded", lambda *given: again.append(given) or loaded(*given))
+    task = Task([Sample(input="helping the team")], config=GenerateConfig(max_tokens=2))
+    [log] = inspect_eval(task, model=asked, log_dir=str(tmp_path), display="none")
+    assert log.status == "success" and not again
+    info = get_model_info(f"sae-moral/{tiny_folder}")
+    assert info is not None and info.context_length == asked.api.model.cfg.n_ctx

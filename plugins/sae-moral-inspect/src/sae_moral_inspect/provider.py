@@ -23,10 +23,12 @@ from inspect_ai.model import (
     Logprob,
     Logprobs,
     ModelAPI,
+    ModelInfo,
     ModelOutput,
     ModelUsage,
     StopReason,
     TopLogprob,
+    set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -104,6 +106,8 @@ class SaeMoralAPI(ModelAPI):
             steering_hooks(self.model, self._given, mask=some, any_model=self.configuration.any_model)
         except (ValueError, FileNotFoundError) as error:
             raise ModelArgumentError(error) from error
+        # Asked for what it does not know of a model, Inspect would load another one, with no arguments.
+        set_model_info(f"sae-moral/{model_name}", ModelInfo(context_length=int(self.model.cfg.n_ctx)))
         self._effects: SideEffects | None = None
         self.identity = {"model": about, **self.configuration.describe(), "operation": describe_operations(operations)}
         if self.configuration.resolved_arm in LEARNT:
