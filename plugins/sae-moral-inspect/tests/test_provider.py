@@ -309,4 +309,5 @@ def test_an_evaluation_loads_no_second_model(
     [log] = inspect_eval(task, model=asked, log_dir=str(tmp_path), display="none")
     assert log.status == "success" and not again
     info = get_model_info(f"sae-moral/{tiny_folder}")
-    assert info is not None and info.context_length == asked.api.model.cfg.n_ctx
+    api: Any = asked.api
+    assert info is not None and info.context_length == api.model.cfg.n_ctx
