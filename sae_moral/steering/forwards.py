@@ -172,7 +172,8 @@ class Cached:
     ) -> Float[Tensor, "batch words"]:
         options = {"attention_mask": mask, **self._fixed}
         if self._cache is not None:
-            options["past_key_values"] = self._cache
+            # transformers renames it, and warns of the old name until 5.40.
+            options["cache" if "cache" in self._known else "past_key_values"] = self._cache
         if "position_ids" in self._known:  # without it, padding on the left would count
             options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         found = self._model(input_ids=tokens, **options)
