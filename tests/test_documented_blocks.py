@@ -23,6 +23,7 @@ from sae_moral.controls import get_controls
 from sae_moral.data import Source
 from sae_moral.data.sources import SOURCES
 from sae_moral.foundations import DIMENSIONS
+from sae_moral.metrics import registry
 from sae_moral.steering import prompt_ids
 from sae_moral.steering.words import ENGLISH
 from sae_moral.surgery import Operation
@@ -83,6 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in ("moralstrength", "social-chem-101")
     }
     monkeypatch.setattr(SOURCES, "registered", invented)
+    monkeypatch.setattr(registry, "_registered", {})  # pages add their own metrics
     data = scenarios(300)
     strengths = dict(zip(DIMENSIONS, data.vector.T, strict=True))
     for name in ("my_scenarios.csv", "mine.csv"):

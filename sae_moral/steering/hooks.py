@@ -147,19 +147,19 @@ class SteeringHook:
         return added if chosen is None else torch.where(chosen[..., None], added, 0.0)
 
 
-@dataclass(frozen=True)
 class Start:
     """Tells hooks that act together which prompts come next, and which of those go on."""
 
-    hooks: Sequence[SteeringHook]
+    def __init__(self, hooks: Sequence[SteeringHook]) -> None:
+        self._hooks = hooks
 
     def __call__(self, mask: Bool[Tensor, "batch prompt"], own: Bool[Tensor, "batch prompt"] | None = None) -> None:
-        for hook in self.hooks:
+        for hook in self._hooks:
             hook.place.start(mask, own)
 
     def keep(self, rows: Int[Tensor, "k"]) -> None:
         """The others have ended."""
-        for hook in self.hooks:
+        for hook in self._hooks:
             hook.place.keep(rows)
 
 
