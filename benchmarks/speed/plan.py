@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ def real(command: Sequence[str]) -> tuple[float, int]:
     Raises:
         RuntimeError: it failed.
     """
-    child = os.spawnve(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "sae_moral.cli", *command], os.environ)
-    _, status, used = os.wait4(child, 0)
+    child = subprocess.Popen([sys.executable, "-m", "sae_moral.cli", *command], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
     if status:
         raise RuntimeError(f"sae-moral {' '.join(command)} ended with status {status}")
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024

@@ -6,8 +6,12 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import pytest
@@ -20,6 +24,8 @@ from tests.report.records import realistic
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FILES = Path(__file__).resolve().parents[1] / "data_files" / "v0.1"
 WIDTHS = (390, 768, 1400)
+SECONDS = 120
+"""That a browser may take on a busy machine."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, Chrome or their headless build")
 
@@ -69,11 +75,7 @@ const table = (view, details) => {
       found.opened = root.scrollWidth;
     }
   }
-  document.title = "done";
-  const out = document.createElement("pre");
-  out.id = "found";
-  out.textContent = JSON.stringify(found);
-  document.body.replaceChildren(out);
+  await fetch("found", { method: "POST", body: JSON.stringify(found) });
 })();
 </script>"""
 
@@ -96,20 +98,37 @@ def sweep(folder: Path) -> None:
 
 
 def opened(folder: Path) -> dict[str, Any]:
-    """What the harness found in `page.html` of a folder."""
+    """What the harness found in `page.html` of a folder; it sends that to a server that serves the folder."""
     (folder / "harness.html").write_text(HARNESS % json.dumps(WIDTHS), encoding="utf8")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--mute-audio"]
-    flags += ["--enable-logging=stderr", "--virtual-time-budget=20000", f"--user-data-dir={folder / 'profile'}"]
-    done = subprocess.run(
-        [str(CHROMIUM), *flags, "--dump-dom", (folder / "harness.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    said = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert said, done.stderr[-2000:]
-    found = json.loads(said[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
-    found["errors"] += [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    said: Queue[bytes] = Queue()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_POST(self) -> None:
+            said.put(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--mute-audio"]
+    flags += [f"--user-data-dir={folder / 'profile'}", f"http://127.0.0.1:{server.server_port}/harness.html"]
+    log = folder / "browser.log"
+    with log.open("wb") as written:
+        browser = subprocess.Popen([str(CHROMIUM), *flags], stdout=written, stderr=written)
+    try:
+        found = json.loads(said.get(timeout=SECONDS))
+    except Empty:
+        raise AssertionError(f"nothing after {SECONDS} s:\n{log.read_text(errors='replace')[-2000:]}") from None
+    finally:
+        browser.kill()
+        browser.wait()
+        server.shutdown()
+        server.server_close()
+    lines = log.read_text(errors="replace").splitlines()
+    found["errors"] += [line for line in lines if "CONSOLE" in line and "favicon" not in line]
     return found
 
 
