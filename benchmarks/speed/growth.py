@@ -71,6 +71,7 @@ class Step:
         title: in words.
         run: from a store of that size.
         promise: what the documentation says of its memory.
+        besides: further sizes, which no power is fitted to.
         products: operations of the matrix products that grow with all sizes at once, which powers of one size at a time
             do not see while they are small.
     """
@@ -82,6 +83,7 @@ class Step:
     full: Size
     promise: str
     products: Callable[[Size], float] | None = None
+    besides: tuple[Size, ...] = ()
 
 
 def filled(size: Size, folder: Path) -> Store:
@@ -186,6 +188,7 @@ STEPS = {
         Size(251_334, 4096, 1, 65_536),
         "1 GiB a block, 18 kB a latent",
         lambda size: 2.0 * size.n * size.s * size.d,
+        (Size(251_334, s=2048),),
     ),
     "training": Step(
         f"Training of an SAE, {SETTLED} steps of 256 vectors",
@@ -240,11 +243,11 @@ def rate() -> float:
 
 
 def sizes(step: Step, quick: bool) -> list[Size]:
-    """The base, and every size raised by itself."""
+    """The base, every size raised by itself, and what is measured besides."""
     found = [step.base]
     for name, values in step.raised.items():
         found += [dataclasses.replace(step.base, **{name: value}) for value in values[: 2 if quick else None]]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *(() if quick else step.besides)]))
 
 
 def known(file: Path) -> dict[tuple[str, Size], dict[str, float]]:

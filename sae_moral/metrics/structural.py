@@ -69,15 +69,6 @@ def density_clusters(points: Float[np.ndarray, "n p"], min_cluster_size: int, mi
     return np.asarray(clusterer.fit_predict(points), dtype=np.int64)
 
 
-def joined_to(
-    points: Float[np.ndarray, "n p"], others: Float[np.ndarray, "m p"], cluster: Int[np.ndarray, "m"]
-) -> Int[np.ndarray, "n"]:
-    """The cluster (or noise) of the nearest of the others."""
-    from sklearn.metrics import pairwise_distances_argmin
-
-    return cluster[pairwise_distances_argmin(points, others)]
-
-
 def principal_components(x: Float[Tensor, "n d"], components: float | int) -> Float[np.ndarray, "n p"]:
     """Scores of the principal components that hold a share of the variance, or of that many."""
     from sklearn.decomposition import PCA
@@ -263,8 +254,10 @@ class _Clusterings:
         size, cluster = len(some), np.full(n, -1)
         cluster[some] = density_clusters(self.points[some], max(5, min(100, size // 25)), max(3, min(20, size // 125)))
         if n > DENSE:
+            from sklearn.metrics import pairwise_distances_argmin
+
             others = np.setdiff1d(np.arange(n), some)
-            cluster[others] = joined_to(self.points[others], self.points[some], cluster[some])
+            cluster[others] = cluster[some][pairwise_distances_argmin(self.points[others], self.points[some])]
         return cluster
 
     @cached_property

@@ -287,7 +287,7 @@ def _metric(record: DiagnosisRecord, card: Card, place: str) -> Section:
             label = f"Line figures by layer: {names}."
             more.append(figure(further, prefix=f"{place}-s", label=label, caption=f"{names}."))
         if more:
-            parts.append(folded("By layer and group, and further statistics", joined(more)))
+            parts.append(folded("By layer and group, and further statistics", joined(more), printed=True))
     full = full_table(record, metric)
     if full.rows:
         caption = f"All rows of {metric}: layers, statistics and groups"

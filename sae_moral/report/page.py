@@ -188,9 +188,10 @@ def data_table(
     return html('<div class="{}">{}</div>', scroll, inside)
 
 
-def folded(summary: str, body: str) -> Markup:
-    """A body that opens on a click; not printed."""
-    return html('<details class="full"><summary>{}</summary>\n{}\n</details>', summary, body)
+def folded(summary: str, body: str, *, printed: bool = False) -> Markup:
+    """A body that opens on a click, and for a printer where it is to be `printed`."""
+    kind = "more" if printed else "full"
+    return html('<details class="{}"><summary>{}</summary>\n{}\n</details>', kind, summary, body)
 
 
 def folded_table(made: Table, summary: str, caption: str, *, kinds: Sequence[str] = ()) -> Markup:

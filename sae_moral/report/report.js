@@ -1,10 +1,10 @@
 "use strict";
 // Without this script the page is complete; it opens what a link leads to or a printer needs, sorts and filters tables,
 // and saves the rows that are shown.
-const open = () => document.getElementById(location.hash.slice(1))?.closest("details.part")?.setAttribute("open", "");
-addEventListener("hashchange", open);
-addEventListener("beforeprint", () => document.querySelectorAll("details.part").forEach((part) => { part.open = true; }));
-open();
+const unfold = () => document.getElementById(location.hash.slice(1))?.closest("details.part")?.setAttribute("open", "");
+addEventListener("hashchange", unfold);
+addEventListener("beforeprint", () => document.querySelectorAll("details.part, details.more").forEach((part) => { part.open = true; }));
+unfold();
 const number = (text) => text.replace(/^−/, "-").replace(/(?<=\d),(?=\d{3})/g, "");
 const isNumber = (text) => /^-?\d+(\.\d+)?(e[-+]?\d+)?$/i.test(number(text));
 const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);

@@ -176,21 +176,20 @@ def _continue(
     cached: bool,
 ) -> Int[Tensor, "batch new"]:
     """The new tokens; after a row's end token only that. Rows that have ended leave the batch where they can."""
-    stops, out = torch.tensor(ends, device=tokens.device), tokens.new_full(chance.shape, ends[0] if ends else 0)
-    given, real, rows, ended = tokens, mask.long(), torch.arange(len(tokens), device=tokens.device), None
+    filler = ends[0] if ends else 0
+    stops, out = torch.tensor(ends, device=tokens.device), tokens.new_full(chance.shape, filler)
+    given, real, rows = tokens, mask.long(), torch.arange(len(tokens), device=tokens.device)
+    ended = torch.zeros_like(rows, dtype=torch.bool)
     for i in range(chance.shape[1]):
         new = choose(forward(given, real), chance[rows, i], temperature, top_p)
-        out[rows, i] = new
-        if ended is not None:
-            out[rows[ended], i] = stops[0]
-        if ends:
-            over = torch.isin(new, stops)
-            ended = over if ended is None else ended | over
-            if ended.all():
-                break
-            if over.any() and isinstance(forward, Cached) and forward.keep(left := (~ended).nonzero().squeeze(1)):
-                start.keep(left)
-                rows, new, real, ended = rows[left], new[left], real[left], None
+        out[rows, i] = torch.where(ended, filler, new)
+        over = torch.isin(new, stops)
+        ended = ended | over
+        if ended.all():
+            break
+        if over.any() and isinstance(forward, Cached) and forward.keep(left := (~ended).nonzero().squeeze(1)):
+            start.keep(left)
+            rows, new, real, ended = rows[left], new[left], real[left], ended[left]
         given = new[:, None] if cached else torch.cat([given, new[:, None]], dim=1)
         real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
     return out
