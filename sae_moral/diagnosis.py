@@ -416,6 +416,13 @@ def _warnings(
             f"to {max(shares):.1%} of the variance and follows one over the sentence length (|r| > 0.8): what this "
             "protocol measures there is mostly length."
         )
+    if shares := facts.get("span_share"):
+        from sae_moral.metrics.preprocess import EXACT, LEADING
+
+        found.append(
+            f"Representations are wider than {EXACT:,} scenarios: metrics read their {LEADING:,} leading axes, which "
+            f"hold {min(shares):.1%} or more of the sum of squares."
+        )
     for dimension, made_of in prototypes.items():
         if 0 < made_of["typicality"] < 1:
             found.append(

@@ -3,8 +3,8 @@
     python benchmarks/flames/run.py --model gemma-3-270m --operations DIR --shuffled DIR --prompts FILE --limit 24 \\
         --max-tokens 48 --serve-judge smollm2-135m-instruct --language en --judge-max-tokens 24 --out OUT
 
-All options of `sae-moral flames`, and `--serve-judge MODEL`: serve that model on the loopback and let it judge. Run
-again after a kill, it goes on where it was.
+All options of `sae-moral flames`, and `--serve-judge MODEL`: serve that model, or a GGUF file by llama.cpp, on the
+loopback and let it judge. Run again after a kill, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.serve_judge is None:
         return flames(rest)
     out = folder(parser().parse_args(rest))  # bad options end it here, before a server is started
-    with serve(given.serve_judge, out / "judge-server.log") as (url, name):
-        os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
-        # One request at a time: a server on few cores answers several at once many times slower.
-        return flames(["--judge-connections", "1", *rest, "--judge", f"openai-api/loopback/{name}"])
+    try:
+        with serve(given.serve_judge, out / "judge-server.log") as (url, name):
+            os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
+            # One request at a time: a server on few cores answers several at once many times slower.
+            return flames(["--judge-connections", "1", *rest, "--judge", f"openai-api/loopback/{name}"])
+    except (FileNotFoundError, RuntimeError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

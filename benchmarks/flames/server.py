@@ -1,7 +1,15 @@
-"""A judge on the loopback: `transformers serve` with a bundled model or a folder, for as long as a run lasts."""
+"""A judge on the loopback for as long as a run lasts: `transformers serve` with a bundled model or a folder, or the
+server of llama.cpp with a GGUF file.
+
+llama.cpp keeps what a request shares with the one before (the rubric; for the second grade the answer, too) and gives
+log-probabilities, which `--judging choice` needs and `transformers serve` does not give. Its `convert_hf_to_gguf.py`
+makes the file; `--outtype bf16` loses nothing of weights that are bfloat16.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,17 +32,30 @@ def serve(model: str, log: Path, *, dtype: str = "float32", device: str = "cpu")
     """Serve a model while the context lasts; yields the base URL and the name to ask for.
 
     Args:
-        model: a bundled model, or a folder in Hugging Face format; it needs a chat template.
+        model: a bundled model, or a folder in Hugging Face format; it needs a chat template. Or a file that ends with
+            `.gguf`, whose weights have their dtype already.
         log: where the server's output goes.
 
     Raises:
+        FileNotFoundError: a GGUF file, and no `llama-server` on the PATH.
         RuntimeError: the server ended or did not answer in time; the message ends with what it printed.
     """
-    folder, port = bundled_path(model) if model in BUNDLED else Path(model).resolve(), free_port()
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", folder.name, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--device", device, "--dtype", dtype]
-    with started(command, f"http://127.0.0.1:{port}/health", log, cwd=folder.parent):
-        yield f"http://127.0.0.1:{port}/v1", folder.name
+    path, port = bundled_path(model) if model in BUNDLED else Path(model).resolve(), free_port()
+    of_llama = path.suffix == ".gguf"
+    command = _llama(path) if of_llama else [str(Path(sys.executable).with_name("transformers")), "serve", path.name]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += [] if of_llama else ["--device", device, "--dtype", dtype]
+    with started(command, f"http://127.0.0.1:{port}/health", log, cwd=path.parent):
+        yield f"http://127.0.0.1:{port}/v1", path.stem if of_llama else path.name
+
+
+def _llama(file: Path) -> list[str]:
+    program = shutil.which("llama-server")
+    if program is None:
+        raise FileNotFoundError(f"no llama-server on the PATH to serve {file}; build llama.cpp, or serve a folder")
+    # A request at a time: several slots would share the context, and what they keep.
+    options = ["--ctx-size", "8192", "--parallel", "1", "--threads", str(len(os.sched_getaffinity(0)))]
+    return [program, "--model", str(file), "--alias", file.stem, *options]
 
 
 def free_port() -> int:
@@ -79,7 +100,8 @@ def _wait(process: subprocess.Popen[Any], url: str, log: Path, ready: float) -> 
         try:
             if requests.get(url, timeout=2).ok:
                 return
-        except requests.ConnectionError:
-            time.sleep(0.5)
+        except requests.RequestException:
+            pass
+        time.sleep(0.5)
     tail = log.read_text(encoding="utf8", errors="replace")[-2000:]
     raise RuntimeError(f"the server did not start (see {log}):\n{tail}")

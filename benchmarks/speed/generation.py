@@ -1,10 +1,12 @@
-"""Tokens per second of the Inspect provider against Hugging Face's `generate`, same model, prompts, batch and length.
+"""Tokens per processor second of the Inspect provider against Hugging Face's `generate`, same model, prompts, batch and
+length.
 
     python benchmarks/speed/generation.py [--model gemma-3-270m] [--batch 8] [--new 48] [--rounds 3] [--operation DIR]
 
-Both take the likeliest tokens, end a text at the same end tokens, and get the same padded batch; the ways alternate,
-and what counts is the ratio within a round. The provider is asked as an evaluation asks it: one request per prompt, at
-the same time. With `--operation` a third way is the provider steered.
+Both take the likeliest tokens, end a text at the same end tokens, and get the same padded batch, on one thread; the
+ways alternate, and what counts is the ratio within a round. The provider is asked as an evaluation asks it: one request
+per prompt, at the same time. With `--operation` a third way is the provider steered. Prompts are of about 15 to 60
+tokens; rows that end leave the provider's batch.
 """
 
 from __future__ import annotations
@@ -89,9 +91,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--operation")
     given = parser.parse_args()
-    prompts = [
-        f"Please tell me in a few words what people like about {SUBJECTS[i % 8]}, {i}" for i in range(given.batch)
-    ]
+    torch.set_num_threads(1)  # processor seconds of several threads count their waiting
+    longer = "in a few words, as you would tell a friend, "
+    prompts = [f"Please tell me {longer * (i % 4)}what people like about {SUBJECTS[i % 8]}" for i in range(given.batch)]
     options = {"batch_size": given.batch, "device": "cpu"}
     plain = get_model(f"sae-moral/{given.model}", **options)
     folder = str(bundled_path(given.model)) if given.model in BUNDLED else given.model
@@ -103,15 +105,15 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(given.rounds + 1):
         for name, run in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             tokens = run()
             if round_:  # the first one warms up
-                speeds[name].append(tokens / (time.perf_counter() - started))
+                speeds[name].append(tokens / (time.process_time() - started))
     first = speeds["Hugging Face generate"]
     ratios = {
         name: statistics.median(a / b for a, b in zip(found, first, strict=True)) for name, found in speeds.items()
     }
-    print("| way | tokens per second | of Hugging Face |\n|---|---|---|")
+    print("| way | tokens per processor second | of Hugging Face |\n|---|---|---|")
     for name, found in speeds.items():
         print(f"| {name} | {statistics.median(found):.1f} | {ratios[name]:.2f} |")
     print(json.dumps({"model": given.model, "batch": given.batch, "new": given.new, "ratios": ratios}))

@@ -147,7 +147,7 @@ def train_sae(a: argparse.Namespace) -> int:
 
     Example: sae-moral train-sae gemma-3-270m --data social-chem-101 --layers 9,12 --architecture batchtopk --out saes
     """
-    from sae_moral.sae.train import FILE, KIND, train_saes
+    from sae_moral.sae.train import FILE, KIND, PAGE, train_saes
     from sae_moral.sae.train_config import TrainSettings
     from sae_moral.sae.train_logging import LogSettings
 
@@ -157,12 +157,12 @@ def train_sae(a: argparse.Namespace) -> int:
         raise ValueError("--log-… given without --log; expected --log wandb or --log trackio")
     log = LogSettings(**asked) if "to" in asked else None
     data = _scenarios(a, limit=False)
-    check_folder(a, out, KIND, (FILE,))
+    check_folder(a, out, KIND, (FILE, PAGE))
     given = _given(a, train_saes, "model", "data", "layers", "out", "settings", "dtype", "device", "workers")
     model, given["shards"] = _model(a), a.shards or a.workers
     with _beside(a, out, "--shards", str(given["shards"])):
         trained = train_saes(model, data, a.layers, settings, out=out, log=log, **given)
-    print(f"{trained.summary()}\n\n{out / FILE}")
+    print(f"{trained.summary()}\n\n{out / FILE}\n{out / PAGE}")
     return 0
 
 
@@ -195,7 +195,7 @@ def compare_saes(a: argparse.Namespace) -> int:
     """Measure SAEs of one model beside the stream they encode.
 
     Diagnoses the latents of each SAE and the residual stream it encodes on the same scenarios; writes saes.json,
-    saes.md and a diagnosis per SAE. Run again, it goes on where it ended.
+    saes.html and a diagnosis per SAE. Run again, it goes on where it ended.
 
     Example: sae-moral compare-saes gemma-3-270m --saes saes gemma-scope-2-270m-pt-res/layer_12_width_16k_l0_small
     """
@@ -204,21 +204,21 @@ def compare_saes(a: argparse.Namespace) -> int:
 
     get_controls(a.controls)
     out, metrics, data = out_folder(a, "saes", "compared"), _metric_names(a), _scenarios(a)
-    check_folder(a, out, "compared_saes", ("saes.json", "saes.md"))
+    check_folder(a, out, "compared_saes", ("saes.json", "saes.html"))
     options = {"protocol": a.protocol, "metrics": metrics, "controls": a.controls, "match": a.match, "reseed": a.reseed}
     options |= {"any_model": a.any_model}
     model = _model(a)
     with _beside(a, out):
         compared = compare_saes(model, a.saes, data, out, overwrite=a.overwrite, **options)
-    print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.md'}")
+    print(f"{compared.summary()}\n\n{out / 'saes.json'}\n{out / 'saes.html'}")
     return 0
 
 
 def operate(a: argparse.Namespace) -> int:
     """Train the moral latents of an SAE to read human judgements, and to write what the model acts on.
 
-    Everything else is frozen; writes an ordinary SAELens folder with surgery.json and before.safetensors, and prints
-    what changed on scenarios that took no part.
+    Everything else is frozen; writes an ordinary SAELens folder with surgery.json, before.safetensors and the page
+    operation.html, and prints what changed on scenarios that took no part.
 
     Example: sae-moral operate gemma-3-270m saes/blocks.9.hook_resid_post --data social-chem-101 --write shared
     """
@@ -256,7 +256,8 @@ def operate(a: argparse.Namespace) -> int:
     how = {"readers": partial(made, write=SHARED), "any_model": a.any_model}
     write = [model_write(one, model, sae.layer, train, **how) if one in MODEL_WRITES else one for one in a.write or ()]
     operation = made(write=write)
-    print(f"{summary(operation)}\n\n{operation.save(out, overwrite=a.overwrite)}")
+    folder = operation.save(out, overwrite=a.overwrite)
+    print(f"{summary(operation)}\n\n{folder}\n{folder / 'operation.html'}")
     return 0
 
 

@@ -231,7 +231,7 @@ class _Run:
             for layer in self.sampler.layers(representations, "measure", positions=left):
                 if layer.position not in known:
                     known.add(layer.position)
-                    _append(facts, layer.facts)
+                    _append(facts, {**layer.facts, **layer.seen.facts})
                     if "nuisance" in self.sampler.controls:
                         _append(nuisance, explained_by_family(layer.seen.raw, self.sampler.data))
                 yield layer

@@ -19,7 +19,7 @@ from sae_moral.controls.settings import Controls
 from sae_moral.data import MoralData
 from sae_moral.metrics import Metric, Statistic, evaluate
 from sae_moral.metrics.base import Prepared, Preparing, Values, Variants, checked
-from sae_moral.metrics.preprocess import within_span
+from sae_moral.metrics.preprocess import EXACT, within_span
 from sae_moral.results import StatisticSpec
 
 Key = tuple[str, str]
@@ -89,8 +89,18 @@ class Seen:
 
     @cached_property
     def _spanned(self) -> Float[Tensor, "n _"]:
-        wide = self.prepared.shape[1] > self.prepared.shape[0]
-        return within_span(self.prepared) if wide else self.prepared
+        n, d = self.prepared.shape
+        if d <= n:
+            return self.prepared
+        return torch.from_numpy(within_span(self.prepared.cpu().numpy())).to(self.prepared.device)
+
+    @cached_property
+    def facts(self) -> dict[str, float]:
+        """`span_share`, of the sum of squares of the prepared vectors, where metrics read less than all of it."""
+        n, d = self.prepared.shape
+        if d <= n or n <= EXACT:
+            return {}
+        return {"span_share": float(self._spanned.square().sum() / self.prepared.square().sum())}
 
 
 def with_length(metric: Metric) -> Metric:

@@ -24,11 +24,7 @@ from torch import Tensor
 
 from sae_moral.data import MoralData
 from sae_moral.data.text import words as split_words
-
-EXACT = 6_000
-"""Up to so many distinct texts all axes are kept, exactly (docs/design/controls.md)."""
-LEADING = 2_000
-"""Beyond, so many leading ones, by randomised iteration."""
+from sae_moral.metrics.preprocess import leading_axes, within_span
 
 
 def bag_of_words(
@@ -59,10 +55,8 @@ def bag_of_words(
     tfidf = _tfidf(texts, words, characters)
     if axes is None:
         vectors = tfidf.toarray()
-    elif axes == "all" and len(texts) <= EXACT:
-        vectors = _within_span(tfidf)
     else:
-        vectors = _leading(tfidf, LEADING if axes == "all" else axes)
+        vectors = within_span(tfidf) if axes == "all" else leading_axes(tfidf, axes)
     return torch.from_numpy(vectors[row])
 
 
@@ -123,31 +117,3 @@ def _tfidf(texts: list[str], words: tuple[int, int] | None, characters: tuple[in
     if not parts:
         raise ValueError(f"no n-gram in {len(texts)} distinct texts; expected longer texts, or more of them")
     return hstack(parts).tocsr()
-
-
-def _within_span(tfidf: Any) -> Float[np.ndarray, "m r"]:
-    """Coordinates with the same inner products in as few columns as the texts have dimensions.
-
-    By a pivoted Cholesky factorisation, which takes a twentieth of the time of the principal axes and differs from them
-    by a rotation.
-    """
-    from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
-
-    factor, pivot, rank, _ = dpstrf((tfidf @ tfidf.T).toarray(), lower=1)
-    vectors = np.empty((len(factor), rank))
-    vectors[pivot - 1] = np.tril(factor)[:, :rank]
-    return vectors
-
-
-def _leading(tfidf: Any, axes: int) -> Float[np.ndarray, "m k"]:
-    """Scores on the leading principal axes (not centred), without those that hold nothing."""
-    m = tfidf.shape[0]
-    if m > EXACT:
-        from sklearn.decomposition import TruncatedSVD
-
-        return TruncatedSVD(min(axes, tfidf.shape[1]), random_state=0).fit_transform(tfidf)
-    from scipy.linalg import eigh
-
-    values, vectors = eigh((tfidf @ tfidf.T).toarray(), subset_by_index=[max(0, m - axes), m - 1])
-    holds = values > 1e-10 * values[-1]
-    return (vectors[:, holds] * np.sqrt(values[holds]))[:, ::-1].copy()

@@ -11,6 +11,7 @@ from held-out items. For clusterings and metrics of your own, this step is what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from torch import Tensor
 
 from sae_moral.errors import unknown
 from sae_moral.metrics.nuisance import length_design
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+EXACT = 6_000
+"""Up to so many rows `within_span` keeps every axis (docs/design/controls.md)."""
+LEADING = 2_000
+"""Of more, so many leading ones."""
 
 
 def centre(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> Float[Tensor, "n d"]:
@@ -78,14 +87,40 @@ def preprocess(
     return x, facts
 
 
-def within_span(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    """Coordinates in a basis of the rows' span: the same inner products between items with n instead of d numbers.
+def within_span(x: Float[np.ndarray, "n d"] | csr_matrix) -> Float[np.ndarray, "n r"]:
+    """Coordinates in a basis of the rows' span: the same inner products between items in at most n numbers.
 
-    For representations wider than the sample, such as an SAE's latents; what a rotation cannot change stays as it is,
-    up to the square root of rounding.
+    For what is wider than the sample, such as the latents of an SAE or n-grams; what a rotation cannot change stays as
+    it is, up to the square root of rounding. The basis is that of a pivoted Cholesky factorisation of the inner
+    products. Of more than `EXACT` rows the `LEADING` axes have to do (docs/design/controls.md).
     """
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    return vectors * values.clamp(min=0).sqrt()
+    if x.shape[0] > EXACT:
+        return leading_axes(x, LEADING)
+    from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
+
+    products: Any = x @ x.T
+    factor, pivot, rank, _ = dpstrf(products if isinstance(products, np.ndarray) else products.toarray(), lower=1)
+    kept = max(rank, 1)  # of rows that are all zero one column of zeros
+    vectors = np.empty((len(factor), kept))
+    vectors[pivot - 1] = np.tril(factor)[:, :kept]
+    return vectors
+
+
+def leading_axes(x: Float[np.ndarray, "n d"] | csr_matrix, axes: int) -> Float[np.ndarray, "n k"]:
+    """Scores on the leading principal axes (not centred), without those that hold nothing; of more than `EXACT` rows by
+    randomised iteration."""
+    n = x.shape[0]
+    if n > EXACT:
+        from sklearn.decomposition import TruncatedSVD
+
+        return TruncatedSVD(min(axes, x.shape[1]), random_state=0).fit_transform(x)
+    from scipy.linalg import eigh
+
+    products: Any = x @ x.T
+    dense = products if isinstance(products, np.ndarray) else products.toarray()
+    values, vectors = eigh(dense, subset_by_index=[max(0, n - axes), n - 1])
+    holds = values > 1e-10 * values[-1]
+    return (vectors[:, holds] * np.sqrt(values[holds]))[:, ::-1].copy()
 
 
 def _length_share(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> float:
@@ -95,19 +130,38 @@ def _length_share(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> floa
 
 def _first_component(x: Float[Tensor, "n d"], length: Int[np.ndarray, "n"]) -> dict[str, float]:
     rounding, x = _rounding(x), x - x.mean(dim=0)
-    wide = x.shape[1] > x.shape[0]
-    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    total = float(values.clamp(min=0).sum())
+    total = float(x.square().sum())
     if total <= rounding:
         return {"pc1_share": 0.0, "pc1_length_r": 0.0}
-    scores = vectors[:, -1] if wide else x @ vectors[:, -1]
+    value, scores = _first_scores(x)
     inverse = torch.from_numpy(1 / length).to(x.device)
     inverse = inverse - inverse.mean()
     scale = float(scores.norm() * inverse.norm())
     return {
-        "pc1_share": float(values[-1]) / total,
+        "pc1_share": value / total,
         "pc1_length_r": float((scores @ inverse).abs()) / scale if scale > 1e-12 else 0.0,
     }
+
+
+def _first_scores(x: Float[Tensor, "n d"]) -> tuple[float, Float[Tensor, "n"]]:
+    """The largest eigenvalue of xᵀx, and the scores of its direction up to a factor, by Lanczos iteration: all of its
+    eigenvectors would take d³."""
+    n, d = x.shape
+    if d == 1:
+        return float(x.square().sum()), x[:, 0]
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    wide = d > n
+
+    def times(v: Float[np.ndarray, "_"]) -> Float[np.ndarray, "_"]:
+        given = torch.from_numpy(v.ravel()).to(x.device)
+        return (x @ (x.T @ given) if wide else x.T @ (x @ given)).cpu().numpy()
+
+    m = min(n, d)
+    start = np.random.default_rng(0).normal(size=m)
+    values, vectors = eigsh(LinearOperator((m, m), times, dtype=np.float64), k=1, v0=start)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    first = torch.from_numpy(vectors[:, 0].copy()).to(x.device)
+    return float(values[0]), first if wide else x @ first
 
 
 def _rounding(x: Float[Tensor, "n d"]) -> float:

@@ -34,8 +34,9 @@ from sae_moral.io import (
     locked,
     publish,
     read_typed,
+    record,
     shared,
-    write_record,
+    write_together,
 )
 from sae_moral.log import timed
 from sae_moral.provenance import HookedModel, describe_model, versions
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 KIND, SCHEMA_VERSION = "sae_training", 2
-FILE = "training.json"
+FILE, PAGE = "training.json", "training.html"
 SPLICED_TEXTS = 64
 COLUMNS = ("layer", "train_ev", "held_out_ev", "per_dimension", "l0", "dead", "loss_recovered", "seconds")
 
@@ -118,6 +119,16 @@ class TrainedSaes:
         rows = [_row(result) for result in self.results.values()]
         return Table(list(COLUMNS), [[_cell(value) for value in row.values()] for row in rows])
 
+    def page(self) -> str:
+        """All of it as one HTML page, which lies beside the SAEs as `training.html`."""
+        from sae_moral.sae.train_page import training_page
+
+        return training_page(self.results, self.cells())
+
+    def _save(self, shaped_by: Mapping[str, Any]) -> None:
+        listing = {"shaped_by": dict(shaped_by), "results": [_row(one) for one in self.results.values()]}
+        write_together(self.folder, {FILE: record(KIND, SCHEMA_VERSION, listing), PAGE: self.page()})
+
 
 def train_saes(
     model: HookedModel | nn.Module | str | Path,
@@ -145,7 +156,8 @@ def train_saes(
         data: scenarios, or what `load_data` takes.
         layers: `all`, 3, `0,5,9`, `0:30:5`, or numbers.
         settings: see `TrainSettings`.
-        out: folder for the results: per layer `out/HOOK` (SAELens' files and `sae_moral.json`), `out/training.json`.
+        out: folder for the results: per layer `out/HOOK` (SAELens' files and `sae_moral.json`), `out/training.json` and
+            its page, `out/training.html`.
         store: folder for the vectors; `out/activations` by default. May be deleted afterwards.
         limit: use at most so many scenarios.
         dtype: of a model given by name; the SAEs are float32.
@@ -240,9 +252,9 @@ def _shaped_by(settings: TrainSettings, model: Mapping[str, Any], data_sha256: s
 
 def _claim(out: Path, shaped_by: Mapping[str, Any], overwrite: bool) -> None:
     if not overwrite:
-        check_claim(out, KIND, shaped_by, files=(FILE,))
+        check_claim(out, KIND, shaped_by, files=(FILE, PAGE))
     with locked(out, wait=True):
-        claim(out, KIND, shaped_by, files=(FILE,), overwrite=overwrite)
+        claim(out, KIND, shaped_by, files=(FILE, PAGE), overwrite=overwrite)
 
 
 def _trained(
@@ -292,8 +304,7 @@ def _trained(
         known[layer] = found
         with locked(out, wait=True):
             there = [one for layer in hooks if (one := find(layer)) is not None]  # those of other workers, too
-            listing = {"shaped_by": dict(shaped_by), "results": [_row(one) for one in there]}
-            write_record(out / FILE, KIND, SCHEMA_VERSION, listing)
+            TrainedSaes(out, {one["layer"]: one for one in there})._save(shaped_by)
     shutil.rmtree(out / ".checkpoints", ignore_errors=True)
     return TrainedSaes(out, {layer: known[layer] for layer in hooks})
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from sae_moral.protocol import Protocol
 
 SCHEMA_VERSION = 2
-FILES = ("saes.json", "saes.md")
+FILES = ("saes.json", "saes.html")
+_OLD_FILES = ("saes.md",)
+"""Of version 0.1."""
 BEFORE = "residual stream"
 
 
@@ -157,7 +159,9 @@ class ComparedSaes:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `saes.json`, a record, and `saes.md` together; returns the path of the record."""
+        """Write `saes.json`, a record, and its page `saes.html` together; returns the path of the record."""
+        from sae_moral.studies.compared_page import compared_page
+
         content: dict[str, Any] = {
             "model": self.model,
             "data": self.data,
@@ -165,7 +169,7 @@ class ComparedSaes:
             "results": self.rows,
         }
         content["reseeds"] = self.reseeds
-        texts = record("compared_saes", SCHEMA_VERSION, content), self.table() + "\n"
+        texts = record("compared_saes", SCHEMA_VERSION, content), compared_page(self)
         write_together(folder, dict(zip(FILES, texts, strict=True)))
         return Path(folder) / FILES[0]
 
@@ -205,7 +209,7 @@ def compare_saes(
         model: as for `capture`.
         saes: what `load_saes` takes, any number of SAEs each.
         data: the scenarios.
-        out: folder: a diagnosis per SAE, `saes.json` and `saes.md`.
+        out: folder: a diagnosis per SAE, `saes.json` and `saes.html`.
         protocol: as for `diagnose`.
         metrics: as for `diagnose`.
         controls: as for `diagnose`.
@@ -244,9 +248,9 @@ def compare_saes(
 
     out = Path(out)
     if not overwrite:
-        check_claim(out, "compared_saes", {}, files=FILES)
+        check_claim(out, "compared_saes", {}, files=(*FILES, *_OLD_FILES))
     with locked(out, wait=True):
-        claim(out, "compared_saes", {}, files=FILES, overwrite=overwrite)
+        claim(out, "compared_saes", {}, files=(*FILES, *_OLD_FILES), overwrite=overwrite)
     assembly = Assembly(out)
     done = Study(out, "sae-diagnosis").run(map(cell, [*loaded, *others]), what="SAEs", progress=progress)
     measured = [[typed(row, SaeComparison, file=one.folder) for row in one.value] for one in done]

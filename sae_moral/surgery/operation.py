@@ -28,6 +28,7 @@ from sae_moral.io import (
     staged_files,
     write_bytes,
     write_record,
+    write_text,
 )
 from sae_moral.sae.files import RECORD_SCHEMA, RECORDS
 from sae_moral.sae.load import LoadedSae, load_sae
@@ -35,7 +36,7 @@ from sae_moral.sae.objects import assembled
 from sae_moral.shown import in_short, shown
 from sae_moral.tables import Table
 
-RECORD, BEFORE = "surgery.json", "before.safetensors"
+RECORD, BEFORE, PAGE = "surgery.json", "before.safetensors", "operation.html"
 Rows = dict[str, Tensor]
 """What moves of an SAE, by parameter: `W_enc` [d, k], `W_dec` [k, d], the biases [k] of k latents, and their thresholds
 [k], if any."""
@@ -235,9 +236,9 @@ class Operation:
         return {**about.sha256, "control": about.control, "settings": about.settings, "seed": about.seed}
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> Path:
-        """Write an ordinary SAELens folder plus `surgery.json` and `before.safetensors`. All files are on the disk
-        before the first takes its place, and the record goes first: with it, files that are missing or not its own are
-        noticed, and saving again completes them.
+        """Write an ordinary SAELens folder plus `surgery.json`, `before.safetensors` and the page `operation.html`. All
+        files are on the disk before the first takes its place, and the record goes first: with it, files that are
+        missing or not its own are noticed, and saving again completes them.
 
         Args:
             overwrite: replace another operation in the folder.
@@ -265,7 +266,14 @@ class Operation:
                 **dataclasses.asdict(self.record),
             }
             write_record(temporary / RECORD, RECORDS[RECORD], RECORD_SCHEMA, about)
+            write_text(temporary / PAGE, self.page())
         return folder
+
+    def page(self) -> str:
+        """All of it as one HTML page, which `save` writes as `operation.html`."""
+        from sae_moral.surgery.page import operation_page
+
+        return operation_page(self)
 
     def _check_folder(self, folder: Path, overwrite: bool) -> None:
         if folder.is_file():

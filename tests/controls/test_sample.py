@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import sae_moral.controls.sample as sample_module
 from sae_moral.controls.draws import STEP, Draws, in_folds, permutations, resamples
 from sae_moral.controls.inference import faultless, narrowed, widened
+from sae_moral.controls.sample import Seen
 from sae_moral.controls.sample import sample as sample_of
 from sae_moral.controls.settings import Controls
-from sae_moral.metrics import Metric
+from sae_moral.metrics import Metric, preprocess
 from sae_moral.metrics.base import Variants, declared, folds
 from sae_moral.metrics.categorical import AuditedCategorical
 from sae_moral.metrics.dimensional import AuditedDimensional
@@ -137,3 +139,19 @@ def test_draws_are_those_of_the_settings_and_readers_have_texts_of_their_own() -
     for stratum, free in ((5, False), (None, True)):
         expected = permutations(DATA, "pole", 29, seed=3, fold=fold, stratum=stratum).index
         assert torch.equal(drawn.permuted("pole", free=free).index, expected)
+
+
+def test_what_is_wider_than_many_scenarios_is_read_by_its_leading_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 80)))
+    metric = AuditedStructural()
+    assert Seen(x, x).facts == {}
+    every = Seen(x, x).by(metric)
+    torch.testing.assert_close(every @ every.T, x @ x.T)
+    monkeypatch.setattr(preprocess, "EXACT", 49)
+    monkeypatch.setattr(sample_module, "EXACT", 49)
+    monkeypatch.setattr(preprocess, "LEADING", 10)
+    seen = Seen(x, x)
+    leading = seen.by(metric)
+    spread = torch.linalg.svdvals(x).square()
+    assert leading.shape == (50, 10)
+    assert seen.facts["span_share"] == pytest.approx(float(spread[:10].sum() / spread.sum()), rel=0.02)

@@ -13,12 +13,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-import sae_moral.controls.words as words_module
 from sae_moral.controls.words import bag_of_words, opening_words
 from sae_moral.data import MoralData, load_data
 from sae_moral.data.moral_data import from_records
 from sae_moral.foundations import DIMENSIONS
-from sae_moral.metrics import evaluate, get_metric, resolve_metrics
+from sae_moral.metrics import evaluate, get_metric, preprocess, resolve_metrics
 from sae_moral.protocol import get_protocol
 from tests.tiny import scenarios
 
@@ -159,8 +158,8 @@ def test_what_is_no_bag_is_refused() -> None:
 def test_many_texts_take_the_other_path_to_the_same_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = scenarios(200)
     exact = bag_of_words(data, axes=15)
-    monkeypatch.setattr(words_module, "EXACT", 50)
-    monkeypatch.setattr(words_module, "LEADING", 15)
+    monkeypatch.setattr(preprocess, "EXACT", 50)
+    monkeypatch.setattr(preprocess, "LEADING", 15)
     approximate = bag_of_words(data)
     assert approximate.shape == (200, 15)
     assert torch.allclose(approximate @ approximate.T, exact @ exact.T, atol=0.02)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from sae_moral.metrics import preprocess as preprocessing
 from sae_moral.metrics.nuisance import length_design
-from sae_moral.metrics.preprocess import preprocess
+from sae_moral.metrics.preprocess import leading_axes, preprocess, within_span
 from tests.metrics.worlds import AUDITED_STEPS
 
 
@@ -175,6 +177,18 @@ class TestFirstComponent:
         assert facts["pc1_share"] == pytest.approx(0.9, abs=1e-12)
         assert facts["pc1_length_r"] == pytest.approx(1, abs=1e-12)
 
+    @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (9, 1), (1, 9)])
+    def test_the_smallest_shapes(self, shape: tuple[int, int]) -> None:
+        x, length = world(5, *shape)
+        share = run(x, length)[1]["pc1_share"]
+        spread = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+        assert share == pytest.approx(spread[0] / spread.sum() if spread.sum() else 0, abs=1e-12)
+
+    def test_two_directions_that_hold_as_much_as_each_other(self) -> None:
+        x = np.zeros((400, 64))
+        x[:200, 0], x[200:, 1] = np.resize([1, -1], 200), np.resize([1, -1], 200)
+        assert run(x, np.resize([5, 9], 400))[1]["pc1_share"] == pytest.approx(0.5, abs=1e-12)
+
     def test_facts_are_of_the_vectors_as_captured(self) -> None:
         x, length = world(0)
         x[:, 0] *= 100
@@ -189,3 +203,28 @@ def test_a_layer_that_does_not_vary_has_no_shares_at_all(constant: float, d: int
     length = world(0, n=237)[1]
     facts = run(np.full((237, d), constant), length, *steps)[1]
     assert facts == {"length_share": 0.0, "pc1_share": 0.0, "pc1_length_r": 0.0}
+
+
+class TestWithinSpan:
+    @pytest.mark.parametrize("of", [np.asarray, csr_matrix])
+    @pytest.mark.parametrize("rank", [3, 30])
+    def test_inner_products_are_the_same_in_as_few_numbers_as_there_are(self, of: type, rank: int) -> None:
+        rng = np.random.default_rng(6)
+        x = rng.standard_normal((30, rank)) @ rng.standard_normal((rank, 200))
+        found = within_span(of(x))
+        assert found.shape == (30, rank)
+        np.testing.assert_allclose(found @ found.T, x @ x.T, atol=1e-9)
+
+    def test_nothing_is_a_column_of_zeros(self) -> None:
+        np.testing.assert_array_equal(within_span(np.zeros((5, 9))), np.zeros((5, 1)))
+
+    @pytest.mark.parametrize("of", [np.asarray, csr_matrix])
+    def test_of_many_rows_the_leading_axes_are_kept(self, of: type, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(7)
+        x = rng.standard_normal((60, 90)) * 2.0 ** -np.arange(90)
+        exact = leading_axes(of(x), 5)
+        monkeypatch.setattr(preprocessing, "EXACT", 59)
+        monkeypatch.setattr(preprocessing, "LEADING", 5)
+        found = within_span(of(x))
+        assert found.shape == exact.shape == (60, 5)
+        np.testing.assert_allclose(found @ found.T, exact @ exact.T, atol=1e-6)

@@ -19,6 +19,7 @@ import pytest
 from sae_moral import Diagnosis
 from sae_moral.report import write_report
 from sae_moral.studies import Atlas, Sweep
+from tests.report.made import compared, recorded, trained
 from tests.report.records import realistic
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -97,6 +98,22 @@ def sweep(folder: Path) -> None:
     (folder / "sweep.html").rename(folder / "page.html")
 
 
+def training(folder: Path) -> None:
+    (folder / "page.html").write_text(trained(folder, tuple(range(0, 30, 3))).page(), encoding="utf8")
+
+
+def operation(folder: Path) -> None:
+    (folder / "page.html").write_text(recorded().page(), encoding="utf8")
+
+
+def saes(folder: Path) -> None:
+    compared(saes=6).save(folder)
+    (folder / "saes.html").rename(folder / "page.html")
+
+
+PAGES = (diagnosis, matched, atlas, sweep, training, operation, saes)
+
+
 def opened(folder: Path) -> dict[str, Any]:
     """What the harness found in `page.html` of a folder; it sends that to a server that serves the folder."""
     (folder / "harness.html").write_text(HARNESS % json.dumps(WIDTHS), encoding="utf8")
@@ -132,7 +149,9 @@ def opened(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("made", [diagnosis, matched, atlas, sweep], ids=lambda made: made.__name__)
+@pytest.mark.parametrize(
+    "made", [diagnosis, matched, atlas, sweep, training, operation, saes], ids=lambda made: made.__name__
+)
 def test_a_page(made: Callable[[Path], None], tmp_path: Path) -> None:
     made(tmp_path)
     found = opened(tmp_path)

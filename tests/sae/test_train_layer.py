@@ -181,6 +181,7 @@ def test_a_training_of_version_0_1_loads_and_is_not_mixed_with_another(tmp_path:
     out = tmp_path / "o"
     found = train_on(invented(tmp_path, layers=1), settings(), out=out, progress=False)
     (out / "run.json").unlink()
+    (out / "training.html").unlink()
     for path in (out / "training.json", found.path(0) / "sae_moral.json"):
         content = json.loads(path.read_text())
         for name in ("checksum", "files", "key"):

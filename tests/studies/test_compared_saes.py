@@ -49,7 +49,7 @@ def test_compared_saes_are_not_measured_twice(tiny: Any, trained: Path, tmp_path
         assert row.difference == pytest.approx(row.after - row.before)
         assert row.p_value is not None and 0 < row.p_value <= 1
     assert compare_saes(tiny, [trained], data, tmp_path, **OPTIONS).rows == first.rows and measured == [1, 2]
-    assert (tmp_path / "saes.md").read_text().count("\n") == 4
+    assert (tmp_path / "saes.html").read_text().count("categorical (auroc)") == 2
     only = compare_saes(tiny, [{2: load_saes(trained)[2]}], data, tmp_path, **OPTIONS)
     assert only.rows == first.rows[1:] and measured == [1, 2]
     compare_saes(tiny, [trained], scenarios(91), tmp_path, **OPTIONS)
@@ -112,7 +112,7 @@ def test_another_seed_shows_what_a_seed_does(
         abs(own - narrow)
     )
     assert ComparedSaes.load(out).reseeds == found.reseeds
-    assert "between seeds" in found.summary() and "between seeds" in (out / "saes.md").read_text()
+    assert "between seeds" in found.summary() and "between seeds" in (out / "saes.html").read_text()
     alone = compare_saes(tiny, given, data, out, **options)
     assert alone.rows == found.rows and alone.reseeds == [] and "between seeds" not in alone.summary()
     with pytest.raises(ValueError, match=r"layer 1, .*, 160 latents.* of none of the SAEs; expected those of one"):
