@@ -90,7 +90,8 @@ def test_an_operation_comes_back_from_where_it_was_pushed_to(operation: Operatio
     made = push(operation, REPO, private=True, licence="mit", neuronpedia_id="tiny-1b/1-moral", revision="v2")
     assert [call[0] for call in hub.calls] == ["create_repo", "create_branch", "upload_folder"]
     assert made.url == f"https://hub/{REPO}/commit/1" and made.summary().endswith(str(made.url))
-    files = {"cfg.json", "sae_weights.safetensors", "surgery.json", "before.safetensors", "README.md"}
+    records = {"surgery.json", "before.safetensors", "operation.html"}
+    files = {"cfg.json", "sae_weights.safetensors", "README.md", *records}
     assert made.files.keys() == {"README.md", *(f"{HOOK}/{name}" for name in files)}
     assert (hub.folder / "README.md").read_text() == made.card
     assert head(made.card) == {
