@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sae_moral.controls.inference import holm, p_values
+from sae_moral.report.words import count, signed
 from sae_moral.shown import shown
 from sae_moral.steering.margins import Drawn, estimate
 
@@ -136,15 +137,27 @@ def _over_layers(layers: Sequence[Beyond]) -> list[float | None]:
     return holm([one.p for one in layers])
 
 
-def sentence(found: Sequence[Beyond], place: Place, use: str) -> str:
-    """What may be quoted of one place: which twins the operations are beyond, and which not."""
+def sentence(found: Sequence[Beyond], place: Place, use: str, changes: Sequence[float] = ()) -> str:
+    """What may be quoted of one place: what the operations do, which twins they are beyond, and which not.
+
+    Args:
+        changes: of the AUROC, one for each operation that has one.
+    """
     own = [one for one in found if (one.layer, one.form, one.kl) == place and (one.wording, one.use) == (TOGETHER, use)]
     said = {True: [one for one in own if one.holds], False: [one for one in own if not one.holds]}
-    parts = [
-        f"{word} {', '.join(f'{one.twin} ({one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}])' for one in ones)}"
-        for word, ones in (("beyond", said[True]), ("not shown to be beyond", said[False]))
-        if ones
-    ]
+    parts = [f"{word} {', '.join(map(_difference, ones))}" for word, ones in (
+        ("beyond", said[True]), ("not shown to be beyond", said[False])) if ones]  # fmt: skip
     layer, form, kl = place
-    at = "" if kl is None else f" at KL {kl:g}"
-    return f"layer {layer}, {form}{at}, {use.replace('_', '-')} words: {'; '.join(parts) or 'no twin was measured'}"
+    at = "" if kl is None else f", KL {kl:g}"
+    effect = "not measured"
+    if changes:
+        more = f"{count(len(changes))} operations" if len(changes) > 1 else "one operation"
+        effect = f"{signed(sum(changes) / len(changes))} ({more})"
+    return (
+        f"After block {layer} ({form}{at}), change of the AUROC of {use.replace('_', '-')} words: {effect}; "
+        f"{'; '.join(parts) or 'no twin was measured'}."
+    )
+
+
+def _difference(one: Beyond) -> str:
+    return f"{one.twin} ({signed(one.difference)} [{signed(one.low)}, {signed(one.high)}])"

@@ -186,14 +186,12 @@ def verdicts(rows: Sequence[SweepRow], beyond: Sequence[Beyond]) -> list[str]:
     for place in dict.fromkeys(row.place for row in rows if row.arm == "operated"):
         own = [row for row in rows if row.place == place and row.arm == "operated"]
         failed = sum(row.error is not None for row in own)
-        said = [f"{sentence(beyond, place, HELD_OUT)}"] if place[2] is not None else []
         changes = [one.auroc_change for row in own if (one := row.effect(HELD_OUT)) and one.auroc_change is not None]
-        if changes and said:
-            said.append(f"AUROC {signed(sum(changes) / len(changes))} (mean of {len(changes)} operations)")
+        said = [sentence(beyond, place, HELD_OUT, changes)] if place[2] is not None else []
         if failed:
-            said.append(f"no numbers of {failed} of {len(own)} operations")
-        found += ["; ".join(said)] if said else []
-    return found or ["operations were not compared with twins at equal damage; expected kls"]
+            said.append(f"No numbers of {failed} of {len(own)} operations.")
+        found += [" ".join(said)] if said else []
+    return found or ["Operations were not compared with twins at equal damage; expected kls."]
 
 
 def damage_figure(rows: Sequence[SweepRow]) -> Figure:

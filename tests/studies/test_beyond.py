@@ -82,8 +82,11 @@ def test_the_sentence_says_what_holds_and_what_does_not() -> None:
         Beyond(*how, "dense", 5, 1, 0.01, -0.02, 0.03),
         Beyond(*how[:4], "chosen", "valence", 5, 1, 0.2, 0.1, 0.3),
     ]
-    assert sentence(found, how[:3], "held_out") == (
-        "layer 20, write at KL 0.02, held-out words: beyond rotated (+0.080 [+0.050, +0.110]); not shown to be beyond "
-        "dense (+0.010 [-0.020, +0.030])"
+    assert sentence(found, how[:3], "held_out", [0.05, 0.07]) == (
+        "After block 20 (write, KL 0.02), change of the AUROC of held-out words: +0.060 (2 operations); beyond rotated "
+        "(+0.080 [+0.050, +0.110]); not shown to be beyond dense (+0.010 [−0.020, +0.030])."
     )
-    assert sentence(found, (3, "write", 0.02), "chosen").endswith("no twin was measured")
+    assert sentence(found, (3, "write", 0.02), "chosen", [0.1]).endswith(
+        ": +0.100 (one operation); no twin was measured."
+    )
+    assert "held-out words: not measured; beyond" in sentence(found, how[:3], "held_out")

@@ -25,15 +25,15 @@ BEYOND = [Beyond(20, "write", 0.02, TOGETHER, "held_out", "rotated", 2, 5, 0.07,
 
 def test_a_sentence_says_the_effect_and_which_twins_it_is_beyond() -> None:
     assert verdicts(ROWS, BEYOND) == [
-        "layer 20, write at KL 0.02, held-out words: not shown to be beyond rotated (+0.070 [+0.050, +0.090]); "
-        "AUROC +0.060 (mean of 2 operations)"
+        "After block 20 (write, KL 0.02), change of the AUROC of held-out words: +0.060 (2 operations); not shown to "
+        "be beyond rotated (+0.070 [+0.050, +0.090])."
     ]
     (said,) = verdicts(
         [*ROWS, row("operated", 2, 0.0, "broke")], [dataclasses.replace(BEYOND[0], p=None, p_corrected=None)]
     )
-    assert "beyond rotated" in said and "no numbers of 1 of 3 operations" in said
+    assert "beyond rotated" in said and "No numbers of 1 of 3 operations." in said
     assert verdicts([dataclasses.replace(ROWS[0], kl_asked=None)], []) == [
-        "operations were not compared with twins at equal damage; expected kls"
+        "Operations were not compared with twins at equal damage; expected kls."
     ]
 
 
