@@ -92,7 +92,9 @@ class Seen:
         n, d = self.prepared.shape
         if d <= n:
             return self.prepared
-        return torch.from_numpy(within_span(self.prepared.cpu().numpy())).to(self.prepared.device)
+        found = torch.from_numpy(within_span(self.prepared.cpu().numpy())).to(self.prepared.device)
+        # A column for every row, as a singular value decomposition has: penalties are multiples of a mean over columns.
+        return found if n > EXACT else torch.nn.functional.pad(found, (0, n - found.shape[1]))
 
     @cached_property
     def facts(self) -> dict[str, float]:
