@@ -78,8 +78,10 @@ def started(command: Sequence[str], url: str, log: Path, *, ready: float = READY
         RuntimeError: it ended or did not answer in time; the message ends with what it printed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    # A server must not outlive a run that is killed: run again, there would be two.
+    tied = [program, "--pdeathsig", "TERM"] if (program := shutil.which("setpriv")) else []
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **how)
+        process = subprocess.Popen([*tied, *command], stdout=output, stderr=subprocess.STDOUT, **how)
     try:
         _wait(process, url, log, ready)
         yield
