@@ -107,6 +107,7 @@ def diagnose(
     sae: SaeLike | Mapping[int, SaeLike] | None = None,
     any_model: bool = False,
     store: str | Path | None = None,
+    store_dtype: str = "float32",
     shards: int = 1,
     dtype: str = "float32",
     device: str | None = None,
@@ -145,6 +146,7 @@ def diagnose(
         store: folder for captured vectors (latents are not kept): memory stays bounded, interrupted captures resume,
             repeated ones are free. What was drawn at a layer is kept there, too, until all is done: an interrupted
             diagnosis that is asked for again goes on, and processes that make the same one share the work.
+        store_dtype: of the vectors there: `float32`, or `bfloat16` for half the space (see `capture`).
         shards: of the capture, for processes that share it.
         dtype: of a model given by name.
         device: of a model given by name.
@@ -187,7 +189,7 @@ def diagnose(
     saes = None if sae is None else _load_saes(sae, model, asked, any_model)
     numbers = parse_layers(layers if saes is None else list(saes), model.cfg.n_layers)
     loaded = time.perf_counter()
-    reading = _Reading(scenarios.text, numbers, chosen, saes, store, shards, progress)
+    reading = _Reading(scenarios.text, numbers, chosen, saes, store, store_dtype, shards, progress)
     representations = reading.vectors(model)
     captured_at = time.perf_counter()
     length = representations.total if chosen.pooling == "all" else representations.length
@@ -267,7 +269,7 @@ class _Reading:
         layers: blocks, ascending.
         protocol: template, pooling and BOS.
         saes: one per layer; None for the stream itself.
-        store: folder for the stream's vectors.
+        store, store_dtype: folder for the stream's vectors, and what they are there.
         shards: of its capture.
     """
 
@@ -276,6 +278,7 @@ class _Reading:
     protocol: Protocol
     saes: Mapping[int, LoadedSae] | None
     store: str | Path | None
+    store_dtype: str
     shards: int
     progress: bool | None
 
@@ -289,9 +292,10 @@ class _Reading:
         """The residual stream, pooled."""
         from sae_moral.capture import capture
 
-        more = {"layers": self.layers, "store": self.store, "progress": self.progress}
-        shards = 1 if self.store is None else self.shards
-        return capture(model, self.text, shards=shards, **more, **self.prompts)
+        more: dict[str, Any] = {"layers": self.layers, "progress": self.progress}
+        if self.store is not None:
+            more |= {"store": self.store, "store_dtype": self.store_dtype, "shards": self.shards}
+        return capture(model, self.text, **more, **self.prompts)
 
     def embeddings(self, model: HookedModel) -> Float[Tensor, "n d"]:
         """The input embeddings of the same tokens, pooled."""

@@ -2,8 +2,9 @@
 
     python benchmarks/speed/page.py [NAME ...] [--data SOURCE] [--page docs/results/speed.md]
 
-One after the other, nothing beside them. A section that is not run again stays as it is. NAME: capture, controls, plan,
-sae, surgery, steering, generation, social_chem (default: all but the last, which makes a table of 150 MB).
+One after the other, nothing beside them. A section that is not run again stays as it is. NAME: capture, precision,
+controls, plan, sae, surgery, steering, generation, social_chem (default: all but the last, which makes a table of
+150 MB).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ that took turns in one run; single times drift: the machines are shared.
 """
 SECTIONS = {
     "capture": ("Capture", ["--texts", "160", "--rounds", "2", "--memory", "4000"], True),
+    "precision": ("Precision", [], True),
     "controls": ("A diagnosis with every control", ["--workers", "2", "--naive", "0"], True),
     "plan": ("What a plan says, and what it took", [], True),
     "sae": ("Training SAEs", ["--rounds", "3"], True),

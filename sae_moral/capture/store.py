@@ -44,6 +44,12 @@ logger = logging.getLogger(__name__)
 KIND, PROGRESS, INDEX = "capture-store", "capture-progress", "capture-index"
 SCHEMA = 2
 SECONDS_BETWEEN_SYNCS = 2.0
+STORED = ("float32", "bfloat16")
+"""What vectors may be on the disk; what is read is float32."""
+DTYPES = dict(zip(STORED, (torch.float32, torch.bfloat16), strict=True))
+ROUNDING = {"float32": 0.0, "bfloat16": 2.0**-8}
+"""Largest relative error of a number that is written."""
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _CHUNK = 1 << 24
 _ROWS = 4096
 
@@ -87,6 +93,7 @@ class Store:
         layers: block numbers.
         shape: rows, and width of a vector.
         parts: what is kept per layer: `vectors`, and perhaps `sink`.
+        dtype: of the vectors, a name of `DTYPES`; what rounds them has to be among what shapes the numbers.
     """
 
     def __init__(
@@ -96,10 +103,11 @@ class Store:
         layers: tuple[int, ...],
         shape: tuple[int, int],
         parts: tuple[str, ...] = ("vectors", "sink"),
+        dtype: str = "float32",
     ) -> None:
         self.folder = folder / key(f"{KIND}/{SCHEMA}", **shaped_by)
-        self.layers, self.shape, self.shaped_by, self.parts = layers, shape, dict(shaped_by), parts
-        self._header, self._offsets, self._size = _layout(*shape, parts)
+        self.layers, self.shape, self.shaped_by, self.parts, self.dtype = layers, shape, dict(shaped_by), parts, dtype
+        self._header, self._offsets, self._size = _layout(*shape, parts, dtype)
         self._files: dict[int, IO[bytes]] = {}
         self._sums: dict[int, dict[str, xxhash.xxh3_128]] = {}
         self._rows, self._synced_at = 0, 0.0
@@ -152,7 +160,9 @@ class Store:
         """
         place, rows = self.folder / "shards", list(itertools.pairwise(bounds))
         of = {
-            (a, b): Store(place, {**self.shaped_by, "rows": [a, b]}, self.layers, (b - a, self.shape[1]), self.parts)
+            (a, b): Store(
+                place, {**self.shaped_by, "rows": [a, b]}, self.layers, (b - a, self.shape[1]), self.parts, self.dtype
+            )
             for a, b in rows
         }
 
@@ -191,7 +201,8 @@ class Store:
         return found
 
     def read(self, layer: int, name: str = "vectors") -> Tensor:
-        """One layer's `vectors` [rows, d] or `sink` [rows], mapped from disk: only what is used comes into memory.
+        """One layer's `vectors` [rows, d] or `sink` [rows] in float32, mapped from disk: only what is used comes into
+        memory, unless they are kept in another dtype.
 
         Raises:
             DataError: a file that is not as it was written; every file is compared once per process.
@@ -204,7 +215,7 @@ class Store:
             self._compare(layer, self.record.checksums, self.shape[0])
             _verified.add(seen)
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(name).float()
 
     @property
     def record(self) -> StoreRecord:
@@ -248,7 +259,8 @@ class Store:
             raise ValueError(f"rows from {start} on, and {self._rows} are written; expected the next ones")
         for layer, tensors in batch.items():
             for name, tensor in tensors.items():
-                content = tensor.to("cpu", torch.float32).contiguous().numpy().data.cast("B")
+                kept = tensor.to("cpu", _item(name, self.dtype)).contiguous()
+                content = kept.view(torch.uint8).numpy().data.cast("B")  # NumPy has no bfloat16
                 self._files[layer].seek(self._offsets[name] + start * self._width(name))
                 write_all(self._files[layer], content)
                 self._sums[layer][name].update(content)
@@ -276,7 +288,7 @@ class Store:
         return {str(layer): {name: one.hexdigest() for name, one in of.items()} for layer, of in self._sums.items()}
 
     def _width(self, name: str) -> int:
-        return 4 * self.shape[1] if name == "vectors" else 4
+        return _item(name, self.dtype).itemsize * (self.shape[1] if name == "vectors" else 1)
 
     def _compare(self, layer: int, checksums: Mapping[str, Mapping[str, str]], rows: int) -> dict[str, Any]:
         """The checksums of the first rows on the disk, as objects that the next rows can be added to.
@@ -313,13 +325,13 @@ class Store:
             )
 
 
-def _layout(rows: int, d: int, parts: tuple[str, ...]) -> tuple[bytes, dict[str, int], int]:
+def _layout(rows: int, d: int, parts: tuple[str, ...], dtype: str) -> tuple[bytes, dict[str, int], int]:
     """The safetensors header of a layer file, where each tensor starts in the file, and the size of the file."""
     about, offsets, end = {}, {}, 0
-    for name in parts:
-        shape = [rows, d] if name == "vectors" else [rows]
-        size = 4 * int(np.prod(shape))
-        about[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+    for name in sorted(parts, key=lambda name: -_item(name, dtype).itemsize):  # each begins at a multiple of its items
+        kept, shape = _item(name, dtype), [rows, d] if name == "vectors" else [rows]
+        size = kept.itemsize * int(np.prod(shape))
+        about[name] = {"dtype": _CODES[kept], "shape": shape, "data_offsets": [end, end + size]}
         offsets[name], end = end, end + size
     header = json.dumps(about).encode()
     header += b" " * (-len(header) % 8)
@@ -327,9 +339,13 @@ def _layout(rows: int, d: int, parts: tuple[str, ...]) -> tuple[bytes, dict[str,
     return len(header).to_bytes(8, "little") + header, {k: start + at for k, at in offsets.items()}, start + end
 
 
-def layer_bytes(rows: int, d: int, parts: tuple[str, ...] = ("vectors", "sink")) -> int:
-    """Size of one layer's file of a store: header, and 4 bytes a number."""
-    return _layout(rows, d, parts)[2]
+def _item(name: str, dtype: str) -> torch.dtype:
+    return DTYPES[dtype if name == "vectors" else "float32"]
+
+
+def layer_bytes(rows: int, d: int, parts: tuple[str, ...] = ("vectors", "sink"), dtype: str = "float32") -> int:
+    """Size of one layer's file of a store: its header and its numbers."""
+    return _layout(rows, d, parts, dtype)[2]
 
 
 def save_index(representations: Representations, path: Path) -> None:
@@ -366,7 +382,8 @@ def reopen(index: Path, folder: Path) -> Representations:
     if not described.exists():
         raise FileNotFoundError(f"no complete store {described.parent}; capture again")
     about = read_typed(described, StoreRecord, KIND, SCHEMA, oldest=SCHEMA)
-    store = Store(folder, about.shaped_by, tuple(about.shaped_by.get("layers", ())), about.shape, about.parts)
+    dtype = about.shaped_by.get("store_dtype", "float32")
+    store = Store(folder, about.shaped_by, tuple(about.shaped_by.get("layers", ())), about.shape, about.parts, dtype)
     if store.folder != described.parent:
         raise DataError(f"was changed: what it says hashes to {store.folder.name}; capture again", file=described)
     return Representations(store.layers, row, length, total, content["provenance"], store.read, first=first)

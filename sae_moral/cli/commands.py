@@ -53,6 +53,7 @@ def diagnose(a: argparse.Namespace) -> int:
         "controls": get_controls(a.controls),
         "version": __version__,
     }
+    asked |= {} if a.store_dtype == "float32" else {"store_dtype": a.store_dtype}
     check_folder(a, out, "diagnosis", files, asked)
     model = _model(a)
     saes = None if a.sae is None else load_saes(a.sae, model=model, any_model=a.any_model)

@@ -166,6 +166,7 @@ COMMANDS = {
         of(DIAGNOSE, "sae", help="measure an SAE's latents: a folder (of one or of several), or release/id"),
         any_model,
         of(DIAGNOSE, "store", metavar="DIR"),
+        of(DIAGNOSE, "store_dtype", choices=named("STORED", "capture.store")),
         *(workers, *machine, *_out("diagnosis-MODEL-SOURCE-PROTOCOL")),
     ),
     "plan": Command(
@@ -198,6 +199,7 @@ COMMANDS = {
         *(*data, layers, all_of(TRAINING)),
         of(TRAIN, "splice_texts", metavar="N"),
         of(TRAIN, "store", metavar="DIR", help="folder for the vectors (default: OUT/activations)"),
+        of(TRAIN, "store_dtype", choices=named("STORED", "capture.store")),
         of(
             LOG,
             "to",

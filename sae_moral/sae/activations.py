@@ -76,6 +76,7 @@ def capture_activations(
     granularity: str = "scenario",
     protocol: str | Protocol = "audited",
     split_seed: int = 0,
+    store_dtype: str = "float32",
     shards: int = 1,
     progress: bool | None = None,
 ) -> Activations:
@@ -89,6 +90,7 @@ def capture_activations(
             BOS nor the template's words).
         protocol: its template, BOS and pooling.
         split_seed: of `group_split`.
+        store_dtype: as for `capture`.
         shards: as for `capture`.
 
     Raises:
@@ -106,6 +108,7 @@ def capture_activations(
         pooling=chosen.pooling,
         bos=chosen.bos,
         store=store,
+        store_dtype=store_dtype,
         shards=shards,
         progress=progress,
     )

@@ -138,6 +138,7 @@ def train_saes(
     *,
     out: str | Path,
     store: str | Path | None = None,
+    store_dtype: str = "float32",
     limit: int | None = None,
     dtype: str = "float32",
     device: str | None = None,
@@ -159,6 +160,7 @@ def train_saes(
         out: folder for the results: per layer `out/HOOK` (SAELens' files and `sae_moral.json`), `out/training.json` and
             its page, `out/training.html`.
         store: folder for the vectors; `out/activations` by default. May be deleted afterwards.
+        store_dtype: of the vectors there, as for `capture`: `bfloat16` takes half the space.
         limit: use at most so many scenarios.
         dtype: of a model given by name; the SAEs are float32.
         device: of a model given by name; the SAEs are on the model's device.
@@ -196,9 +198,11 @@ def train_saes(
     text = list(dict.fromkeys(scenarios.text[i] for i in held))[:splice_texts]
     splice = partial(_splice, model, text, settings) if text else None
     shaped_by = _shaped_by(settings, describe_model(model), scenarios.sha256, len(text))
+    shaped_by |= {} if store_dtype == "float32" else {"store_dtype": store_dtype}
     _claim(out, shaped_by, overwrite)
     same = partial(
-        train_saes, given, data, layers, settings, out=out, store=store, limit=limit, dtype=dtype, device=device,
+        train_saes, given, data, layers, settings, out=out, store=store, store_dtype=store_dtype, limit=limit,
+        dtype=dtype, device=device,
         splice_texts=splice_texts, log=log, shards=shards or workers, progress=False,
     )  # fmt: skip
     with beside(workers, same, logs=out / "workers", device=device):
@@ -207,6 +211,7 @@ def train_saes(
             scenarios,
             chosen,
             store=out / "activations" if store is None else store,
+            store_dtype=store_dtype,
             granularity=settings.granularity,
             protocol=settings.protocol,
             split_seed=settings.split_seed,

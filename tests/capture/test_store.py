@@ -461,6 +461,34 @@ def test_tokens_are_stored_as_they_are_held(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("granularity", ["scenario", "token"])
+def test_bfloat16_takes_half_the_space_and_rounds_as_torch_does(tiny: Any, tmp_path: Path, granularity: str) -> None:
+    text, how = scenarios(31).text, {"granularity": granularity, "tokens_per_batch": 32}
+    exact, whole = capture(tiny, text, **how), capture(tiny, text, store=tmp_path / "whole", **how)
+    half = capture(tiny, text, store=tmp_path / "half", store_dtype="bfloat16", **how)
+    for layer in exact.layers:
+        assert torch.equal(half.read(layer), exact.read(layer).bfloat16().float())
+    assert half.provenance["store_rounding"] >= float(((half.read(1) - exact.read(1)) / exact.read(1)).abs().max())
+    assert half.provenance["store"] != whole.provenance["store"] and "store_dtype" not in whole.provenance
+    large, small = (the_store(tmp_path / name) / "layer_001.safetensors" for name in ("whole", "half"))
+    assert small.stat().st_size < 0.6 * large.stat().st_size
+    kept = load_file(small)
+    assert kept["vectors"].dtype == torch.bfloat16
+    if granularity == "scenario":
+        assert torch.equal(kept["sink"], load_file(large)["sink"])
+    save_index(half, tmp_path / "index.json")
+    opened = reopen(tmp_path / "index.json", tmp_path / "half")
+    assert torch.equal(opened.read(1), half.read(1))
+    capture(tiny, text, store=tmp_path / "shards", store_dtype="bfloat16", shards=3, **how)
+    assert contents(tmp_path / "shards") == contents(tmp_path / "half")
+
+
+def test_another_dtype_of_a_store_is_refused(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown store_dtype 'bf16'; did you mean 'bfloat16'"):
+        capture(tiny, scenarios(5).text, store=tmp_path, store_dtype="bf16")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("granularity", ["scenario", "token"])
 def test_a_store_is_reopened_without_the_model(tiny: Any, tmp_path: Path, granularity: str) -> None:
     text = scenarios(30).text
     captured = capture(tiny, text, store=tmp_path, granularity=granularity)

@@ -98,3 +98,6 @@ def test_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     written = json.loads((out / "blocks.2.hook_resid_post" / "sae_moral.json").read_text())
     assert written["provenance"]["settings"]["architecture"] == "batchtopk"
+    assert (out / "training.html").exists() and str(out / "training.html") in printed
+    assert main([*line, "--store-dtype", "bfloat16"]) == 2
+    assert "store_dtype" in capsys.readouterr().err
