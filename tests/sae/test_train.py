@@ -100,4 +100,4 @@ def test_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert written["provenance"]["settings"]["architecture"] == "batchtopk"
     assert (out / "training.html").exists() and str(out / "training.html") in printed
     assert main([*line, "--store-dtype", "bfloat16"]) == 2
-    assert "store_dtype" in capsys.readouterr().err
+    assert "--store-dtype None (now 'bfloat16')" in capsys.readouterr().err
