@@ -1,11 +1,15 @@
-"""Texts per second of four ways to the same pooled vectors, in one run, and the memory of a capture to disk.
+"""Texts per second of several ways to the same pooled vectors, in one run, and the memory of a capture to disk.
 
     python benchmarks/speed/capture.py [--data SOURCE] [--texts 320] [--rounds 3] [--memory]
 
 1. paper: full forward, every layer copied out of the model, pooled afterwards (file order, batches of 32);
 2. cache: TransformerBridge.run_with_cache of all residuals (same batches);
 3. mark: body only, sorted by length, batches of 32, pooled inside the hooks;
-4. ours: sae_moral.capture.capture.
+4. hooks: the body of the transformers model itself (fused attention), sorted, batches of 32, torch's own hooks;
+5. nnsight: the same in a trace (peers.txt; left out where it is not installed);
+6. ours: sae_moral.capture.capture.
+
+Seconds are processor seconds on one thread; the ways take turns.
 
 The limit: a forward of the body costs 2 × (weights of the body) operations per token. The last column says how far each
 way is from what one large matrix product reaches on the same machine in the same run.
@@ -14,6 +18,7 @@ way is from what one large matrix product reaches on the same machine in the sam
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import statistics
@@ -22,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +36,14 @@ import torch
 
 from sae_moral import load_data, load_model
 from sae_moral.capture import capture
+from sae_moral.capture.bundled import bundled_path
 from sae_moral.capture.prompts import unaltered_tokenizer
 
 TEMPLATE = "{text} is morally"
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+
+
+NNSIGHT = importlib.util.find_spec("nnsight") is not None
 
 
 class _Stop(Exception):
@@ -73,7 +83,7 @@ def paper(model: Any, text: list[str]) -> None:
                 _mean(hidden, mask)
 
 
-def cache(model: Any, text: list[str]) -> None:
+def cached(model: Any, text: list[str]) -> None:
     with torch.inference_mode():
         for tokens, mask in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=False):
             _, kept = model.run_with_cache(
@@ -103,25 +113,61 @@ def mark(model: Any, text: list[str]) -> None:
                 pass
 
 
+@cache
+def body(name: str) -> Any:
+    """The model as transformers loads it, without what predicts words."""
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(bundled_path(name), dtype=torch.float32).eval()
+
+
+def hooks(model: Any, text: list[str]) -> None:
+    plain, current = body(model.cfg.sae_moral_name), {}
+
+    def hook(layer: Any, given: Any, output: Any) -> None:
+        _mean(output, current["mask"])
+
+    placed = [layer.register_forward_hook(hook) for layer in plain.layers]
+    try:
+        with torch.inference_mode():
+            for tokens, current["mask"] in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=True):
+                plain(input_ids=tokens, attention_mask=current["mask"], use_cache=False)
+    finally:
+        for one in placed:
+            one.remove()
+
+
+def nnsight(model: Any, text: list[str]) -> None:
+    from nnsight import NNsight  # pyright: ignore[reportMissingImports]
+
+    wrapped = NNsight(body(model.cfg.sae_moral_name))
+    with torch.inference_mode():
+        for tokens, mask in _batches(unaltered_tokenizer(model.tokenizer), text, by_length=True):
+            with wrapped.trace(tokens, attention_mask=mask, use_cache=False):
+                for layer in wrapped.layers:
+                    ((layer.output * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).save()
+
+
 def ours(model: Any, text: list[str]) -> None:
     capture(model, text, template=TEMPLATE, pooling="all", bos="tokenizer", progress=False)
 
 
-WAYS = {"paper": paper, "cache": cache, "mark": mark, "ours": ours}
+WAYS = {"paper": paper, "cache": cached, "mark": mark, "hooks": hooks, "nnsight": nnsight, "ours": ours}
+WAYS = {name: way for name, way in WAYS.items() if name != "nnsight" or NNSIGHT}
 
 
 def operations_per_second() -> float:
     """What one large float32 matrix product reaches here."""
     a = torch.randn(2048, 2048)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(4):
         torch.mm(a, a)
-    return 4 * 2 * 2048**3 / (time.perf_counter() - started)
+    return 4 * 2 * 2048**3 / (time.process_time() - started)
 
 
 def compare(name: str, text: list[str], rounds: int) -> None:
     model = load_model(name, device="cpu")
-    body = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
+    weights = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
     tokens = sum(
         len(ids) for ids in unaltered_tokenizer(model.tokenizer)([TEMPLATE.format(text=t) for t in text]).input_ids
     )
@@ -132,19 +178,20 @@ def compare(name: str, text: list[str], rounds: int) -> None:
     for _ in range(rounds):  # in turn, so that a change of the machine's speed meets all of them
         peak.append(operations_per_second())
         for way, run in WAYS.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run(model, text)
-            seconds[way].append(time.perf_counter() - started)
-    print(f"\n{name}: {len(text)} texts × {tokens / len(text):.1f} tokens, body of {body / 1e6:.0f}M, {rounds} rounds")
-    print(f"{'way':<8}{'texts/s':>10}{'× paper':>10}{'× mark':>10}{'of the limit':>14}")
+            seconds[way].append(time.process_time() - started)
+    print(
+        f"\n{name}: {len(text)} texts × {tokens / len(text):.1f} tokens, body of {weights / 1e6:.0f}M, {rounds} rounds"
+    )
+    bases = ("paper", "mark", "hooks")
+    heads = "".join(f"{f'× {base}':>10}" for base in bases)
+    print(f"{'way':<8}{'texts/s':>10}{heads}{'of the limit':>14}")
     for way, times in seconds.items():
-        ratios = [
-            statistics.median(b / a for a, b in zip(times, seconds[base], strict=True)) for base in ("paper", "mark")
-        ]
-        limit = statistics.median(2 * body * tokens / t / p for t, p in zip(times, peak, strict=True))
-        print(
-            f"{way:<8}{len(text) / statistics.median(times):>10.1f}{ratios[0]:>10.2f}{ratios[1]:>10.2f}{limit:>14.0%}"
-        )
+        ratios = [statistics.median(b / a for a, b in zip(times, seconds[base], strict=True)) for base in bases]
+        limit = statistics.median(2 * weights * tokens / t / p for t, p in zip(times, peak, strict=True))
+        columns = "".join(f"{ratio:>10.2f}" for ratio in ratios)
+        print(f"{way:<8}{len(text) / statistics.median(times):>10.1f}{columns}{limit:>14.0%}", flush=True)
 
 
 def invented(n: int) -> list[str]:
@@ -203,6 +250,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.memory_here:
         return memory(arguments.memory_here)
+    torch.set_num_threads(1)  # processor seconds of several threads count their waiting
     text = list(load_data(arguments.data).sample(arguments.texts).text)
     for name in arguments.models:
         compare(name, text, arguments.rounds)

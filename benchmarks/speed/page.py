@@ -3,8 +3,8 @@
     python benchmarks/speed/page.py [NAME ...] [--data SOURCE] [--page docs/results/speed.md]
 
 One after the other, nothing beside them. A section that is not run again stays as it is. NAME: capture, precision,
-controls, plan, sae, surgery, steering, generation, social_chem (default: all but the last, which makes a table of
-150 MB).
+controls, plan, sae, surgery, steering, generation, startup, social_chem (default: all but the last, which makes a table
+of 150 MB).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ SECTIONS = {
     "surgery": ("Surgery", ["--rounds", "5"], False),
     "steering": ("Steering", [], False),
     "generation": ("Generation", [], False),
+    "startup": ("Start", [], False),
     "social_chem": ("Social-Chemistry-101", [], False),
 }
 """Script → title, options, whether it takes `--data`."""

@@ -39,7 +39,7 @@ def steered(
     """Within the context the model is steered (see `steer`). Yields the function that takes the masks of the next
     prompts, one that makes a `Forward` for a number of them, and whether that goes on with a cache."""
     if use_cache and _runs_alone(model):
-        with steer_unwrapped(model, steerings, any_model=any_model) as (original, start):
+        with steer_unwrapped(model, steerings, any_model=any_model) as (original, start), fused_attention(original):
             yield start, lambda batch: Cached(original), True
     else:
         cached = use_cache and cache_works(model)
@@ -75,11 +75,26 @@ def _agrees_alone(model: HookedModel) -> bool:
     tokens, mask = left_padded(sample_rows(model), model)
     expected = _two_steps(last_logits(model, len(tokens)), tokens, mask.long(), cached=False)
     try:
-        with unwrapped(model) as original:
+        with unwrapped(model) as original, fused_attention(original):
             found = _two_steps(Cached(original), tokens, mask.long(), cached=True)
     except _FAILS:
         return False
     return _off(found, expected) <= 4 * tolerance(model)
+
+
+@contextmanager
+def fused_attention(model: Any) -> Iterator[None]:
+    """Within the context a transformers model attends by torch's fused kernel where it can, in the place of the written
+    out one (`eager`) that TransformerLens has for the sake of patterns: nobody looks at those here."""
+    written_out = getattr(getattr(model, "config", None), "_attn_implementation", None) == "eager"
+    if not (written_out and getattr(model, "_supports_sdpa", False) and model._can_set_attn_implementation()):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("eager")
 
 
 def _off(found: Float[Tensor, "batch 2 words"], expected: Float[Tensor, "batch 2 words"]) -> float:

@@ -19,7 +19,7 @@ from sae_moral.capture import load_model
 from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import DataError, SaeMoralWarning
 from sae_moral.steering import Steering, generate, prompt_ids, random_direction, steer, steering_hooks
-from sae_moral.steering.forwards import Cached, cache_works, last_logits
+from sae_moral.steering.forwards import Cached, cache_works, fused_attention, last_logits
 from sae_moral.steering.generate import choose
 from sae_moral.steering.hooks import steer_unwrapped
 from sae_moral.steering.steering import OF_PROMPTS
@@ -413,3 +413,22 @@ def test_logits_of_a_real_model_agree(smollm2: Any, positions: str) -> None:
     torch.testing.assert_close(batched.log_softmax(-1), alone.log_softmax(-1), atol=1e-4, rtol=1e-4)
     plain = logits(smollm2, positions, rows, True, new, lambda _: [])
     assert (plain - batched).abs()[:, -1].amax() > 0.05
+
+
+def test_attention_is_fused_while_the_wrapped_model_runs_and_written_out_again_behind_it(tiny: Any) -> None:
+    config = tiny.original_model.config
+    assert config._attn_implementation == "eager"
+    with pytest.raises(RuntimeError, match="on the way"), fused_attention(tiny.original_model):
+        assert config._attn_implementation == "sdpa"
+        raise RuntimeError("on the way")
+    assert config._attn_implementation == "eager"
+    generate(tiny, ["helping the team"], max_new_tokens=2)
+    assert config._attn_implementation == "eager"
+
+
+def test_attention_that_was_chosen_or_has_no_fused_kernel_stays(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(tiny.original_model), "_supports_sdpa", False)
+    with fused_attention(tiny.original_model):
+        assert tiny.original_model.config._attn_implementation == "eager"
+    with fused_attention(torch.nn.Linear(1, 1)):
+        pass
