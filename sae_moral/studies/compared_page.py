@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sae_moral.report.page import (
     Section,
@@ -16,7 +16,8 @@ from sae_moral.report.page import (
     render_page,
     tree,
 )
-from sae_moral.report.style import FAINT, INK, blank_figure, grid_of
+from sae_moral.report.panels import WIDTH
+from sae_moral.report.style import FAINT, INK, NARROW, blank_figure, grid_of
 from sae_moral.report.words import count, listed, signed
 
 if TYPE_CHECKING:
@@ -107,12 +108,13 @@ def _more(row: SaeComparison) -> bool:
     return row.ci_low is not None and row.ci_low > 0
 
 
-def differences_figure(rows: Sequence[SaeComparison]) -> Figure:
-    """Encoded less stream, with its interval: a panel per metric, a line per SAE."""
+def differences_figure(rows: Sequence[SaeComparison], *, width: float = WIDTH) -> Figure:
+    """Encoded less stream, with its interval: a panel per metric, a line per SAE. `width`: in inches."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     saes = list(dict.fromkeys((row.sha256, row.layer, row.sae) for row in rows))
-    drawn = blank_figure(7.8, 0.9 + 0.28 * len(saes))
-    panels: Any = grid_of(drawn, len(metrics), len(metrics), sharey=True)
+    columns = 1 if width < NARROW else len(metrics)
+    drawn = blank_figure(width, (0.9 + 0.28 * len(saes)) * len(metrics) / columns)
+    panels = grid_of(drawn, len(metrics), columns, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):
         for row in (row for row in rows if row.metric == metric and row.difference is not None):
             y = saes.index((row.sha256, row.layer, row.sae))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LATENTS = "moral_latents.json"
 FILES = ("atlas.json", "sweep.json", "diagnosis.json", LATENTS, "saes.json")
 """What is looked for in a folder, in this order."""
-KINDS = ("diagnosis", "atlas", "sweep", "moral_latents")
+KINDS = ("diagnosis", "atlas", "sweep", "moral_latents", "compared_saes")
 """Kinds of records that have a figure."""
 NARROWEST = 6.0
 """Of a sweep's figure, in inches: below it, its letters could not be read."""
@@ -28,10 +28,10 @@ def result_figure(
     """The figure of a result that was written before.
 
     A diagnosis: `Diagnosis.figure`. An atlas: `Atlas.figure`. A sweep: effect against damage. Moral latents: of one SAE
-    the polarity map, of several the shares by layer.
+    the polarity map, of several the shares by layer. Compared SAEs: encoded less stream, by metric.
 
     Args:
-        path: a file of a diagnosis, an atlas, a sweep or moral latents, or the folder that holds it.
+        path: a file of a diagnosis, an atlas, a sweep, moral latents or compared SAEs, or the folder that holds it.
         metric: of a diagnosis or an atlas; all by default.
         protocol: of an atlas; by default that whose representations were compared.
         width: in inches, 3.3 for one column of a paper; by default that of a page, 7.8.
@@ -58,7 +58,15 @@ def result_figure(
         from sae_moral.studies.atlas_page import Atlas
 
         return Atlas.load(files[0]).figure(metric, protocol=protocol, width=width)
-    return _of_sweep(files[0], width) if kind == "sweep" else _of_latents(files, WIDTH if width is None else width)
+    if kind == "sweep":
+        return _of_sweep(files[0], width)
+    of_page = WIDTH if width is None else width
+    if kind == "compared_saes":
+        from sae_moral.studies.compared_page import differences_figure
+        from sae_moral.studies.compared_saes import ComparedSaes
+
+        return differences_figure(ComparedSaes.load(files[0]).rows, width=of_page)
+    return _of_latents(files, of_page)
 
 
 def _files(path: Path) -> list[Path]:
@@ -73,7 +81,7 @@ def _files(path: Path) -> list[Path]:
         return [found]
     if layers := sorted(path.glob(f"layer_*/{LATENTS}")):
         return layers
-    raise DataError(f"no result in this folder; expected {', '.join(FILES[:-2])} or {LATENTS}", file=path)
+    raise DataError(f"no result in this folder; expected {', '.join(FILES[:-1])} or {FILES[-1]}", file=path)
 
 
 def _kind(path: Path) -> str:
@@ -86,8 +94,7 @@ def _kind(path: Path) -> str:
     if not isinstance(kind, str):
         raise DataError(f"no result of sae-moral; expected a JSON object of the kind {' or '.join(KINDS)}", file=path)
     if kind not in KINDS:
-        more = "; give the folder of one of its diagnoses" if kind == "compared_saes" else ""
-        raise DataError(f"the kind {kind!r} has no figure; expected {', '.join(KINDS)}{more}", file=path)
+        raise DataError(f"the kind {kind!r} has no figure; expected {', '.join(KINDS)}", file=path)
     return kind
 
 

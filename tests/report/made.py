@@ -103,4 +103,7 @@ def compared(difference: float | None = -0.05, half: float | None = 0.02, saes: 
         for metric in METRICS
     ]
     noise = [ReseedNoise(rows[0].sae, 0, ["seed 1"], METRICS[0], "auroc", [0.75, 0.76], 0.01, 0.03)]
-    return ComparedSaes(rows, {"name": "gemma-3-270m"}, "0" * 64, {"protocol": "audited"}, noise)  # pyright: ignore[reportArgumentType]
+    facts: Any = {"name": "gemma-3-270m", "revision": None, "identity": "0", "dtype": "float32"}
+    facts |= {"wrapper": "TransformerBridge", "weight_processing": "none", "attached_saes": []}
+    facts |= {"n_layers": 18, "d_model": 640}
+    return ComparedSaes(rows, facts, "0" * 64, {"protocol": "audited"}, noise)

@@ -18,6 +18,7 @@ from sae_moral.report import save_figure
 from sae_moral.studies import Atlas, Sweep, latents_with_page, result_figure
 from sae_moral.studies.result_figures import KINDS
 from tests.report.drawn import data, draw
+from tests.report.made import METRICS, compared
 from tests.report.records import realistic
 from tests.studies.test_latents_page import LAX
 from tests.studies.test_sweep_page import OLD, ROWS
@@ -116,10 +117,20 @@ def test_moral_latents_of_one_and_of_several_saes(tiny: Any, trained: Path, tmp_
     save_figure(result_figure(layer), tmp_path / "latents.svg")
 
 
+def test_compared_saes_are_drawn_by_metric(tmp_path: Path) -> None:
+    found = compared()
+    found.save(tmp_path)
+    for width in (3.3, 7.0):
+        axes = draw(result_figure(tmp_path, width=width)).axes
+        assert [one.get_title(loc="left") for one in axes if one.get_title(loc="left")] == list(METRICS)
+        drawn = [line.get_xdata()[0] for line in axes[0].lines if line.get_marker() == "o"]
+        assert drawn == [row.difference for row in found.rows if row.metric == METRICS[0]]
+
+
 def test_what_is_no_result_or_has_no_choice_says_so(tmp_path: Path) -> None:
     write_text(tmp_path / "list.json", "[1]")
     write_text(tmp_path / "words.txt", "words")
-    write_record(tmp_path / "compared.json", "compared_saes", 1, {})
+    write_record(tmp_path / "training.json", "sae_training", 1, {})
     audited, nan = FILES / "audited.json", float("nan")
     cases: list[tuple[Path, dict[str, Any], str]] = [
         (audited, {"metric": "gradeint"}, "unknown metric 'gradeint'; did you mean 'gradient'"),
@@ -130,7 +141,7 @@ def test_what_is_no_result_or_has_no_choice_says_so(tmp_path: Path) -> None:
         (tmp_path, {}, f"{tmp_path}: no result in this folder; expected atlas.json"),
         (tmp_path / "list.json", {}, f"no result of sae-moral; expected a JSON object of the kind {KINDS[0]} or"),
         (tmp_path / "words.txt", {}, "words.txt, row 1: not a result of sae-moral"),
-        (tmp_path / "compared.json", {}, "'compared_saes' has no figure; expected diagnosis"),
+        (tmp_path / "training.json", {}, "'sae_training' has no figure; expected diagnosis"),
     ]
     for path, how, problem in cases:
         with pytest.raises(ValueError, match=re.escape(problem)):
