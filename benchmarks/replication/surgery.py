@@ -25,7 +25,7 @@ from sae_moral.io import write_text
 from sae_moral.sae import LoadedSae, load_sae
 from sae_moral.surgery import CONTROLS, Operation, operate
 from sae_moral.surgery.evaluate import OVERALL, table
-from sae_moral.surgery.operation import Change
+from sae_moral.surgery.record import Change
 from sae_moral.surgery.terms import by_columns
 from sae_moral.surgery.vectors import vectors_of
 

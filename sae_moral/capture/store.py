@@ -46,7 +46,7 @@ SCHEMA = 2
 SECONDS_BETWEEN_SYNCS = 2.0
 STORED = ("float32", "bfloat16")
 """What vectors may be on the disk; what is read is float32."""
-DTYPES = dict(zip(STORED, (torch.float32, torch.bfloat16), strict=True))
+DTYPES: dict[str, torch.dtype] = dict(zip(STORED, (torch.float32, torch.bfloat16), strict=True))
 ROUNDING = {"float32": 0.0, "bfloat16": 2.0**-8}
 """Largest relative error of a number that is written."""
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}

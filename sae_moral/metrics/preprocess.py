@@ -11,7 +11,7 @@ from held-out items. For clusterings and metrics of your own, this step is what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from torch import Tensor
 
 from sae_moral.errors import unknown
 from sae_moral.metrics.nuisance import length_design
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 EXACT = 6_000
 """Up to so many rows `within_span` keeps every axis (docs/design/controls.md)."""
@@ -87,12 +84,15 @@ def preprocess(
     return x, facts
 
 
-def within_span(x: Float[np.ndarray, "n d"] | csr_matrix) -> Float[np.ndarray, "n r"]:
+def within_span(x: Any) -> Float[np.ndarray, "n r"]:
     """Coordinates in a basis of the rows' span: the same inner products between items in at most n numbers.
 
     For what is wider than the sample, such as the latents of an SAE or n-grams; what a rotation cannot change stays as
     it is, up to the square root of rounding. The basis is that of a pivoted Cholesky factorisation of the inner
     products. Of more than `EXACT` rows the `LEADING` axes have to do (docs/design/controls.md).
+
+    Args:
+        x: [n, d], a NumPy array or one of SciPy's sparse matrices.
     """
     if x.shape[0] > EXACT:
         return leading_axes(x, LEADING)
@@ -106,9 +106,9 @@ def within_span(x: Float[np.ndarray, "n d"] | csr_matrix) -> Float[np.ndarray, "
     return vectors
 
 
-def leading_axes(x: Float[np.ndarray, "n d"] | csr_matrix, axes: int) -> Float[np.ndarray, "n k"]:
+def leading_axes(x: Any, axes: int) -> Float[np.ndarray, "n k"]:
     """Scores on the leading principal axes (not centred), without those that hold nothing; of more than `EXACT` rows by
-    randomised iteration."""
+    randomised iteration. `x` as for `within_span`."""
     n = x.shape[0]
     if n > EXACT:
         from sklearn.decomposition import TruncatedSVD

@@ -116,7 +116,9 @@ def differences_figure(rows: Sequence[SaeComparison], *, width: float = WIDTH) -
     drawn = blank_figure(width, (0.9 + 0.28 * len(saes)) * len(metrics) / columns)
     panels = grid_of(drawn, len(metrics), columns, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):
-        for row in (row for row in rows if row.metric == metric and row.difference is not None):
+        for row in rows:
+            if row.metric != metric or row.difference is None:
+                continue
             y = saes.index((row.sha256, row.layer, row.sae))
             if row.ci_low is not None and row.ci_high is not None:
                 axes.plot([row.ci_low, row.ci_high], [y, y], color=INK, linewidth=1.2)

@@ -2,8 +2,9 @@
 
 from sae_moral.surgery.evaluate import CONTROLS, summary
 from sae_moral.surgery.operate import operate
-from sae_moral.surgery.operation import Operation, SurgeryRecord
+from sae_moral.surgery.operation import Operation
 from sae_moral.surgery.push import Pushed, push
+from sae_moral.surgery.record import SurgeryRecord
 from sae_moral.surgery.settings import DEFAULT, PAPER, SETTINGS, SurgerySettings, get_settings
 from sae_moral.surgery.terms import Batch, Term
 from sae_moral.surgery.write import WRITES, Scene, WriteTerm, along

@@ -44,7 +44,8 @@ from sae_moral.report.words import MISSING
 from sae_moral.results import OVERALL
 from sae_moral.sae.columns import ROWS
 from sae_moral.sae.load import LoadedSae
-from sae_moral.surgery.operation import Change, Operation
+from sae_moral.surgery.operation import Operation
+from sae_moral.surgery.record import Change
 from sae_moral.surgery.terms import contrast, contrasts, means
 from sae_moral.surgery.vectors import Vectors, pooled
 from sae_moral.tables import text_table

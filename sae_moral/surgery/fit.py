@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_moral.sae.train_input import within
-from sae_moral.surgery.operation import Epoch, Rows, Stopped, Written
+from sae_moral.surgery.operation import Rows
 from sae_moral.surgery.part import Part
 from sae_moral.surgery.read import as_readers, cheapest, loss_without, mean_reading, ridge_of_tokens
+from sae_moral.surgery.record import Epoch, Stopped, Written
 from sae_moral.surgery.settings import SurgerySettings
 from sae_moral.surgery.terms import (
     TERMS,

@@ -30,18 +30,9 @@ from sae_moral.sae.load import LoadedSae, SaeLike, load_sae, need_stream
 from sae_moral.sae.moral_latents import MoralLatents
 from sae_moral.surgery.evaluate import CONTROLS, firing_rates, random_latents, shuffled, table
 from sae_moral.surgery.fit import Fit
-from sae_moral.surgery.operation import (
-    Epoch,
-    Hashes,
-    Operation,
-    Rows,
-    SurgeryRecord,
-    Weights,
-    digests,
-    rows_of,
-    with_rows,
-)
+from sae_moral.surgery.operation import Operation, Rows, digests, rows_of, with_rows
 from sae_moral.surgery.part import Part
+from sae_moral.surgery.record import Epoch, Hashes, SurgeryRecord, Weights
 from sae_moral.surgery.settings import SurgerySettings, get_settings
 from sae_moral.surgery.terms import TERMS, Labels, Term, by_columns, contrasts
 from sae_moral.surgery.vectors import latents_of, vectors_of

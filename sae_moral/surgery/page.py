@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sae_moral.report.page import (
@@ -22,10 +22,11 @@ from sae_moral.report.panels import Line, Panel, panels_figure
 from sae_moral.report.style import DASHED, MUTED, LineStyle, legend_line
 from sae_moral.report.words import count, listed, number, percent, signed
 from sae_moral.results import OVERALL
-from sae_moral.surgery.operation import Change, Operation, SurgeryRecord
+from sae_moral.surgery.record import Change, SurgeryRecord
 from sae_moral.tables import Table, table
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 SIDES = {"train": LineStyle(MUTED, DASHED), "validation": LineStyle("#0072B2")}
@@ -45,13 +46,18 @@ PROVES = (
 )
 
 
-def operation_page(operation: Operation) -> str:
-    """The page as a string of HTML."""
-    record = operation.record
+def operation_page(name: str, latents: Mapping[str, Sequence[int]], operated: int, record: SurgeryRecord) -> str:
+    """The page as a string of HTML.
+
+    Args:
+        name: of the operation.
+        latents: by dimension; `operated`: how many there are.
+        record: what it says of itself.
+    """
     overall = [row for row in record.table if row["group"] == OVERALL]
     groups = [row for row in record.table if row["group"] != OVERALL]
-    latents = [(name, ", ".join(map(str, own))) for name, own in operation.by_dimension.items()]
-    answer = [bullets(answers(operation))]
+    listed_latents = [(dimension, ", ".join(map(str, own))) for dimension, own in latents.items()]
+    answer = [bullets(answers(operated, record))]
     answer += [data_table(_changes(overall, of=False), "On scenarios that took no part")] if overall else []
     every = _changes(groups, of=True)
     sections = [
@@ -61,7 +67,7 @@ def operation_page(operation: Operation) -> str:
             "Latents",
             joined(
                 [
-                    pairs(latents, "meanings"),
+                    pairs(listed_latents, "meanings"),
                     folded_table(every, "By dimension and foundation", "Every group") if groups else "",
                 ]
             ),
@@ -71,23 +77,22 @@ def operation_page(operation: Operation) -> str:
     ]
     facts = [
         ("SAE", record.source),
-        ("latents", count(len(operation.latents))),
+        ("latents", count(operated)),
         ("weights changed", percent(record.weights["share_changed"])),
         ("control", record.control),
         ("seed", str(record.seed)),
     ]
     kept = [one for one in sections if one]
-    return render_page(operation.name, kept, kicker="Operation", facts=[one for one in facts if one[1]])
+    return render_page(name, kept, kicker="Operation", facts=[one for one in facts if one[1]])
 
 
-def answers(operation: Operation) -> list[str]:
-    """Sentences: what the latents read, at which cost, and what was written."""
-    record = operation.record
+def answers(operated: int, record: SurgeryRecord) -> list[str]:
+    """Sentences: what so many latents read, at which cost, and what was written."""
     of = {row["statistic"]: row for row in record.table if row["group"] == OVERALL}
     said = []
     if (reading := of.get("reading_auroc")) and reading["after"] is not None:
         said.append(
-            f"{len(operation.latents)} latents read virtue from vice with an AUROC of {number(reading['after'])} on "
+            f"{operated} latents read virtue from vice with an AUROC of {number(reading['after'])} on "
             f"{count(reading['n'])} texts that took no part; before surgery with {number(reading['before'])} "
             f"({_interval(reading)})."
         )
@@ -131,7 +136,7 @@ def _interval(row: Change) -> str:
     return f"{signed(row['change'])} [{signed(row['ci_low'])}, {signed(row['ci_high'])}]"
 
 
-def _training(record: SurgeryRecord) -> str:
+def _training(record: SurgeryRecord) -> Markup:
     stopped = record.stopped
     end = (
         ""

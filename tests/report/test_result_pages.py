@@ -31,7 +31,8 @@ def test_a_training_of_vectors_that_do_not_vary_has_no_numbers_to_give(tmp_path:
 
 
 def test_an_operation_says_what_its_latents_read_and_what_it_cost() -> None:
-    said = page.answers(recorded())
+    made = recorded()
+    said = page.answers(len(made.latents), made.record)
     assert said == [
         "5 latents read virtue from vice with an AUROC of 0.800 on 672 texts that took no part; before surgery with "
         "0.600 (+0.200 [+0.100, +0.300]).",
@@ -49,7 +50,7 @@ def test_an_operation_says_what_its_latents_read_and_what_it_cost() -> None:
     ],
 )
 def test_what_an_operation_lacks_or_is(changed: dict[str, Any], sentence: str) -> None:
-    assert any(sentence in one for one in page.answers(recorded(**changed)))
+    assert any(sentence in one for one in page.answers(5, recorded(**changed).record))
 
 
 def test_an_operation_made_by_hand_has_a_page() -> None:

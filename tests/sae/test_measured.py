@@ -14,9 +14,11 @@ import torch
 from sae_moral import diagnose
 from sae_moral.cli import main
 from sae_moral.controls import Controls
+from sae_moral.controls.sample import Seen
 from sae_moral.metrics import resolve_metrics
 from sae_moral.metrics.base import evaluate
-from sae_moral.metrics.preprocess import preprocess, within_span
+from sae_moral.metrics.categorical import AuditedCategorical
+from sae_moral.metrics.preprocess import preprocess
 from sae_moral.protocol import get_protocol
 from sae_moral.sae import TrainSettings, load_sae, load_saes, train_saes
 from sae_moral.sae.latents import latents_by_token
@@ -41,7 +43,7 @@ def test_coordinates_of_the_span_leave_every_metric_as_it_is() -> None:
     protocol = get_protocol("audited")
     assert data.length is not None
     prepared, _ = preprocess(wide, data.length, protocol.preprocessing)
-    turned = within_span(prepared)
+    turned = Seen(wide, prepared).by(AuditedCategorical())
     assert turned.shape == (len(x), len(x))
     torch.testing.assert_close(turned @ turned.T, prepared @ prepared.T, rtol=0, atol=1e-8)
     for metric in resolve_metrics(None, protocol):

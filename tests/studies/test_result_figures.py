@@ -123,7 +123,7 @@ def test_compared_saes_are_drawn_by_metric(tmp_path: Path) -> None:
     for width in (3.3, 7.0):
         axes = draw(result_figure(tmp_path, width=width)).axes
         assert [one.get_title(loc="left") for one in axes if one.get_title(loc="left")] == list(METRICS)
-        drawn = [line.get_xdata()[0] for line in axes[0].lines if line.get_marker() == "o"]
+        drawn = [np.asarray(line.get_xdata())[0] for line in axes[0].lines if line.get_marker() == "o"]
         assert drawn == [row.difference for row in found.rows if row.metric == METRICS[0]]
 
 
