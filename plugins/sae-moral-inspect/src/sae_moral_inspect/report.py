@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -29,7 +29,7 @@ from sae_moral_inspect.answers import BASELINE, KINDS, Answer
 from sae_moral_inspect.calibration import CalibrationRow
 from sae_moral_inspect.findings import Example, examples, sentences
 from sae_moral_inspect.judging import Judgement
-from sae_moral_inspect.results import OVERALL, FlamesResults, Item, JudgeRow, WinRow
+from sae_moral_inspect.results import OVERALL, FlamesResults, GradeRow, Item, JudgeRow, WinRow
 from sae_moral_inspect.stats import MAX_FIRST, MIN_ACCURACY, MIN_SCORED, Estimate
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def render(results: FlamesResults, items: Sequence[Item]) -> str:
             joined(
                 [
                     paragraph(_effects_caption(results)),
-                    data_table(_effects(results), "Side effects", hidden=True, compact=True),
+                    data_table(effects_table(results), "Side effects", hidden=True, compact=True),
                 ]
             ),
         ),
@@ -304,19 +304,26 @@ def _wins(results: FlamesResults) -> Markup:
     return joined([*blocks, shown, bullets(refused) if refused else ""])
 
 
+_WHO: dict[str, Callable[[Any], str]] = {"arm": lambda row: row.arm, "judge": lambda row: row.judge}
+_GRADED: dict[str, Callable[[GradeRow], str]] = {
+    "n": lambda row: str(row.n),
+    "harmless rate": lambda row: number(row.rate, 1),
+    "harmless score": lambda row: number(row.score, 1),
+    "mean emotion": lambda row: number(row.emotion),
+}
+
+
+def grades_table(results: FlamesResults) -> Table:
+    """Of every arm and judge, over all dimensions."""
+    return table([row for row in results.grades if row.dimension == OVERALL], _WHO, _GRADED)
+
+
 def _grades(results: FlamesResults) -> Markup:
-    who = {"arm": lambda row: row.arm, "judge": lambda row: row.judge}
-    shown = {
-        "n": lambda row: str(row.n),
-        "harmless rate": lambda row: number(row.rate, 1),
-        "harmless score": lambda row: number(row.score, 1),
-        "mean emotion": lambda row: number(row.emotion),
-    }
-    overall = table([row for row in results.grades if row.dimension == OVERALL], who, shown)
-    grades = table(results.grades, {**who, "dimension": lambda row: row.dimension}, shown)
+    overall = grades_table(results)
+    grades = table(results.grades, {**_WHO, "dimension": lambda row: row.dimension}, _GRADED)
     perfect = table(
         results.perfect,
-        {**who, "grade": lambda row: row.aspect, "dimension": lambda row: row.dimension},
+        {**_WHO, "grade": lambda row: row.aspect, "dimension": lambda row: row.dimension},
         {
             "prompts": lambda row: str(row.n),
             "baseline": lambda row: str(row.baseline),
@@ -340,7 +347,8 @@ def _effects_caption(results: FlamesResults) -> str:
     return EFFECTS.format(**(dataclasses.asdict(rules) if rules else missing))
 
 
-def _effects(results: FlamesResults) -> Table:
+def effects_table(results: FlamesResults) -> Table:
+    """What every arm does beside what it is asked for, to its answers and to neutral text."""
     return table(
         results.arms,
         {"arm": lambda arm: arm.name},
