@@ -26,15 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; the exit status is that of `sae-moral flames`."""
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--serve-judge", metavar="MODEL")
+    own.add_argument("--judge", nargs="+", default=[])
     given, rest = own.parse_known_args(arguments)
+    judges = ["--judge", *given.judge] if given.judge else []
     if given.serve_judge is None:
-        return flames(rest)
+        return flames([*rest, *judges])
     out = folder(parser().parse_args(rest))  # bad options end it here, before a server is started
     try:
         with serve(given.serve_judge, out / "judge-server.log") as (url, name):
             os.environ["LOOPBACK_BASE_URL"], os.environ["LOOPBACK_API_KEY"] = url, "none"
             # One request at a time: a server on few cores answers several at once many times slower.
-            return flames(["--judge-connections", "1", *rest, "--judge", f"openai-api/loopback/{name}"])
+            served = ["--judge", f"openai-api/loopback/{name}", *given.judge]
+            return flames(["--judge-connections", "1", *rest, *served])
     except (FileNotFoundError, RuntimeError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
