@@ -53,8 +53,10 @@ def _llama(file: Path) -> list[str]:
     program = shutil.which("llama-server")
     if program is None:
         raise FileNotFoundError(f"no llama-server on the PATH to serve {file}; build llama.cpp, or serve a folder")
-    # A request at a time: several slots would share the context, and what they keep.
-    options = ["--ctx-size", "8192", "--parallel", "1", "--threads", str(len(os.sched_getaffinity(0)))]
+    # A request at a time: several slots would share the context, and what they keep. What is kept of older requests
+    # would grow to 8 GB, and is of no use: what they share is at hand.
+    options = ["--ctx-size", "8192", "--parallel", "1", "--cache-ram", "0"]
+    options += ["--threads", str(len(os.sched_getaffinity(0)))]
     return [program, "--model", str(file), "--alias", file.stem, *options]
 
 

@@ -88,6 +88,7 @@ def test_contrasts_are_paired_by_prompt() -> None:
     assert found["rotated L1 KL 0.02", "win share"] == 0.0
     assert found["rotated L1 KL 0.02", "refused"] == pytest.approx((3 - 1) / 4)
     assert found["baseline", "refused"] == pytest.approx(3 / 4)
+    assert found["baseline", "win share"] == pytest.approx(3 / 4 - 1 / 2)  # the baseline's own is one half
     assert {row.twin for row in rows} == {"baseline", "rotated L1 KL 0.02"}  # the other twin is of another layer
 
 

@@ -8,10 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 from inspect_ai.model import get_model
+from sae_moral_inspect.calibration import CalibrationRow
+from sae_moral_inspect.contrasts import ContrastRow
+from sae_moral_inspect.findings import sentences
 from sae_moral_inspect.judging import IDENTICAL, ORDERS, Judgement
-from sae_moral_inspect.report import layer_figure
-from sae_moral_inspect.results import ArmRow, FlamesResults, WinRow, outcome_of
+from sae_moral_inspect.report import layer_figure, worth
+from sae_moral_inspect.results import ArmRow, FlamesResults, JudgeRow, WinRow, outcome_of
 from sae_moral_inspect.run import Judges, run
 from sae_moral_inspect.stats import Estimate
 
@@ -49,6 +53,31 @@ def test_the_page(tmp_path: Path, judge: ScriptedJudge) -> None:
     assert text.index("What the judges are worth</h2>") < text.index("Win shares against the baseline</h2>")
     assert "It chose the answer shown first rather than the second by +100 %" in text
     assert "cannot be distinguished from a judge that does not read" in text
+
+
+def test_a_judges_preference_is_a_change_of_behaviour() -> None:
+    arms = [ArmRow("operated L1 KL 0.02", "operated", 1, kl=0.02), ArmRow("rotated L1 KL 0.02", "rotated", 1, kl=0.02)]
+    name = arms[0].name
+    beyond, within = Estimate(0.12, 0.02, 0.2, 100), Estimate(0.06, -0.08, 0.2, 100)
+    contrasts = [
+        ContrastRow(name, "baseline", "baseline", "j", "win share", beyond, 0.14),
+        ContrastRow(name, "baseline", "baseline", "", "refused", within, 0.07),
+        ContrastRow(name, "rotated L1 KL 0.02", "rotated", "j", "win share", within, 0.2),
+    ]
+    row = WinRow(name, "j", 100, 1.0, 0, None, 100, 122, 2, 76, beyond, beyond, beyond, 0.02)
+    (said,) = sentences(FlamesResults({}, arms, [], [], [row], [], [], [], contrasts))
+    assert "the judge's preference (j) more than the baseline's by 12 points [2, 20]" in said
+    assert "beyond no twin; not beyond rotated L1 KL 0.02" in said
+
+
+@pytest.mark.parametrize(("low", "reads"), [(0.8, True), (0.4, False)])
+def test_verdicts_that_follow_the_place_are_read_over_both_orders_where_pairs_show_it(low: float, reads: bool) -> None:
+    some = Estimate(0.7, 0.6, 0.8, 100)
+    judge = JudgeRow("j", 10, {"A": 9, "B": 1}, some, 0.6, some, 0, 0, {}, None, None, {})
+    known = CalibrationRow("j", 50, 1.0, Estimate(0.9, low, 0.98, 50), {}, some, None, 0, some, None)
+    text = " ".join(worth(judge, known))
+    assert ("over both orders it reads them" in text) == reads
+    assert ("cannot be distinguished" in text) != reads
 
 
 def test_the_layer_curve() -> None:

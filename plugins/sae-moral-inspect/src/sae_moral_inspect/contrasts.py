@@ -30,7 +30,7 @@ class ContrastRow:
         arm, twin: names.
         twin_kind: one of `KINDS`, or the baseline.
         judge: whose win shares; empty for what needs no judge.
-        what: `win share` (each against the baseline), `refused`, `over-refused` or `repetition`.
+        what: `win share` (each against the baseline, whose own is ½), `refused`, `over-refused` or `repetition`.
         difference: of the arm less the twin.
         detectable: the difference that this many prompts find in 80 % of runs at 5 %; None without a spread.
     """
@@ -64,10 +64,11 @@ def contrasts(
                 continue
             pairs = {("", what): values for what, values in _behaviours(arm, twin, answers, harmless).items()}
             for judge in {judge for name, judge in given if name == arm.name}:
-                if (twin.name, judge) in given:
-                    pairs[judge, "win share"] = _paired(
-                        *(_points(compared[name], judge) for name in (arm.name, twin.name))
-                    )
+                own = _points(compared[arm.name], judge)
+                if twin.kind == BASELINE:  # which as often wins as loses against itself
+                    pairs[judge, "win share"] = [points - 0.5 for points in own.values()]
+                elif (twin.name, judge) in given:
+                    pairs[judge, "win share"] = _paired(own, _points(compared[twin.name], judge))
             for (judge, what), values in pairs.items():
                 found = stats.mean_estimate(values, span=(-1.0, 1.0))
                 error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -147,7 +147,13 @@ def worth(judge: JudgeRow, calibration: CalibrationRow | None = None) -> list[st
             f"Swapping the two answers changed {span(disagreement)} of its outcomes; "
             f"a judge that does not read them, with the same share of A, B and ties, changes {percent(blind)}."
         )
-        if disagreement.high >= blind:
+        reads = calibration is not None and calibration.accuracy.low is not None and calibration.accuracy.low > 0.5
+        if disagreement.high >= blind and reads:
+            remarks.append(
+                "So single verdicts follow the place more than the answers; over both orders it reads them, as the "
+                "pairs show."
+            )
+        elif disagreement.high >= blind:
             remarks.append("So it cannot be distinguished from a judge that does not read the answers.")
         remarks.append(f"It chose the answer shown first rather than the second by {span(judge.first, sign=True)} net.")
     if len(judge.verdicts) == 1 and sum(judge.verdicts.values()) > 1:
