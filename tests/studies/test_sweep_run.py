@@ -83,7 +83,7 @@ def test_rows_comparisons_and_files(tiny: Any, tmp_path: Path, monkeypatch: pyte
         assert one.low <= one.difference <= one.high and (one.p is not None) == (twin == "rotated")
     assert compared["rotated"].p in {i / 6 for i in range(1, 7)}
     page = found.save(tmp_path / "out")
-    assert "layer 0, write at KL 0.05, held-out words" in page.read_text(encoding="utf8")
+    assert "After block 0 (write, KL 0.05), change of the AUROC of held-out words" in page.read_text(encoding="utf8")
     loaded = Sweep.load(page.parent)
     for name in ("rows", "beyond", "unsteered", "provenance"):
         assert getattr(loaded, name) == getattr(found, name)
@@ -149,7 +149,7 @@ def test_a_strength_that_cannot_be_measured_is_a_row(tiny: Any, tmp_path: Path) 
     found.save(tmp_path / "alpha")
     found = run(tiny, tmp_path / "kl", kls=[1e4], rotations=())
     assert {"no α found at which" in row.error for row in found.rows} == {True} and found.beyond == []
-    assert "no numbers of 1 of 1 operations" in found.summary()
+    assert "No numbers" in found.summary()
     found.save(tmp_path / "kl")
 
 
