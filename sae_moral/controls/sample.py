@@ -102,7 +102,8 @@ class Seen:
         n, d = self.prepared.shape
         if d <= n or n <= EXACT:
             return {}
-        return {"span_share": float(self._spanned.square().sum() / self.prepared.square().sum())}
+        total = float(self.prepared.square().sum())
+        return {"span_share": float(self._spanned.square().sum()) / total if total else 1.0}
 
 
 def with_length(metric: Metric) -> Metric:

@@ -155,3 +155,4 @@ def test_what_is_wider_than_many_scenarios_is_read_by_its_leading_axes(monkeypat
     spread = torch.linalg.svdvals(x).square()
     assert leading.shape == (50, 10)
     assert seen.facts["span_share"] == pytest.approx(float(spread[:10].sum() / spread.sum()), rel=0.02)
+    assert Seen(x, torch.zeros_like(x)).facts == {"span_share": 1.0}
