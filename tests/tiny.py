@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from sae_moral.data.moral_data import MoralData, from_records
 from sae_moral.foundations import DIMENSIONS, FOUNDATIONS
@@ -61,3 +64,18 @@ def scenarios(n: int = 240, *, seed: int = 0) -> MoralData:
         records.append((f"s{i}", text, vector, foundation))
     # Of so few words nearly all texts are near; what tests say of numbers is for groups of equal text.
     return from_records(records, {"source": "invented"}).regrouped("equal")
+
+
+def forwards(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which forward functions are called from here on."""
+    calls: list[str] = []
+    for owner, name in ((type(model), "bridge"), (type(model.original_model), "transformers")):
+        run = owner.forward
+
+        @functools.wraps(run)
+        def counted(self: Any, *args: Any, run: Any = run, name: str = name, **options: Any) -> Any:
+            calls.append(name)
+            return run(self, *args, **options)
+
+        monkeypatch.setattr(owner, "forward", counted)
+    return calls

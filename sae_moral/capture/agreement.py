@@ -38,6 +38,8 @@ LENGTHS = (12, 7)
 FLOAT32 = 1e-4
 SCHEMA = 1
 _compared: WeakSet[Any] = WeakSet()
+_agreeing: WeakSet[Any] = WeakSet()
+"""Those of them that were found to compute what their models compute."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ def check_agreement(model: HookedModel, *, remember: bool = False) -> None:
     """
     if model in _compared or not comparable(model):
         return
-    place = _place(model) if remember else None
-    if place is None or not _remembered(place):
+    place, found = _place(model) if remember else None, None
+    known = place is not None and _remembered(place)
+    if not known:
         found = compare(model)
         if found is not None and found.at:
             raise ValueError(_refusal(model, found))
         if found is not None and place is not None:
             _remember(place, model, found)
+    if known or found is not None:
+        _agreeing.add(model)
     _compared.add(model)
 
 
@@ -87,6 +92,21 @@ def trust(model: HookedModel) -> None:
     """Never compare this object: its weights were changed on purpose after it was wrapped (some bridges hold copies of
     a model's weights, which then differ from the model's own)."""
     _compared.add(model)
+    _agreeing.discard(model)
+
+
+def stands_in(model: HookedModel) -> bool:
+    """Whether the model that a bridge wraps may run in its place: the two were compared (`check_agreement`) and agree,
+    and the bridge holds no weights of its own, which might have been changed since."""
+    return model in _agreeing and comparable(model) and not has_copies(model)
+
+
+def has_copies(model: HookedModel) -> bool:
+    """Whether a bridge holds copies of weights (of joint projections, split): what is changed in one does not change in
+    the other."""
+    with unwrapped(model) as original:
+        shared = {parameter.untyped_storage().data_ptr() for parameter in original.parameters()}
+    return any(parameter.untyped_storage().data_ptr() not in shared for _, parameter in model.named_parameters())
 
 
 def compare(model: HookedModel) -> Comparison | None:

@@ -1,26 +1,15 @@
-"""Hooks on the residual stream: resolve the names, stop after the deepest block, see that each fires exactly once."""
+"""Hooks on the residual stream: their names, those that are active, a model without them."""
 
 from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from sae_moral.capture.prompts import Tokens
-from sae_moral.capture.readers import Reader
 from sae_moral.errors import SaeMoralWarning, nearest
 from sae_moral.provenance import HookedModel
-
-
-class _DeepestBlockReached(Exception):
-    """Leaves the forward pass: the remaining blocks and the unembedding (three quarters of a small Gemma's forward)
-    are not needed, and TransformerBridge's `stop_at_layer` does not skip the latter."""
-
 
 STREAM = "resid_post"
 SITES = {STREAM: ("hook_resid_post", "hook_out"), "resid_mid": ("hook_resid_mid",), "mlp_out": ("hook_mlp_out",)}
@@ -59,54 +48,6 @@ def resolve_hooks(model: HookedModel, layers: Sequence[int], sites: Mapping[int,
             )
             raise ValueError(f"{type(model).__name__} has no hook {name!r}; {hint}")
     return names
-
-
-Taken = TypeVar("Taken")
-
-
-@contextmanager
-def forward_run(
-    model: HookedModel, hooks: dict[int, str], reader: Reader[Taken]
-) -> Iterator[Callable[[Tokens], dict[int, Taken]]]:
-    """Within the context, a function that runs one batch through the model and returns what the reader took of the
-    residual stream, per layer. A run ends after the deepest block asked for.
-
-    The hooks are put on once for all batches: on a TransformerBridge that alone takes a fifth of a second. Other hooks
-    on the model stay active: a steered model is read as it is.
-
-    Raises:
-        RuntimeError: (the function) a hook that did not fire exactly once.
-    """
-    deepest = max(hooks)
-    current: dict[str, Any] = {}
-
-    def make_hook(layer: int) -> Callable[..., None]:
-        def hook(hidden: Tensor, hook: Any = None) -> None:
-            current["fired"][layer] += 1
-            current["found"][layer] = current["take"](layer, hidden)
-            if layer == deepest:
-                raise _DeepestBlockReached
-
-        return hook
-
-    def run(tokens: Tokens) -> dict[int, Taken]:
-        found: dict[int, Taken] = {}
-        fired = dict.fromkeys(hooks, 0)
-        current.update(take=reader(tokens), found=found, fired=fired)
-        with torch.inference_mode():
-            try:
-                model(tokens.ids, attention_mask=tokens.real.long(), return_type=None)
-            except _DeepestBlockReached:
-                pass
-        wrong = {hooks[layer]: count for layer, count in fired.items() if count != 1}
-        if wrong:
-            raise RuntimeError(
-                f"hooks fired {wrong} times in one forward pass of {type(model).__name__}; expected once each"
-            )
-        return found
-
-    with model.hooks(fwd_hooks=[(name, make_hook(layer)) for layer, name in hooks.items()]):
-        yield run
 
 
 def warn_of_saes(model: HookedModel) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sae_moral.capture.agreement import check_agreement
-from sae_moral.capture.hooks import forward_run, refuse_hooks, resolve_hooks, warn_of_saes
+from sae_moral.capture.forward import forward_run
+from sae_moral.capture.hooks import refuse_hooks, resolve_hooks, warn_of_saes
 from sae_moral.capture.models import hooked_model
 from sae_moral.capture.prompts import Prompts, prompts_of
 from sae_moral.capture.readers import GRANULARITIES, OwnTokens, Pooled, Pooling, Reader, get_pooling, pooling_name

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_moral.capture.agreement import comparable, is_hooked, sample_rows, tolerance, unwrapped
+from sae_moral.capture.agreement import comparable, has_copies, is_hooked, sample_rows, tolerance, unwrapped
 from sae_moral.capture.hooks import without_hooks
 from sae_moral.capture.prompts import left_padded
 from sae_moral.errors import SaeMoralWarning
@@ -58,14 +58,11 @@ _alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 def _runs_alone(model: HookedModel) -> bool:
     """Whether the model that a bridge wraps may take its place: it goes on with its cache as the bridge does without
-    one, and nothing is hooked into the bridge that would be left out. A bridge that holds copies of weights (joint
-    projections, split) is compared each time: what is changed in one does not change in the other."""
+    one, and nothing is hooked into the bridge that would be left out. A bridge that holds copies of weights is compared
+    each time."""
     if not comparable(model) or is_hooked(model):
         return False
-    with unwrapped(model) as original:
-        shared = {parameter.untyped_storage().data_ptr() for parameter in original.parameters()}
-    copies = any(parameter.untyped_storage().data_ptr() not in shared for _, parameter in model.named_parameters())
-    if model not in _alone or copies:
+    if model not in _alone or has_copies(model):
         _alone[model] = _agrees_alone(model)
     return _alone[model]
 

@@ -78,11 +78,11 @@ COMPARED: dict[str, Callable[[Beyond], str]] = {
 OPERATION: dict[str, Callable[[Operated], str]] = {
     "after block": lambda one: str(one["layer"]),
     "seed": lambda one: str(one["seed"]),
+    "read": lambda one: ", ".join(f"{name} {len(own)}" for name, own in one["latents"].items()),
+    "written": lambda one: ", ".join(one["writes"]) or "nothing",
 }
 OPERATED: dict[str, Callable[[Operated], str]] = {
     "latents": lambda one: str(len({latent for own in one["latents"].values() for latent in own})),
-    "read": lambda one: ", ".join(f"{name} {len(own)}" for name, own in one["latents"].items()),
-    "written": lambda one: ", ".join(one["writes"]) or "nothing",
     "they read the pole at AUROC": lambda one: " → ".join(number(value) for value in one["reading"]) or MISSING,
 }
 MEANINGS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 from collections import Counter
@@ -26,6 +25,7 @@ from sae_moral.steering.steering import OF_PROMPTS
 from tests.conftest import bundled
 from tests.libraries import of_transformer_lens_3, transformer_lens_3
 from tests.steering.planted import D, operated, random_sae
+from tests.tiny import forwards
 
 PROMPTS = ["helping", "robbing the old baker is morally", "two strangers on the bus and the team", "hitting my sister"]
 CHAT = (
@@ -248,21 +248,6 @@ def test_a_cache_that_fails_is_not_used(tiny: Any, monkeypatch: pytest.MonkeyPat
     with tiny.hooks(fwd_hooks=[("blocks.0.hook_out", lambda hidden, hook: None)]):
         with pytest.warns(SaeMoralWarning, match=r"fails with its KV cache \(no such argument\)"):
             assert len(generate(tiny, ["helping"], max_new_tokens=3, stop_at_eos=False)[0].ids) == 3
-
-
-def forwards(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which forward functions are called from here on."""
-    calls: list[str] = []
-    for owner, name in ((type(model), "bridge"), (type(model.original_model), "transformers")):
-        run = owner.forward
-
-        @functools.wraps(run)
-        def counted(self: Any, *args: Any, run: Any = run, name: str = name, **options: Any) -> Any:
-            calls.append(name)
-            return run(self, *args, **options)
-
-        monkeypatch.setattr(owner, "forward", counted)
-    return calls
 
 
 class TestTheWrappedModelItself:
