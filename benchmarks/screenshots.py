@@ -27,7 +27,7 @@ def shoot(page: Path, picture: Path, size: tuple[int, int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path, metavar="PAGE")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--width", type=int, default=1400)
