@@ -32,6 +32,8 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((Path(config.docs_dir) / "notebooks").glob("*.py")):
         notebook = jupytext.writes(jupytext.read(path), fmt="ipynb")
         files.append(File.generated(config, f"notebooks/{path.stem}.ipynb", content=notebook))
+    changes = Path(config.docs_dir).parent / "CHANGELOG.md"
+    files.append(File.generated(config, "changelog.md", content=changes.read_text(encoding="utf8")))
     return files
 
 
