@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sae_moral.protocol import AUDITED, PAPER, Protocol
     from sae_moral.results import StatisticSpec
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _HOME = {
     "DataError": "errors",
