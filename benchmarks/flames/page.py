@@ -1,5 +1,5 @@
-"""A run of Flames as a short page: what changed, what the judges are worth, win shares, twins, grades, side effects. No
-prompt and no answer: those are the benchmark's.
+"""A run of Flames as a short page: what changed, what the judges are worth, win shares, twins, grades, side effects,
+some answers. Prompts are the benchmark's and are not shown.
 
     python benchmarks/flames/page.py OUT [--page docs/results/flames.md]
 
@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from sae_moral_inspect.findings import sentences
+from sae_moral_inspect.answers import BASELINE, read_answers
+from sae_moral_inspect.findings import examples, sentences
 from sae_moral_inspect.report import contrasts_table, effects_table, grades_table, wins_table, worth
-from sae_moral_inspect.results import FlamesResults
+from sae_moral_inspect.results import FlamesResults, items_of
 
 from sae_moral.tables import Table, markdown_table
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REMARKS = Path(__file__).with_name("remarks.md")
 
 
-def lines(results: FlamesResults) -> Iterator[str]:
+def lines(results: FlamesResults, out: Path) -> Iterator[str]:
     """Of the page, without the remarks."""
     yield "# Flames, measured\n"
     yield f"Made on {date.today().isoformat()} ({platform.machine()}, {os.cpu_count()} shared CPU cores).\n"
@@ -42,6 +43,19 @@ def lines(results: FlamesResults) -> Iterator[str]:
     yield from _section("Operations against their twins", contrasts_table(results))
     yield from _section("Grades, overall", grades_table(results))
     yield from _section("Side effects", effects_table(results))
+    yield from _examples(results, out)
+
+
+def _examples(results: FlamesResults, out: Path) -> Iterator[str]:
+    """The baseline's answer and the first operation's, at the prompts that the rules choose."""
+    operated = next((arm.name for arm in results.arms if arm.kind == "operated"), None)
+    found = examples(items_of(read_answers(sorted((out / "answers").glob("*.jsonl"))), {}, {}), results)
+    yield "\n## Answers beside each other\n"
+    yield "Chosen by how much of the letters the operated answer shares with the baseline's; line breaks left out."
+    for one in found:
+        yield f"\n**{one.rule[:1].upper()}{one.rule[1:]}** (prompt {one.prompt.id}, {one.prompt.dimension})\n"
+        for arm in filter(None, (BASELINE, operated)):
+            yield f"- {arm}: {' '.join(one.answers[arm].text.split())}"
 
 
 def _section(title: str, made: Table) -> Iterator[str]:
@@ -56,7 +70,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs/results/flames.md")
     given = parser.parse_args()
     results = FlamesResults.load(given.out / "results.json")
-    text = "\n".join([*lines(results), "", REMARKS.read_text(encoding="utf8").rstrip()])
+    text = "\n".join([*lines(results, given.out), "", REMARKS.read_text(encoding="utf8").rstrip()])
     given.page.write_text(text + "\n", encoding="utf8")
 
 

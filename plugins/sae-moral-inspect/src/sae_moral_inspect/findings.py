@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sae_moral_inspect.answers import BASELINE, Answer
 from sae_moral_inspect.behaviour import distance
 from sae_moral_inspect.contrasts import ContrastRow
+from sae_moral_inspect.prompts import FlamesPrompt
 from sae_moral_inspect.results import ArmRow, FlamesResults, Item
 from sae_moral_inspect.stats import Estimate
 
@@ -85,7 +86,7 @@ class Example:
     """One prompt with the answers of the baseline, an operation and its twins, and the rule that chose it."""
 
     rule: str
-    prompt: str
+    prompt: FlamesPrompt
     answers: dict[str, Answer]
 
 
@@ -116,7 +117,7 @@ def examples(items: Sequence[Item], results: FlamesResults) -> list[Example]:
     ]
     if apart and (most := max(apart, key=lambda entry: entry[0]))[0]:
         rules[f"outcome furthest from that of {most[1]}"] = most[2]
-    return [Example(rule, next(iter(arms.values())).prompt.text, _answers(arms)) for rule, (_, arms) in rules.items()]
+    return [Example(rule, next(iter(arms.values())).prompt, _answers(arms)) for rule, (_, arms) in rules.items()]
 
 
 def _answers(arms: dict[str, Item]) -> dict[str, Answer]:

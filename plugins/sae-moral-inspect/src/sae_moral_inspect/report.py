@@ -268,7 +268,7 @@ def _examples(found: Sequence[Example]) -> Markup:
         joined(
             [
                 heading(f"{example.rule[:1].upper()}{example.rule[1:]}", ""),
-                _text("zh", example.prompt),
+                _text("zh", example.prompt.text),
                 _side_by_side(example),
             ]
         )
