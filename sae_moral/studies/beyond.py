@@ -9,7 +9,8 @@ AUROC of the margin, virtuous against vicious held-out scenarios:
     p            rank of the operations' mean among the twins, (1 + twins that reach it) / (1 + twins): are they more
                  than one more of them? Where there are at least `FEWEST`: with fewer no p could be 0.05
     p_corrected  the same over the layers at one strength, where each has as many twins: how often a twin's highest
-                 layer reaches the operations; Holm's procedure otherwise
+                 layer reaches the operations, in units of each layer's own spread (Westfall & Young 1993); Holm's
+                 procedure otherwise
 
 The interval asks whether the difference holds for other texts and seeds, p whether a twin could have done it.
 """
@@ -131,9 +132,12 @@ def corrected(found: Sequence[Beyond]) -> list[Beyond]:
 
 
 def _over_layers(layers: Sequence[Beyond]) -> list[float | None]:
-    twins = [one.twin_values for one in layers if one.twin_values is not None]
-    if len(twins) == len(layers) and len({len(own) for own in twins}) == 1:
-        return p_values([one.value for one in layers], [np.array(own) for own in twins], "higher")
+    ranked = [np.array([one.value, *one.twin_values]) for one in layers if one.twin_values is not None]
+    if len(ranked) == len(layers) and len({len(values) for values in ranked}) == 1:
+        # The operations count among their twins here, so that all are treated alike. Without units the layer whose
+        # twins scatter most would decide about all others.
+        ranked = [(values - values.mean()) / max(values.std(), np.finfo(float).tiny) for values in ranked]
+        return p_values([values[0] for values in ranked], [values[1:] for values in ranked], "higher")
     return holm([one.p for one in layers])
 
 

@@ -38,17 +38,46 @@ def test_a_single_operation_has_the_texts_interval() -> None:
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_p_is_the_rank_among_twins_and_over_layers_that_among_their_highest() -> None:
-    twins, values = np.linspace(0.5, 0.68, 19), {9: 0.7, 12: 0.675, 15: 0.6}
-    own = {9: twins, 12: twins[::-1], 15: twins - 0.1}  # a twin's highest layer is never 15
+def ranked(values: dict[int, float], twins: dict[int, np.ndarray]) -> dict[int, Beyond]:
+    """By layer."""
     given = {}
     for layer, value in values.items():
-        given |= arms([value], list(own[layer]), layer=layer)
-    found = {one.layer: one for one in compare(given, operated="operated")}
+        given |= arms([value], list(twins[layer]), layer=layer, draws=2)
+    return {one.layer: one for one in compare(given, operated="operated")}
+
+
+def test_p_is_the_rank_among_twins_and_over_layers_that_among_their_highest() -> None:
+    twins, values = np.linspace(0.5, 0.68, 19), {9: 0.7, 12: 0.675}
+    own = {9: twins, 12: twins[::-1]}
+    found = ranked(values, own)
     for layer, value in values.items():
         assert found[layer].p == (1 + (own[layer] >= value).sum()) / 20
-        assert found[layer].p_corrected == (1 + (np.maximum(twins, twins[::-1]) >= value).sum()) / 20
+    pools = {layer: np.r_[values[layer], own[layer]] for layer in values}
+    units = {layer: (pool - pool.mean()) / pool.std() for layer, pool in pools.items()}
+    highest = np.maximum(units[9][1:], units[12][1:])
+    for layer in values:
+        assert found[layer].p_corrected == (1 + (highest >= units[layer][0]).sum()) / 20
     assert found[9].holds and found[12].p == 2 / 20 and found[12].p_corrected == 3 / 20
+
+
+def test_a_layer_whose_twins_scatter_does_not_decide_about_another() -> None:
+    twins = np.random.default_rng(0).permutation(np.linspace(-1, 1, 19))
+    calm, wild = 0.7 + 0.001 * twins, 0.7 + 0.1 * np.roll(twins, 5)
+    found = ranked({9: 0.705, 12: 0.7}, {9: calm, 12: wild})
+    assert found[9].p_corrected == 1 / 20 and found[12].p_corrected is not None and found[12].p_corrected > 0.3
+    again = ranked({9: 0.5 + 50 * 0.005, 12: 0.7}, {9: 0.5 + 50 * (calm - 0.7), 12: wild})
+    assert [one.p_corrected for one in again.values()] == [one.p_corrected for one in found.values()]
+
+
+def test_p_over_layers_is_uniform_where_operations_are_one_more_twin() -> None:
+    rng, n, spread = np.random.default_rng(2), 1000, np.array([0.001, 0.01, 0.1])
+    first = 0
+    for _ in range(n):
+        units = rng.normal(size=(20, 1)) + rng.standard_t(3, size=(20, 3))
+        drawn = 0.7 + spread * units
+        found = ranked(dict(enumerate(drawn[0])), dict(enumerate(drawn[1:].T)))
+        first += any(one.p_corrected == 1 / 20 for one in found.values())
+    assert 0.034 <= first / n <= 0.067  # 0.05, three standard errors
 
 
 def test_layers_with_different_numbers_of_twins_are_corrected_by_holm() -> None:
