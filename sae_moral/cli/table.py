@@ -91,7 +91,7 @@ NEUTRAL = "neutral texts, one a line (default: our own)"
 FOLDERS = "folders of sae-moral operate"
 QUANTISED = 'quantise while loading, e.g. {"quant_method": "bitsandbytes", "load_in_4bit": true}'
 STRENGTHS = listed(float, "numbers with commas, e.g. 0.5,1,2")
-WRITE = "what decoder rows gain; output, downstream and order need the model"
+WRITE = "what decoder rows gain; output, natural, downstream and order need the model"
 SHARES = listed(float, "three numbers, e.g. 0.6,0.15,0.25", 3)
 
 

@@ -17,6 +17,7 @@ from sae_moral.steering.generate import Generation, generate, next_logprobs
 from sae_moral.steering.hooks import NotFiniteError, steer, steering_hooks
 from sae_moral.steering.margins import Estimate, MarginEffect, margin_effect
 from sae_moral.steering.model_writes import downstream
+from sae_moral.steering.natural import fisher, natural_gradient
 from sae_moral.steering.steering import (
     Direction,
     Matched,
@@ -58,6 +59,7 @@ __all__ = [
     "diversity",
     "downstream",
     "edit",
+    "fisher",
     "full_edit",
     "generate",
     "learn",
@@ -65,6 +67,7 @@ __all__ = [
     "margin_effect",
     "margin_gradient",
     "measure",
+    "natural_gradient",
     "neutral_texts",
     "next_logprobs",
     "permuted",

@@ -46,6 +46,7 @@ from sae_moral.steering.edits import Write, written
 from sae_moral.steering.effects import neutral_texts, right_padded
 from sae_moral.steering.forwards import last_logits
 from sae_moral.steering.hooks import steer
+from sae_moral.steering.natural import natural_gradient
 from sae_moral.steering.steering import Direction, Steering
 from sae_moral.steering.strength import at_kl
 from sae_moral.steering.twins import RIGHT_OR_WRONG, behind_first, margin_gradient, toward_virtue
@@ -56,9 +57,10 @@ from sae_moral.surgery.terms import signed_typicality
 MARGIN, ORDER = OBJECTIVES = ("margin", "order")
 GAP, LEAD, TEMPERATURE = 0.2, 0.05, 0.1
 NEUTRAL_BATCH = 4
-OUTPUT, DOWNSTREAM = "output", "downstream"
-MODEL_WRITES = (OUTPUT, DOWNSTREAM, ORDER)
-"""Writes that need the model: along the gradient of the margin, or along what is trained by either objective."""
+OUTPUT, NATURAL, DOWNSTREAM = "output", "natural", "downstream"
+MODEL_WRITES = (OUTPUT, NATURAL, DOWNSTREAM, ORDER)
+"""Writes that need the model: along the gradient of the margin, its natural gradient, or what is trained by either
+objective."""
 
 
 def model_write(
@@ -84,8 +86,9 @@ def model_write(
     """
     if name not in MODEL_WRITES:
         raise unknown("write of a model", name, MODEL_WRITES)
-    if name == OUTPUT:
-        return along(margin_gradient(model, data, layer, wordings).vector, name)
+    if name in (OUTPUT, NATURAL):
+        slope = margin_gradient if name == OUTPUT else natural_gradient
+        return along(slope(model, data, layer, wordings).vector, name)
     how: dict[str, Any] = {"objective": ORDER if name == ORDER else MARGIN, "any_model": any_model}
     return along(downstream(model, written(readers()), data, wordings, **how).vector, name)
 

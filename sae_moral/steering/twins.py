@@ -15,6 +15,7 @@ the norm of a stream breaks a model that one along them leaves alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -261,9 +262,9 @@ def margin_gradients(
     return moral, _gradients(model, moral, layer, wordings, batch_size)
 
 
-def _gradients(
-    model: HookedModel, moral: MoralData, layer: int, wordings: Sequence[Wording], batch_size: int
-) -> Iterator[Gradients]:
+@contextmanager
+def differentiable(model: HookedModel, layer: int) -> Iterator[list[Tensor]]:
+    """Within the context every forward run adds the stream after a block to the list, for `torch.autograd.grad`."""
     name, held = resolve_hooks(model, [layer])[layer], list[Tensor]()
 
     def hold(hidden: Tensor, hook: object = None) -> Tensor:
@@ -272,6 +273,13 @@ def _gradients(
         return held[-1]
 
     with steer(model, ()), model.hooks(fwd_hooks=[(name, hold)]):
+        yield held
+
+
+def _gradients(
+    model: HookedModel, moral: MoralData, layer: int, wordings: Sequence[Wording], batch_size: int
+) -> Iterator[Gradients]:
+    with differentiable(model, layer) as held:
         for wording in wordings:
             prompts = wording.prompts(model, moral.text)
             good, bad = (list(side) for side in zip(*pair_tokens(model, wording.pairs), strict=True))

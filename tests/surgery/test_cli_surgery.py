@@ -66,9 +66,10 @@ def test_writes_are_named_and_another_write_is_another_operation(
     command = ["operate", str(tiny_folder), str(folder / "sae"), "--data", str(folder / "table.jsonl")]
     command += "--rule paper --epochs 2 --shares 0.6,0.2,0.2 --device cpu".split()
     command += ["--store", str(folder / "store"), "--out", str(folder / "out")]
-    assert main([*command, "--write", "shared,output,downstream,order"]) == 0, capsys.readouterr().err
+    names = ("shared", "output", "natural", "downstream", "order")
+    assert main([*command, "--write", ",".join(names)]) == 0, capsys.readouterr().err
     written = Operation.load(folder / "out").record.written
-    assert written is not None and written["writes"] == dict.fromkeys(("shared", "output", "downstream", "order"), 1.0)
+    assert written is not None and written["writes"] == dict.fromkeys(names, 1.0)
     capsys.readouterr()
     assert main([*command, "--by-attribution", "--latents", str(folder)]) == 2
     assert "both choose the latents" in capsys.readouterr().err
