@@ -34,7 +34,7 @@ from sae_moral.steering.steering import Direction
 from sae_moral.steering.twins import RIGHT_OR_WRONG, behind_first, differentiable, margin_gradient
 from sae_moral.steering.words import Wording
 
-SHARE = 0.1
+SHARE = 0.01
 """Of the mean eigenvalue of F, added to all of them (docs/design/surgery.md)."""
 
 
