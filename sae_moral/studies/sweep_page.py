@@ -108,6 +108,7 @@ def sweep_page(rows: Sequence[SweepRow], beyond: Sequence[Beyond], base: Unsteer
         label="Change of the AUROC against damage on neutral text, one point per arm and strength",
         caption="Change of the AUROC of the margin against KL on neutral text; grey crosses: rotated writes.",
     )
+    operated = about.get("operated", [])  # version 0.1 does not say
     plain = table(base.words, {"words": lambda one: f"{one.wording}, {one.use.replace('_', ' ')}"}, _UNSTEERED)
     sections = [
         Section(
@@ -116,7 +117,7 @@ def sweep_page(rows: Sequence[SweepRow], beyond: Sequence[Beyond], base: Unsteer
                 [
                     bullets(verdicts(rows, beyond)),
                     paragraph(_asked(about), "under"),
-                    data_table(table(about.get("operated", []), OPERATION, OPERATED), "Read and written"),
+                    *([data_table(table(operated, OPERATION, OPERATED), "Read and written")] if operated else []),
                     data_table(beyond_table(beyond), "Against every twin"),
                 ]
             ),
