@@ -12,18 +12,18 @@ import tempfile
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def shoot(page: Path, picture: Path, size: tuple[int, int]) -> None:
     """The first screen of a page, as a PNG file of `size` pixels."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    if CHROMIUM is None:
         raise SystemExit(f"no browser; install one of {', '.join(BROWSERS)}")
     picture.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
         flags += [f"--window-size={size[0]},{size[1]}", f"--screenshot={picture.resolve()}", page.resolve().as_uri()]
-        subprocess.run([browser, *flags], check=True, capture_output=True, timeout=120)
+        subprocess.run([CHROMIUM, *flags], check=True, capture_output=True, timeout=120)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def forward_run(
     residual stream, per layer. A run ends after the deepest block asked for.
 
     Other hooks on the model stay active: a steered model is read as it is. Where there are none, the model that a
-    bridge wraps runs in its place: the same vectors in 0.8 to 0.95 of the time.
+    bridge wraps runs in its place: the same vectors in less time (docs/design/agreement.md).
 
     Raises:
         RuntimeError: (the function) a hook that did not fire exactly once.

@@ -9,8 +9,8 @@ and the mean is over tokens. Among directions of equal damage the steepest is th
 
     u = (F + λ I)⁻¹ E[∂ margin / ∂ h],    λ = `SHARE` · tr F / d
 
-The plain gradient (`twins.margin_gradient`) is the steepest among directions of equal length. In late layers it lies
-along what moves the words that it was learnt from and their neighbours on all texts alike, and most of it is damage.
+The plain gradient (`twins.margin_gradient`) is the steepest among directions of equal length. At equal damage it can
+move the words that it was learnt from and no others (docs/design/surgery.md).
 
 F is of training scenarios as they are, never of the neutral text on which damage is measured later.
 
@@ -58,7 +58,7 @@ def natural_gradient(
         seed: of the next tokens that are drawn.
 
     Raises:
-        ValueError: as `margin_gradient`.
+        ValueError: as `margin_gradient`; a margin that does not depend on the stream there.
 
     Example:
         words = choose_words(model, training)
@@ -67,6 +67,8 @@ def natural_gradient(
     """
     model = hooked_model(model)
     gradient = margin_gradient(model, data, layer, wordings, limit=limit).vector.double()
+    if not gradient.norm() > 0:
+        raise ValueError(f"the margin does not depend on the stream after block {layer}; expected a block that it does")
     texts = data.sample(min(limit, len(data))).text
     information = fisher(model, texts, layer, batch_size=batch_size, seed=seed).double()
     d = len(gradient)

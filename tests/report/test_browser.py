@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -16,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.screenshots import CHROMIUM
 from sae_moral import Diagnosis
 from sae_moral.report import write_report
 from sae_moral.studies import Atlas, Sweep
 from tests.report.made import compared, recorded, trained
 from tests.report.records import realistic
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FILES = Path(__file__).resolve().parents[1] / "data_files" / "v0.1"
 WIDTHS = (390, 768, 1400)
 SECONDS = 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_large_share_gives_the_plain_gradient(tiny: Any) -> None:
     assert float(torch.cosine_similarity(found.vector, plain.vector, dim=0)) == pytest.approx(1, abs=1e-4)
     other = natural_gradient(tiny, DATA, 1, [WORDING])
     assert float(torch.cosine_similarity(other.vector, plain.vector, dim=0)) < 0.99
+
+
+def test_a_margin_that_nothing_moves_is_refused(tiny: Any) -> None:
+    same = replace(WORDING, pairs=(("helping", "helping"),))
+    with pytest.raises(ValueError, match="does not depend on the stream after block 1"):
+        natural_gradient(tiny, DATA, 1, [same])
 
 
 def test_it_moves_the_margin_more_than_the_plain_gradient_at_equal_damage(planted: Planted) -> None:  # noqa: F811
