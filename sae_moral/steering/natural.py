@@ -58,7 +58,7 @@ def natural_gradient(
         seed: of the next tokens that are drawn.
 
     Raises:
-        ValueError: as `margin_gradient`; a margin that does not depend on the stream there.
+        ValueError: as `margin_gradient`; a margin that does not depend on the stream.
 
     Example:
         words = choose_words(model, training)
@@ -67,8 +67,6 @@ def natural_gradient(
     """
     model = hooked_model(model)
     gradient = margin_gradient(model, data, layer, wordings, limit=limit).vector.double()
-    if not gradient.norm() > 0:
-        raise ValueError(f"the margin does not depend on the stream after block {layer}; expected a block that it does")
     texts = data.sample(min(limit, len(data))).text
     information = fisher(model, texts, layer, batch_size=batch_size, seed=seed).double()
     d = len(gradient)
